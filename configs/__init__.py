@@ -1,0 +1,1 @@
+"""Run configurations: `default.py` has every key; the others are differences from it."""

@@ -1,0 +1,80 @@
+"""Every key of a run, with unit and source; nothing else in the project has defaults.
+
+The other files of this folder are differences from this one. Any key can be set on the command line:
+`python run.py --config=configs/digits.py --config.chain.num_steps=60`. It is locked: an unknown key is an error.
+Sources: "release" is openai/ebm_code_release at 051850e; "paper" is Du & Mordatch 2019, arXiv 1903.08689.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+
+    config.data = ConfigDict()
+    config.data.source = "tfds"  # tfds, or sklearn (bundled digits, no network)
+    config.data.name = "cifar10"  # a name in ebm_jax/io/builders.py; digits for sklearn
+    config.data.shape = (32, 32, 3)  # height, width, channels of an image
+    config.data.split = "train"
+    config.data.dir = placeholder(str)  # where TFDS keeps its data; unset: ~/tensorflow_datasets
+    config.data.manual_dir = placeholder(str)  # take source files from here instead of downloading
+    config.data.verify_checksums = True  # False: take what lies in manual_dir, and keep it apart
+
+    config.model = ConfigDict()
+    config.model.name = "resnet32"  # resnet32, mnist, small
+    config.model.width = 128  # channels of the first stage; release
+    config.model.num_classes = 1  # 1: unconditional; else the data's number of classes
+    config.model.activation = "leaky_relu"  # leaky_relu (slope 0.2; release), swish
+    config.model.spectral_norm = True  # release
+
+    config.chain = ConfigDict()
+    config.chain.num_steps = 60  # K, steps of a chain in one training step; release, CIFAR-10
+    config.chain.step_size = 10.0  # s, factor of the gradient; release, CIFAR-10
+    config.chain.noise_scale = 0.005  # σ, noise of one step, pixels being in [0, 1]; release train.py:736
+    config.chain.tied = False  # True: the exact Langevin equation, noise sqrt(2 s T) in place of noise_scale
+    config.chain.grad_clip = 0.01  # c, per element of the gradient; inf: none; release, CIFAR-10
+    config.chain.temperature = 1.0  # T, multiplies the variance of the noise
+
+    config.buffer = ConfigDict()
+    config.buffer.capacity = 10_000  # chains over all devices; release
+    config.buffer.restart_prob = 0.05  # share of chains restarted from U[0, 1] in a step; release train.py:241
+    config.buffer.dtype = "float32"  # float32, bfloat16 or uint8; the last two round stochastically
+    config.buffer.ring = False  # True: results overwrite the oldest chains (release); False: their own slots
+
+    config.loss = ConfigDict()
+    config.loss.objective = "cd"  # cd, softplus, logsumexp; release
+    config.loss.energy_l2 = 1.0  # λ; release train.py:65
+    config.loss.energy_l2_form = "sum"  # sum: λ(U(x+)² + U(x-)²), the paper's; difference: λ(U(x+)² - U(x-)²)
+
+    config.optim = ConfigDict()
+    config.optim.learning_rate = 1e-4  # paper; the release's default is 3e-4
+    config.optim.b1 = 0.0  # release train.py:675
+    config.optim.b2 = 0.999  # release train.py:675
+    config.optim.clip_scale = 3.0  # |g| <= clip_scale sqrt(v̂) + clip_offset; release custom_adam.py:155
+    config.optim.clip_offset = 0.1  # inf: no clipping; release custom_adam.py:155
+    config.optim.ema_decay = 0.999  # per step, of the weights that sample; ours, the release has none
+
+    config.train = ConfigDict()
+    config.train.batch_size = 128  # images over all devices; release
+    config.train.num_steps = 100_000  # release: 70k to 120k for CIFAR-10
+    config.train.seed = 0
+    config.train.cpu_devices = 0  # without TPU or GPU: JAX devices to split the CPU into; 0: one a core
+
+    config.sample = ConfigDict()
+    config.sample.num_images = 64
+    config.sample.batch_size = 64  # images sampled at once by --mode=sample
+    config.sample.num_steps = 300  # chain steps from uniform noise
+    config.sample.quiet_steps = 100  # of these, the last ones without noise
+    config.sample.weights = "ema"  # ema, or raw: the last step's
+    config.sample.seed = 0
+
+    config.log = ConfigDict()
+    config.log.every = 100  # steps between two lines of metrics
+    config.log.images_every = 1_000  # steps between two pairs of image grids; 0: only at the end
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 1_000  # steps
+    config.checkpoint.keep = 3  # newest checkpoints kept
+
+    return config.lock()

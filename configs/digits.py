@@ -1,0 +1,27 @@
+"""scikit-learn's bundled handwritten digits (8x8), on a CPU: the default to try the project with. No network."""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.data.source = "sklearn"
+    config.data.name = "digits"
+    config.data.shape = (8, 8, 1)
+    config.model.name = "small"
+    config.model.width = 32
+    config.model.activation = "swish"
+    config.model.spectral_norm = False
+    config.chain.num_steps = 30
+    config.chain.step_size = 5.0
+    config.chain.grad_clip = 0.03
+    config.buffer.capacity = 1_024
+    config.loss.energy_l2 = 0.1
+    config.optim.learning_rate = 3e-4
+    config.optim.ema_decay = 0.995
+    config.train.batch_size = 64
+    config.train.num_steps = 1_000
+    config.log.every = 20
+    config.log.images_every = 500
+    config.checkpoint.every = 500
+    return config

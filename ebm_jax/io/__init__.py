@@ -1,0 +1,1 @@
+"""Where the project touches the world: data sets, checkpoints, and what a person watches."""

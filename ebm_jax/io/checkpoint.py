@@ -1,0 +1,101 @@
+"""Checkpoints of one pytree by Orbax, each with a fingerprint, because Orbax restores a flipped bit without a word.
+
+A checkpoint is the state and, beside it, {"fingerprint": one number a leaf}. The fingerprint does not depend on how
+the state lies over devices, so a run restores on another number of them.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax import lax
+from jaxtyping import Array, UInt32
+
+DIRECTORY = "checkpoints"
+
+
+def open_manager(workdir: Path, keep: int = 1, read_only: bool = False) -> ocp.CheckpointManager:
+    """The checkpoints of a run; `keep` newest ones stay. Close it when done."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=None if read_only else keep, read_only=read_only)
+    return ocp.CheckpointManager((workdir / DIRECTORY).absolute(), options=options)
+
+
+def exists(workdir: Path) -> bool:
+    """Whether the run ever finished a checkpoint."""
+    folder = workdir / DIRECTORY
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
+def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
+    """Start saving `state`; the arrays may be donated as soon as this returns, the files follow in the background."""
+    state = _copied(state)
+    meta = {"fingerprint": fingerprint(state)}
+    manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
+
+
+@jax.jit
+def _copied(state: Any) -> Any:
+    """Arrays of its own for the writer thread: on a CPU its NumPy views would share memory with the donated state."""
+    return jax.tree.map(jnp.copy, state)
+
+
+class Restored(NamedTuple):
+    """The newest valid checkpoint, or step None and no state where there is none."""
+
+    step: int | None
+    state: Any
+    skipped: list[str]
+    """One line for each newer checkpoint that is damaged; all are left on disk."""
+
+
+def restore_newest(manager: ocp.CheckpointManager, abstract: Any) -> Restored:
+    """The newest checkpoint whose arrays are what was saved; `abstract` states shapes, types and shardings."""
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+    skipped = []
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            restored = manager.restore(step, args=args)
+            state, meta = restored["state"], restored["meta"]
+        except Exception as error:  # tensorstore, zarr, JSON and Orbax each raise their own for damaged files
+            skipped.append(f"{step}: {type(error).__name__} {(str(error).splitlines() or [''])[0][:120]}")
+            continue
+        if fingerprint(state) == meta["fingerprint"]:
+            return Restored(step, state, skipped)
+        skipped.append(f"{step}: its arrays are not those that were saved")
+    return Restored(None, None, skipped)
+
+
+def all_damaged(workdir: Path, restored: Restored) -> str:
+    """What to tell the user where checkpoints exist and none is valid."""
+    return (
+        f"every checkpoint in {workdir / DIRECTORY} is damaged ({'; '.join(restored.skipped)}); restore one from a "
+        "copy, or use another --workdir"
+    )
+
+
+def fingerprint(state: Any) -> list[int]:
+    """One number for each leaf, from its bits and their places, equal on any sharding."""
+    return [int(value) for value in jax.device_get(_fingerprints(jax.tree.leaves(state)))]
+
+
+@jax.jit
+def _fingerprints(leaves: list[Array]) -> list[UInt32[Array, ""]]:
+    return [_fingerprint(leaf) for leaf in leaves]
+
+
+def _fingerprint(leaf: Array) -> UInt32[Array, ""]:
+    """Σ bits · odd hash of the place, modulo 2³²: integer sums are exact in any order, and an odd factor loses no bit.
+
+    The hash of the place is the lowbias32 integer hash's mixing (C. Wellons, "Prospecting for hash functions", 2018).
+    """
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
+    bits = lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32).reshape(-1)
+    place = lax.iota(jnp.uint32, bits.size)
+    place = (place ^ (place >> 16)) * jnp.uint32(0x7FEB352D)
+    place = (place ^ (place >> 15)) * jnp.uint32(0x846CA68B)
+    place = place ^ (place >> 16)
+    return jnp.sum(bits * (place | jnp.uint32(1)), dtype=jnp.uint32)

@@ -1,0 +1,143 @@
+"""The parts of the networks: a convolution that stays fast inside a scan, pooling, and the residual block."""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from ebm_jax.types import Labels
+
+Features = Float[Array, "b h w c"]
+Kernel = Float[Array, "kh kw c_in c_out"]
+Padding = tuple[tuple[int, int], tuple[int, int]]
+Activation = Callable[[Array], Array]
+
+
+def _plain_convolution(x: Features, kernel: Kernel, padding: Padding) -> Features:
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolution(x: Features, kernel: Kernel, padding: Padding) -> Features:
+    """Stride-1 convolution, NHWC by HWIO, whose input gradient is an ordinary convolution too.
+
+    XLA's CPU backend rewrites convolutions into the layout of its fast kernel only outside loops. The input gradient
+    that autodiff writes has another layout, so inside a Langevin scan it falls back to naive loops: 4 times slower on
+    JAX 0.10, 34 times on 0.12 (benchmarks/conv_in_scan.py). Reverse mode only: `jax.jvp` through it raises.
+    """
+    return _plain_convolution(x, kernel, padding)
+
+
+def _convolution_forward(x, kernel, padding):
+    return convolution(x, kernel, padding), (x, kernel)
+
+
+def _convolution_backward(padding, residuals, grad_out):
+    x, kernel = residuals
+    transposed = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    mirrored = tuple(
+        (size - 1 - low, size - 1 - high) for size, (low, high) in zip(kernel.shape, padding, strict=False)
+    )
+    _, pull_kernel = jax.vjp(lambda kernel: _plain_convolution(x, kernel, padding), kernel)
+    return convolution(grad_out, transposed, mirrored), pull_kernel(grad_out)[0]
+
+
+convolution.defvjp(_convolution_forward, _convolution_backward)
+
+
+def space_to_depth(x: Features, block: int = 2) -> Features:
+    """Each block x block square of pixels as one pixel with block² times the channels."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // block, block, w // block, block, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // block, w // block, block * block * c)
+
+
+def convolution_same(x: Features, kernel: Kernel) -> Features:
+    """Stride-1 convolution with SAME padding."""
+    return convolution(x, kernel, tuple(((size - 1) // 2, size // 2) for size in kernel.shape[:2]))
+
+
+def convolution_half(x: Features, kernel: Kernel) -> Features:
+    """4x4 convolution of stride 2 with SAME padding, as a 2x2 convolution after space-to-depth.
+
+    Equal arithmetic; the stride-1 form keeps the fast input gradient of `convolution`.
+    """
+    _, _, c_in, c_out = kernel.shape
+    pads = [(1, 1 + size % 2) for size in x.shape[1:3]]
+    x = space_to_depth(jnp.pad(x, ((0, 0), *pads, (0, 0))))
+    kernel = kernel.reshape(2, 2, 2, 2, c_in, c_out).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * c_in, c_out)
+    return convolution(x, kernel, ((0, 0), (0, 0)))
+
+
+def average_pool(x: Features) -> Features:
+    """2x2 average pooling; an odd last row or column is dropped."""
+    b, h, w, c = x.shape
+    x = x[:, : h // 2 * 2, : w // 2 * 2]
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def leaky_relu(x: Array) -> Array:
+    """LeakyReLU with slope 0.2, the release's default (TensorFlow's)."""
+    return jax.nn.leaky_relu(x, 0.2)
+
+
+def class_rows(table: Float[Array, "classes c"], labels: Labels | None) -> Float[Array, "rows 1 1 c"]:
+    """One row of a class-conditional table for each label, to broadcast over height and width.
+
+    A table of one class has one row for all images, whatever their labels.
+    """
+    if table.shape[0] == 1:
+        return table[:, None, None, :]
+    if labels is None:
+        raise ValueError(f"this energy is conditional on {table.shape[0]} classes: give one label for each image")
+    return table[labels][:, None, None, :]
+
+
+class Conv(nn.Module):
+    """Convolution without bias: 3x3 of stride 1, or 4x4 of stride 2 where `half`."""
+
+    features: int
+    kernel_init: Callable
+    half: bool = False
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        size = 4 if self.half else 3
+        kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features))
+        return (convolution_half if self.half else convolution_same)(x, kernel)
+
+
+class ResidualBlock(nn.Module):
+    """The paper's residual block (release utils.py: smart_res_block), with a class-conditional bias and gain.
+
+    h = conv1(x + b1[y]); h = act(h); h = conv2(h + b2[y]) * g2[y]; s = x, or conv3x3(x) where the channels change;
+    out = act(h + s), average-pooled before the activation where `downsample`.
+    """
+
+    features: int
+    num_classes: int
+    activation: Activation
+    kernel_init: Callable
+    second_kernel_init: Callable
+    downsample: bool = False
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Features, labels: Labels | None, training: bool = False) -> Features:
+        channels = x.shape[-1]
+        bias1 = self.param("bias1", nn.initializers.zeros, (self.num_classes, channels))
+        bias2 = self.param("bias2", nn.initializers.zeros, (self.num_classes, self.features))
+        gain2 = self.param("gain2", nn.initializers.ones, (self.num_classes, self.features))
+
+        h = Conv(self.features, self.kernel_init, name="conv1")(x + class_rows(bias1, labels))
+        h = nn.Dropout(self.dropout, deterministic=not training)(h)
+        h = self.activation(h)
+        h = Conv(self.features, self.second_kernel_init, name="conv2")(h + class_rows(bias2, labels))
+        h = h * class_rows(gain2, labels)
+        if channels != self.features:
+            x = Conv(self.features, self.kernel_init, name="skip")(x)
+        return self.activation(average_pool(h + x) if self.downsample else h + x)

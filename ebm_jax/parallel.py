@@ -1,0 +1,84 @@
+"""All devices as one mesh with one axis, and how a per-device program is mapped over it."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from ebm_jax.types import PRNGKey
+
+AXIS = "data"
+REPLICATED: Any = PartitionSpec()
+SHARDED: Any = PartitionSpec(AXIS)
+
+
+def split_cpu(wanted: int, *sizes: int) -> None:
+    """Make the CPU several JAX devices, before anything runs on it: small networks run faster one to a core.
+
+    Args:
+      wanted: the number of devices; 0 is one for each core this process may use, but such that all `sizes` divide.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    divisor = math.gcd(*sizes)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    number = wanted or max(n for n in range(1, cores + 1) if divisor % n == 0)
+    jax.config.update("jax_num_cpu_devices", number)
+
+
+def device_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of all devices of all processes (or of `devices`) with the single axis `AXIS`."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def shardings(mesh: Mesh, specs: Any) -> Any:
+    """The tree of partition specs `specs` as shardings on `mesh`."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
+
+
+def over_devices(
+    fn: Callable, mesh: Mesh, in_specs: Any, out_specs: Any, donate_argnums: tuple[int, ...] = ()
+) -> Callable:
+    """Compile `fn`, a program for one device, for all devices of `mesh` (what `jax.pmap` has become).
+
+    The outputs' shardings are stated because on a single device jit would call them replicated, and a state fed back
+    would be traced again.
+    """
+    mapped = jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+    return jax.jit(mapped, out_shardings=shardings(mesh, out_specs), donate_argnums=donate_argnums)
+
+
+def device_key(key: PRNGKey) -> PRNGKey:
+    """A key of this device's own. Random streams therefore depend on the number of devices."""
+    return jax.random.fold_in(key, lax.axis_index(AXIS))
+
+
+def varying(tree: Any) -> Any:
+    """Replicated values as this device's own, so that their gradient stays local.
+
+    Without it `shard_map` sums the gradient of a replicated value over the devices by itself, and a `pmean` that
+    follows is too large by the number of devices.
+    """
+    return jax.tree.map(lambda leaf: lax.pcast(leaf, AXIS, to="varying"), tree)
+
+
+def gather(values: Array) -> Array:
+    """The rows of all devices, on every device."""
+    return lax.all_gather(values, AXIS, tiled=True)
+
+
+def mean_over_devices(tree: Any) -> Any:
+    """The mean of each leaf over all devices: the step's one all-reduce."""
+    return lax.pmean(tree, AXIS)
+
+
+def place_batch(mesh: Mesh, batch: Any) -> Any:
+    """The rows that this process read, as arrays over all devices of all processes."""
+    sharding = NamedSharding(mesh, SHARDED)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)

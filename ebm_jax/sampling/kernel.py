@@ -1,0 +1,69 @@
+"""What a sampler is, two pure functions, and the one loop that runs it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from ebm_jax.types import Energies, EnergyFn, Images, PRNGKey
+
+Project = Callable[[Images], Images]
+
+
+class Info(NamedTuple):
+    """What a person wants to see of each chain: one entry a chain, and from `run` one row a step before that."""
+
+    energy: Float[Array, "*steps b"]
+    """U where the gradient was taken."""
+    grad_norm: Float[Array, "*steps b"]
+    """L2 norm of ∇U there, before any clipping."""
+    acceptance: Float[Array, "*steps b"]
+    """Probability in [0, 1] that the move was accepted; 1 for kernels without a Metropolis test."""
+
+
+class Kernel(NamedTuple):
+    """A Markov kernel with its hyper-parameters bound. Every state has a field `x`, the chains' positions."""
+
+    init: Callable[[Images, EnergyFn], Any]
+    """(x, energy_fn) -> state"""
+    step: Callable[[PRNGKey, Any, EnergyFn], tuple[Any, Info]]
+    """(key, state, energy_fn) -> (state, info)"""
+
+
+def run(kernel: Kernel, key: PRNGKey, x: Images, energy_fn: EnergyFn, num_steps: int) -> tuple[Images, Info]:
+    """`num_steps` steps of all chains `x` at once, as one `lax.scan`. Info fields are [num_steps, b]."""
+
+    def body(state, key):
+        return kernel.step(key, state, energy_fn)
+
+    state, info = lax.scan(body, kernel.init(x, energy_fn), jax.random.split(key, num_steps))
+    return state.x, info
+
+
+def energy_and_grad(energy_fn: EnergyFn, x: Images) -> tuple[Energies, Images]:
+    """U(x) and ∇ₓU(x) of every chain, by one pass forth and back."""
+
+    def total(x):
+        energies = energy_fn(x)
+        return energies.sum(), energies
+
+    (_, energies), grads = jax.value_and_grad(total, has_aux=True)(x)
+    return energies, grads
+
+
+def norms(x: Images) -> Float[Array, " b"]:
+    """L2 norm of each event of a batch."""
+    return jnp.sqrt(jnp.square(x).sum(tuple(range(1, x.ndim))))
+
+
+def unit_box(x: Images) -> Images:
+    """The nearest point with every value in [0, 1]."""
+    return jnp.clip(x, 0.0, 1.0)
+
+
+def unbounded(x: Images) -> Images:
+    """The projection that leaves everything where it is."""
+    return x

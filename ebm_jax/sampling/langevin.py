@@ -1,0 +1,61 @@
+"""Langevin dynamics without a Metropolis test: the method's own kernel."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ebm_jax.sampling.kernel import Info, Kernel, Project, energy_and_grad, norms, unit_box
+from ebm_jax.types import EnergyFn, Images, PRNGKey, Scalar
+
+
+class LangevinState(NamedTuple):
+    """The chains' positions [b, *event]; nothing else goes on from one step to the next."""
+
+    x: Images
+
+
+def langevin(
+    step_size: float | Scalar,
+    noise_scale: float | Scalar | None = None,
+    *,
+    grad_clip: float = jnp.inf,
+    temperature: float | Scalar = 1.0,
+    project: Project = unit_box,
+) -> Kernel:
+    """Langevin dynamics in one of two forms.
+
+    Tied (`noise_scale=None`), the exact equation with ε = 2·step_size, stationary law exp(-U/T) as ε → 0:
+
+        x ← project(x - s ∇U(x) + sqrt(2 s T) α)                    α ~ N(0, I)
+
+    Untied, the paper's practice: noise first, then the gradient at the noised point (release train.py:734-781):
+
+        x ← x + sqrt(T) σ α;   x ← project(x - s ∇U(x))
+
+    With the release's s = 10 and σ = 0.005 the second form samples at temperature σ²/(2s) = 1.25e-6. It is nearly
+    clipped gradient descent, and on purpose.
+
+    Args:
+      step_size: s > 0, the factor of the gradient.
+      noise_scale: σ >= 0, standard deviation of the noise of one step, or None for the tied form.
+      grad_clip: c > 0, every element of ∇U is clipped to [-c, c].
+      temperature: T >= 0, multiplies the variance of the noise; 0 is noise-free descent.
+      project: applied to the start and after every move; `unit_box` keeps pixels in [0, 1].
+    """
+    tied = noise_scale is None
+    noise_std = jnp.sqrt(temperature) * (jnp.sqrt(2.0 * step_size) if tied else noise_scale)
+
+    def init(x: Images, energy_fn: EnergyFn) -> LangevinState:
+        del energy_fn
+        return LangevinState(project(x))
+
+    def step(key: PRNGKey, state: LangevinState, energy_fn: EnergyFn) -> tuple[LangevinState, Info]:
+        noise = noise_std * jax.random.normal(key, state.x.shape, state.x.dtype)
+        at = state.x if tied else state.x + noise
+        energy, grad = energy_and_grad(energy_fn, at)
+        moved = at - step_size * jnp.clip(grad, -grad_clip, grad_clip)
+        x = project(moved + noise if tied else moved)
+        return LangevinState(x), Info(energy, norms(grad), jnp.ones_like(energy))
+
+    return Kernel(init, step)

@@ -1,0 +1,113 @@
+"""The replay buffer: where training's chains wait between two steps, on the device, with their labels.
+
+It holds one device's shard, flat [capacity, pixels]: as [capacity, h, w, c] XLA:TPU would lay the whole buffer out
+anew twice a step. It starts full of uniform noise, so nothing branches on how full it is; until each slot was drawn
+once, the draws mix noise with young chains. Draw and store touch only the drawn rows: their cost is independent of the
+capacity, provided the caller donates the buffer.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, DTypeLike, Float, Int, Num
+
+from ebm_jax.types import Labels, PRNGKey
+
+Rows = Float[Array, "n pixels"]
+Slots = Int[Array, " n"]
+
+
+class ReplayBuffer(NamedTuple):
+    """Chains in [0, 1], or as uint8 in 0..255, with the label that each was run under."""
+
+    images: Num[Array, "capacity pixels"]
+    labels: Int[Array, " capacity"]
+    position: Int[Array, ""]
+    """The slot that a first-in-first-out ring writes next."""
+
+
+class Draw(NamedTuple):
+    """Chains taken from the buffer: float32 rows, the label of each, the slot of each."""
+
+    x: Rows
+    labels: Labels
+    slots: Slots
+
+
+def init(
+    key: PRNGKey, capacity: int, event_shape: tuple[int, ...], num_classes: int, dtype: DTypeLike = jnp.float32
+) -> ReplayBuffer:
+    """`capacity` chains of uniform noise with uniform labels in 0..num_classes-1; float32, bfloat16 or uint8."""
+    key_images, key_labels, key_encode = jax.random.split(key, 3)
+    images = jax.random.uniform(key_images, (capacity, math.prod(event_shape)))
+    labels = jax.random.randint(key_labels, (capacity,), 0, num_classes)
+    return ReplayBuffer(encode(key_encode, images, dtype), labels, jnp.zeros((), jnp.int32))
+
+
+def draw(key: PRNGKey, buffer: ReplayBuffer, fresh_labels: Labels, restart_prob: float) -> Draw:
+    """One chain for each of `fresh_labels` [n], from n different slots drawn uniformly, n <= capacity.
+
+    With probability `restart_prob` in [0, 1] a chain starts anew from U[0, 1] and takes its fresh label; giving the
+    labels of the data batch makes the chains' labels follow the data's. All others keep the label they were run under.
+    """
+    key_slots, key_restart, key_noise = jax.random.split(key, 3)
+    n = fresh_labels.shape[0]
+    slots = distinct_slots(key_slots, buffer.images.shape[0], n)
+    old = decode(buffer.images[slots])
+    restart = jax.random.bernoulli(key_restart, restart_prob, (n,))
+    x = jnp.where(restart[:, None], jax.random.uniform(key_noise, old.shape), old)
+    return Draw(x, jnp.where(restart, fresh_labels, buffer.labels[slots]), slots)
+
+
+def store(key: PRNGKey, buffer: ReplayBuffer, drawn: Draw, x: Rows, *, ring: bool = False) -> ReplayBuffer:
+    """The buffer after the drawn chains moved to `x`: written back in place, or over the oldest slots where `ring`.
+
+    `key` serves the stochastic rounding of bfloat16 and uint8 storage.
+    """
+    capacity, n = buffer.images.shape[0], x.shape[0]
+    oldest = (buffer.position + jnp.arange(n, dtype=jnp.int32)) % capacity
+    slots = oldest if ring else drawn.slots
+    images = buffer.images.at[slots].set(encode(key, x, buffer.images.dtype), unique_indices=True)
+    labels = buffer.labels.at[slots].set(drawn.labels, unique_indices=True)
+    return ReplayBuffer(images, labels, (buffer.position + n) % capacity)
+
+
+def distinct_slots(key: PRNGKey, capacity: int, n: int) -> Slots:
+    """A uniform random subset of n of 0..capacity-1, by n² comparisons and no work in the capacity.
+
+    R. W. Floyd's algorithm (Bentley, "Programming Pearls: a sample of brilliance", CACM 30(9), 1987): for each j of the
+    last n numbers take a uniform t <= j, or j itself where t is taken already.
+    """
+    last = jnp.arange(capacity - n, capacity, dtype=jnp.int32)
+    candidates = jax.random.randint(key, (n,), 0, last + 1)
+
+    def choose(index, slots):
+        taken = (slots == candidates[index]).any()
+        return slots.at[index].set(jnp.where(taken, last[index], candidates[index]))
+
+    return lax.fori_loop(0, n, choose, jnp.full_like(candidates, -1))
+
+
+def encode(key: PRNGKey, x: Rows, dtype: DTypeLike) -> Num[Array, "n pixels"]:
+    """Values in [0, 1] as stored. Rounding to bfloat16 and uint8 is stochastic, hence right on average.
+
+    The release floors to uint8 and reads (n + U)/256, which darkens a chain by 255/256 at every visit.
+    """
+    if dtype == jnp.float32:
+        return x
+    if dtype == jnp.bfloat16:  # a bfloat16 is the upper half of a float32: add noise below it, then cut
+        bits = lax.bitcast_convert_type(x, jnp.uint32)
+        noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+        cut = (bits + noise) & jnp.uint32(0xFFFF0000)
+        return lax.bitcast_convert_type(cut, jnp.float32).astype(jnp.bfloat16)
+    if dtype == jnp.uint8:
+        return jnp.clip(jnp.floor(255.0 * x + jax.random.uniform(key, x.shape)), 0, 255).astype(jnp.uint8)
+    raise ValueError(f"a replay buffer stores float32, bfloat16 or uint8, not {dtype}")
+
+
+def decode(stored: Num[Array, "n pixels"]) -> Rows:
+    """Stored rows as float32 in [0, 1]."""
+    return stored.astype(jnp.float32) / (255.0 if stored.dtype == jnp.uint8 else 1.0)

@@ -1,0 +1,158 @@
+"""The verb that trains: data in, steps, and whatever leaves the machine: metrics, pictures, checkpoints."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ebm_jax import build, parallel
+from ebm_jax.io import checkpoint, data, report, workdir
+from ebm_jax.sampling import replay
+from ebm_jax.training import guard
+from ebm_jax.training.state import TrainState, network_params
+from ebm_jax.types import BadInput, Batch, Metrics
+
+GRID = 64  # images in a grid
+
+
+def train(config: ConfigDict, folder: Path) -> int:
+    """Train until `train.num_steps`, going on from the newest valid checkpoint in `folder` if there is one.
+
+    Returns:
+      The exit status: 0, or 130 after Ctrl-C. Both leave a checkpoint of the last step.
+
+    Raises:
+      BadInput: before the first step.
+      Diverged: a metric is not finite; the last checkpoint is good.
+    """
+    parallel.split_cpu(config.train.cpu_devices, config.train.batch_size, config.buffer.capacity)
+    mesh = parallel.device_mesh()
+    build.check(config, mesh.size)
+    batches = data.make_batches(build.make_dataset(config), config.train.seed, config.train.batch_size)
+    workdir.claim(folder, config)
+    with checkpoint.open_manager(folder, config.checkpoint.keep) as manager:
+        start, state = _start(config, mesh, manager, folder)
+        if start >= config.train.num_steps:
+            report.say(f"{folder} has done its {start} steps; raise train.num_steps to go on")
+            return 0
+        report.say(
+            f"training {config.data.name} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s) in {folder}"
+        )
+        with report.Reporter(folder, start, config.train.num_steps) as reporter, _stop_signal() as stop_signal:
+            done = _loop(config, mesh, manager, reporter, batches, state, start, stop_signal)
+    signum = stop_signal()
+    if done < config.train.num_steps:
+        report.say(f"stopped and saved at step {done}; the same command goes on from there")
+    else:
+        kept = f"{folder / report.METRICS}, TensorBoard events, {folder / 'images'}"
+        report.say(f"wrote {kept} and the checkpoint of step {done}")
+        report.say(f"sample with: python run.py --mode=sample --workdir={folder}")
+    return 130 if signum == signal.SIGINT and done < config.train.num_steps else 0
+
+
+def _loop(
+    config: ConfigDict,
+    mesh: Mesh,
+    manager: ocp.CheckpointManager,
+    reporter: report.Reporter,
+    batches: Callable[[int], Batch],
+    state: TrainState,
+    start: int,
+    stop_signal: Callable[[], int | None],
+) -> int:
+    """Steps until the last one or a signal; the number of steps done.
+
+    Metrics are fetched while the next step already runs. Nothing is saved before the metrics up to it are known to be
+    finite.
+    """
+    train_step, draw_pictures = build.make_step(config, mesh), _picture_maker(config, mesh, reporter)
+    unseen: tuple[int, Metrics] | None = None
+    for step in range(start, config.train.num_steps):
+        state, metrics = train_step(state, parallel.place_batch(mesh, batches(step)))
+        done = step + 1
+        _observe(unseen, reporter, config, manager)
+        unseen = (done, metrics)
+        last = stop_signal() is not None or done == config.train.num_steps
+        pictures = last or (config.log.images_every and done % config.log.images_every == 0)
+        save = last or done % config.checkpoint.every == 0
+        if pictures or save:
+            _observe(unseen, reporter, config, manager)
+            unseen = None
+        if save:
+            checkpoint.save(manager, done, state)
+        if pictures:
+            draw_pictures(done, state)
+        if last:
+            return done
+    raise AssertionError("the last step always returns")
+
+
+def _observe(
+    unseen: tuple[int, Metrics] | None, reporter: report.Reporter, config: ConfigDict, manager: ocp.CheckpointManager
+) -> None:
+    """Wait for a step's metrics, stop if one is not finite, show them."""
+    if unseen is None:
+        return
+    step, metrics = unseen[0], {name: float(value) for name, value in jax.device_get(unseen[1]).items()}
+    guard.check_finite(step, metrics, manager.latest_step())
+    reporter.progress(step, metrics, config.log.every)
+
+
+def _picture_maker(config: ConfigDict, mesh: Mesh, reporter: report.Reporter) -> Callable[[int, TrainState], None]:
+    """The function that writes a grid of the replay buffer, and one of chains from fresh noise, of a state."""
+    few = config.copy_and_resolve_references()
+    few.sample.num_images = few.sample.batch_size = GRID
+    sampler = build.make_sampler(few, mesh)
+    first_rows = jax.jit(
+        lambda buffer: replay.decode(buffer.images[:GRID]), out_shardings=parallel.shardings(mesh, parallel.REPLICATED)
+    )
+    key = jax.random.key(config.sample.seed)
+
+    def draw(step: int, state: TrainState) -> None:
+        rows = np.asarray(first_rows(state.buffer))
+        reporter.image("buffer", step, rows.reshape(-1, *config.data.shape))
+        images, _, _ = sampler(network_params(state, build.choice(config, "sample.weights")), key, 0)
+        reporter.image("chains", step, np.asarray(images)[:GRID])
+
+    return draw
+
+
+@contextmanager
+def _stop_signal() -> Iterator[Callable[[], int | None]]:
+    """Turn the first Ctrl-C or SIGTERM into a value to be asked for; the second acts as it always did."""
+    received: list[int] = []
+
+    def handler(signum: int, frame: object) -> None:
+        received.append(signum)
+        signal.signal(signum, previous[signal.Signals(signum)])
+        os.write(2, b"\nstopping after this step, with a checkpoint; once more to stop at once\n")
+
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        previous = {signum: signal.signal(signum, handler) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        for signum, old in previous.items():
+            signal.signal(signum, old)
+
+
+def _start(config, mesh, manager: ocp.CheckpointManager, folder: Path) -> tuple[int, TrainState]:
+    """The step and state to go on from."""
+    restored = checkpoint.restore_newest(manager, build.abstract_state(config, mesh))
+    for line in restored.skipped:
+        report.warn(f"skipped a damaged checkpoint, step {line}")
+    if restored.step is not None:
+        report.say(f"going on from step {restored.step}")
+        return restored.step, restored.state
+    if restored.skipped:
+        raise BadInput(checkpoint.all_damaged(folder, restored))
+    return 0, build.make_state(config, mesh)

@@ -1,0 +1,64 @@
+"""The value that is a run: every array that going on needs, and how each is laid out over the devices."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from ebm_jax.models import spectral
+from ebm_jax.parallel import REPLICATED, SHARDED
+from ebm_jax.sampling.replay import ReplayBuffer
+from ebm_jax.types import Params, PRNGKey
+
+
+class TrainState(NamedTuple):
+    """Everything; a checkpoint is this and nothing else. Replicated, but for the replay buffer's rows."""
+
+    step: Int[Array, ""]
+    """Training steps done."""
+    key: PRNGKey
+    """The run's key, constant: step t uses fold_in(key, t)."""
+    params: Params
+    """What the optimiser moves, before spectral normalisation."""
+    ema: Params
+    """Running mean of the normalised parameters: a mean of kernels of norm 1 has at most norm 1."""
+    opt_state: optax.OptState
+    spectral: spectral.Vectors
+    buffer: ReplayBuffer
+
+
+PARTITION = TrainState(
+    step=REPLICATED,
+    key=REPLICATED,
+    params=REPLICATED,
+    ema=REPLICATED,
+    opt_state=REPLICATED,
+    spectral=REPLICATED,
+    buffer=ReplayBuffer(images=SHARDED, labels=SHARDED, position=REPLICATED),
+)
+"""How each part lies on the mesh, as a prefix of the state's tree."""
+
+
+def init_state(
+    key: PRNGKey,
+    params: Params,
+    vectors: spectral.Vectors,
+    optimizer: optax.GradientTransformation,
+    buffer: ReplayBuffer,
+) -> TrainState:
+    """The state before the first step; `vectors` are empty without spectral normalisation."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+        params=params,
+        ema=spectral.normalise(params, vectors),
+        opt_state=optimizer.init(params),
+        spectral=vectors,
+        buffer=buffer,
+    )
+
+
+def network_params(state: TrainState, ema: bool) -> Params:
+    """The parameters to evaluate the network with: the running mean, or those of the last step."""
+    return state.ema if ema else spectral.normalise(state.params, state.spectral)

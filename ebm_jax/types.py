@@ -1,0 +1,30 @@
+"""The shapes and names that every other module shares, and the sign convention: low energy means likely.
+
+An energy-based model is q(x) = exp(-U(x)) / Z. `U` is an `EnergyFn`: a batch of images in, one number for each out.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+
+Images = Float[Array, "b *event"]
+Energies = Float[Array, " b"]
+Labels = Int[Array, " b"]
+PRNGKey = Key[Array, ""]
+Scalar = Float[Array, ""]
+Params = PyTree[Float[Array, "..."]]
+Metrics = dict[str, Scalar]
+
+EnergyFn = Callable[[Images], Energies]
+
+
+class Batch(NamedTuple):
+    """One batch of data: uint8 pixels, or float values already in [0, 1], and labels (0 where unconditional)."""
+
+    images: UInt8[Array, "b *event"] | Images
+    labels: Labels
+
+
+class BadInput(ValueError):
+    """What the user gave cannot be used; the message is one line with the value, the limit and the cure."""
