@@ -5,11 +5,13 @@ The other files of this folder are differences from this one. Any key can be set
 Sources: "release" is openai/ebm_code_release at 051850e; "paper" is Du & Mordatch 2019, arXiv 1903.08689.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 
-def get_config() -> ConfigDict:
+def get_config() -> Any:
     config = ConfigDict()
 
     config.data = ConfigDict()

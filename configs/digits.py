@@ -13,14 +13,15 @@ def get_config():
     config.model.activation = "swish"
     config.model.spectral_norm = False
     config.chain.num_steps = 30
-    config.chain.step_size = 5.0
+    config.chain.step_size = 10.0
     config.chain.grad_clip = 0.03
     config.buffer.capacity = 1_024
+    config.buffer.restart_prob = 0.1
     config.loss.energy_l2 = 0.1
     config.optim.learning_rate = 3e-4
     config.optim.ema_decay = 0.995
     config.train.batch_size = 64
-    config.train.num_steps = 1_000
+    config.train.num_steps = 1_500
     config.log.every = 20
     config.log.images_every = 500
     config.checkpoint.every = 500

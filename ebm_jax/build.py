@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from ebm_jax import applications, parallel
 from ebm_jax.io import checkpoint, data
@@ -24,7 +23,7 @@ from ebm_jax.training import losses
 from ebm_jax.training.optimizer import clipped_adam
 from ebm_jax.training.state import PARTITION, TrainState, init_state, network_params
 from ebm_jax.training.step import make_train_step
-from ebm_jax.types import BadInput, Energies, Images, Labels, Params, PRNGKey
+from ebm_jax.types import BadInput, Config, Energies, Images, Labels, Params, PRNGKey
 
 CHOICES: dict[str, dict[str, Any]] = {
     "data.source": {"tfds": None, "sklearn": None},
@@ -50,13 +49,13 @@ BELOW_ONE = ["optim.b1", "optim.b2", "optim.ema_decay"]
 SMALLEST_SIDE = 8  # pixels: three halvings
 
 
-def value_of(config: ConfigDict, key: str) -> Any:
+def value_of(config: Config, key: str) -> Any:
     """The value at a dotted key such as "chain.step_size"."""
     group, name = key.split(".")
     return getattr(getattr(config, group), name)
 
 
-def choice(config: ConfigDict, key: str) -> Any:
+def choice(config: Config, key: str) -> Any:
     """What the name at `key` stands for.
 
     Raises:
@@ -70,7 +69,7 @@ def choice(config: ConfigDict, key: str) -> Any:
     return options[name]
 
 
-def check(config: ConfigDict, num_devices: int) -> None:
+def check(config: Config, num_devices: int) -> None:
     """Refuse, before anything runs or is written, what cannot work on `num_devices` devices.
 
     Raises:
@@ -108,7 +107,7 @@ def check(config: ConfigDict, num_devices: int) -> None:
         )
 
 
-def make_dataset(config: ConfigDict) -> data.Dataset:
+def make_dataset(config: Config) -> data.Dataset:
     """The images to train on, whose shape and classes are those that the config states.
 
     An unconditional model sees label 0 everywhere.
@@ -131,7 +130,7 @@ def make_dataset(config: ConfigDict) -> data.Dataset:
     return dataset if config.model.num_classes > 1 else dataset._replace(labels=dataset.labels * 0)
 
 
-def make_network(config: ConfigDict) -> nn.Module:
+def make_network(config: Config) -> nn.Module:
     """The Flax module of the energy."""
     return choice(config, "model.name")(
         width=config.model.width,
@@ -141,7 +140,7 @@ def make_network(config: ConfigDict) -> nn.Module:
     )
 
 
-def make_kernel(config: ConfigDict, temperature: float | None = None) -> Kernel:
+def make_kernel(config: Config, temperature: float | None = None) -> Kernel:
     """The chain's kernel, at the config's temperature or another."""
     chain = config.chain
     return langevin(
@@ -152,25 +151,25 @@ def make_kernel(config: ConfigDict, temperature: float | None = None) -> Kernel:
     )
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam with the paper's per-element clip."""
     optim = config.optim
     return clipped_adam(optim.learning_rate, optim.b1, optim.b2, optim.clip_scale, optim.clip_offset)
 
 
-def _raw_params(config: ConfigDict, key: PRNGKey) -> tuple[Params, spectral.Vectors]:
+def _raw_params(config: Config, key: PRNGKey) -> tuple[Params, spectral.Vectors]:
     key_params, key_vectors = jax.random.split(key)
     images = jnp.zeros((1, *config.data.shape))
     params = make_network(config).init(key_params, images, jnp.zeros(1, jnp.int32))["params"]
     return params, spectral.init(key_vectors, params) if config.model.spectral_norm else {}
 
 
-def init_params(config: ConfigDict, key: PRNGKey) -> Params:
+def init_params(config: Config, key: PRNGKey) -> Params:
     """Untrained parameters of the network, spectrally normalised where the config says so."""
     return spectral.normalise(*_raw_params(config, key))
 
 
-def _init(config: ConfigDict) -> TrainState:
+def _init(config: Config) -> TrainState:
     key_run, key_params, key_buffer = jax.random.split(jax.random.key(config.train.seed), 3)
     buffer = replay.init(
         key_buffer,
@@ -186,12 +185,12 @@ def _shardings(mesh: Mesh) -> Any:
     return parallel.shardings(mesh, PARTITION)
 
 
-def make_state(config: ConfigDict, mesh: Mesh) -> TrainState:
+def make_state(config: Config, mesh: Mesh) -> TrainState:
     """The state before the first step, laid out over the mesh; the same for any number of devices."""
     return jax.jit(lambda: _init(config), out_shardings=_shardings(mesh))()
 
 
-def abstract_state(config: ConfigDict, mesh: Mesh) -> TrainState:
+def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     """Shapes, types and shardings of the state, without making it."""
 
     def with_sharding(sharding, part):
@@ -200,7 +199,7 @@ def abstract_state(config: ConfigDict, mesh: Mesh) -> TrainState:
     return jax.tree.map(with_sharding, _shardings(mesh), jax.eval_shape(lambda: _init(config)))
 
 
-def make_step(config: ConfigDict, mesh: Mesh) -> Callable:
+def make_step(config: Config, mesh: Mesh) -> Callable:
     """The compiled training step (state, batch) -> (state, metrics) over all devices; it consumes its state."""
     objective = choice(config, "loss.objective")
     step = make_train_step(
@@ -222,7 +221,7 @@ def make_step(config: ConfigDict, mesh: Mesh) -> Callable:
     )
 
 
-def make_energy_fn(config: ConfigDict) -> Callable[..., Energies]:
+def make_energy_fn(config: Config) -> Callable[..., Energies]:
     """`energy_fn(params, images, labels=None) -> energies`: images [b, h, w, c] in [0, 1], labels [b], energies [b]."""
     apply = energy.from_module(make_network(config))
 
@@ -232,7 +231,7 @@ def make_energy_fn(config: ConfigDict) -> Callable[..., Energies]:
     return energy_fn
 
 
-def make_sample_fn(config: ConfigDict) -> Callable[..., Images]:
+def make_sample_fn(config: Config) -> Callable[..., Images]:
     """`sample_fn(params, key, *, labels=None, init=None) -> images`: float32 [n, h, w, c] in [0, 1].
 
     Chains of `sample.num_steps` steps from `init` [n, h, w, c], or from U[0, 1]; a pure function, to be jitted, vmapped
@@ -257,7 +256,7 @@ def make_sample_fn(config: ConfigDict) -> Callable[..., Images]:
     return sample_fn
 
 
-def make_sampler(config: ConfigDict, mesh: Mesh) -> Callable:
+def make_sampler(config: Config, mesh: Mesh) -> Callable:
     """The compiled (params, key, first) -> (images, labels, energies) of one batch of chains over all devices.
 
     A batch is `sample.batch_size` chains, at most `sample.num_images`, rounded up to a multiple of the devices. Chain i
@@ -276,7 +275,7 @@ def make_sampler(config: ConfigDict, mesh: Mesh) -> Callable:
     return parallel.over_devices(local, mesh, (parallel.REPLICATED,) * 3, parallel.SHARDED)
 
 
-def load(workdir: str | Path) -> tuple[ConfigDict, Params]:
+def load(workdir: str | Path) -> tuple[Config, Params]:
     """The config of the run in `workdir` and the network's parameters from its newest valid checkpoint.
 
     The parameters are those that `sample.weights` names, "ema" or "raw", and fit `make_energy_fn(config)` and

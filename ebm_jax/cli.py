@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from ebm_jax.io.workdir import differences, flat, read_config
-from ebm_jax.types import BadInput
+from ebm_jax.types import BadInput, Config
 
 MODES = ("train", "sample", "prepare")
 USAGE = "python run.py --config=configs/NAME.py [--workdir=DIR] [--mode=train|sample|prepare] [--config.key=value ...]"
@@ -20,7 +20,7 @@ class Command(NamedTuple):
     """What the user asked for."""
 
     mode: str
-    config: ConfigDict
+    config: Config
     workdir: Path
 
 
@@ -34,7 +34,7 @@ def parse(argv: list[str]) -> Command:
       SystemExit: after --help.
     """
     values, words = flags.FlagValues(), list(argv)
-    config_flag = config_flags.DEFINE_config_file("config", help_string="the run's config file", flag_values=values)
+    config_flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
     flags.DEFINE_string("workdir", None, "the run's folder; default: runs/NAME", flag_values=values)
     flags.DEFINE_enum("mode", "train", MODES, "what to do", flag_values=values)
     if {"-h", "-help", "--help"} & set(words):
@@ -90,7 +90,7 @@ def _one_line(error: Exception) -> str:
     return str(error).replace("\\n", "\n").replace("\\'", "'").strip("\"'").splitlines()[0]
 
 
-def _of_run(workdir: Path, config: ConfigDict, overrides: dict) -> ConfigDict:
+def _of_run(workdir: Path, config: Config, overrides: dict) -> Config:
     """The config of the run in `workdir` with the overrides of this command line."""
     run = read_config(workdir).unlock()
     asked = run.copy_and_resolve_references()

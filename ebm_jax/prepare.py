@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from ebm_jax import build
 from ebm_jax.io import report
+from ebm_jax.types import Config
 
 
-def prepare(config: ConfigDict, folder: Path) -> int:
+def prepare(config: Config, folder: Path) -> int:
     """Download, verify and prepare the config's data, and read it once; `folder` is not touched.
 
     Raises:

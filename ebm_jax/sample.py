@@ -5,14 +5,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from ebm_jax import build, parallel
 from ebm_jax.io import report
 from ebm_jax.training.state import network_params
+from ebm_jax.types import Config
 
 
-def sample(config: ConfigDict, folder: Path) -> int:
+def sample(config: Config, folder: Path) -> int:
     """Write samples/STEP_N.png, a grid, and samples/STEP_N.npz: images, labels, energies. Earlier ones stay.
 
     Raises:
@@ -22,8 +22,8 @@ def sample(config: ConfigDict, folder: Path) -> int:
     mesh = parallel.device_mesh()
     build.check(config, mesh.size)
     restored = build.restore(folder, build.abstract_state(config, mesh))
-    for line in restored.skipped:
-        report.warn(f"skipped a damaged checkpoint, step {line}")
+    for step, reason in restored.skipped.items():
+        report.warn(f"skipped a damaged checkpoint, step {step}: {reason}")
     params = network_params(restored.state, build.choice(config, "sample.weights"))
     sampler, key = build.make_sampler(config, mesh), jax.random.key(config.sample.seed)
     batches, total = [], 0

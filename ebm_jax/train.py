@@ -11,19 +11,18 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from ebm_jax import build, parallel
 from ebm_jax.io import checkpoint, data, report, workdir
 from ebm_jax.sampling import replay
 from ebm_jax.training import guard
 from ebm_jax.training.state import TrainState, network_params
-from ebm_jax.types import BadInput, Batch, Metrics
+from ebm_jax.types import BadInput, Batch, Config, Metrics
 
 GRID = 64  # images in a grid
 
 
-def train(config: ConfigDict, folder: Path) -> int:
+def train(config: Config, folder: Path) -> int:
     """Train until `train.num_steps`, going on from the newest valid checkpoint in `folder` if there is one.
 
     Returns:
@@ -59,7 +58,7 @@ def train(config: ConfigDict, folder: Path) -> int:
 
 
 def _loop(
-    config: ConfigDict,
+    config: Config,
     mesh: Mesh,
     manager: ocp.CheckpointManager,
     reporter: report.Reporter,
@@ -96,7 +95,7 @@ def _loop(
 
 
 def _observe(
-    unseen: tuple[int, Metrics] | None, reporter: report.Reporter, config: ConfigDict, manager: ocp.CheckpointManager
+    unseen: tuple[int, Metrics] | None, reporter: report.Reporter, config: Config, manager: ocp.CheckpointManager
 ) -> None:
     """Wait for a step's metrics, stop if one is not finite, show them."""
     if unseen is None:
@@ -106,7 +105,7 @@ def _observe(
     reporter.progress(step, metrics, config.log.every)
 
 
-def _picture_maker(config: ConfigDict, mesh: Mesh, reporter: report.Reporter) -> Callable[[int, TrainState], None]:
+def _picture_maker(config: Config, mesh: Mesh, reporter: report.Reporter) -> Callable[[int, TrainState], None]:
     """The function that writes a grid of the replay buffer, and one of chains from fresh noise, of a state."""
     few = config.copy_and_resolve_references()
     few.sample.num_images = few.sample.batch_size = GRID
@@ -148,9 +147,10 @@ def _stop_signal() -> Iterator[Callable[[], int | None]]:
 def _start(config, mesh, manager: ocp.CheckpointManager, folder: Path) -> tuple[int, TrainState]:
     """The step and state to go on from."""
     restored = checkpoint.restore_newest(manager, build.abstract_state(config, mesh))
-    for line in restored.skipped:
-        report.warn(f"skipped a damaged checkpoint, step {line}")
+    for step, reason in restored.skipped.items():
+        report.warn(f"skipped a damaged checkpoint, step {step}: {reason}")
     if restored.step is not None:
+        checkpoint.set_aside(manager, folder, restored.skipped)
         report.say(f"going on from step {restored.step}")
         return restored.step, restored.state
     if restored.skipped:

@@ -4,7 +4,7 @@ An energy-based model is q(x) = exp(-U(x)) / Z. `U` is an `EnergyFn`: a batch of
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
@@ -17,6 +17,8 @@ Params = PyTree[Float[Array, "..."]]
 Metrics = dict[str, Scalar]
 
 EnergyFn = Callable[[Images], Energies]
+
+Config = Any  # an ml_collections.ConfigDict, of whose attributes a type checker knows nothing
 
 
 class Batch(NamedTuple):

@@ -4,6 +4,8 @@ A checkpoint is the state and, beside it, {"fingerprint": one number a leaf}. Th
 the state lies over devices, so a run restores on another number of them.
 """
 
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,32 +48,43 @@ class Restored(NamedTuple):
 
     step: int | None
     state: Any
-    skipped: list[str]
-    """One line for each newer checkpoint that is damaged; all are left on disk."""
+    skipped: dict[int, str]
+    """What is wrong with each newer checkpoint, by its step; all are left on disk."""
 
 
 def restore_newest(manager: ocp.CheckpointManager, abstract: Any) -> Restored:
     """The newest checkpoint whose arrays are what was saved; `abstract` states shapes, types and shardings."""
     args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
-    skipped = []
+    skipped: dict[int, str] = {}
     for step in sorted(manager.all_steps(), reverse=True):
         try:
             restored = manager.restore(step, args=args)
             state, meta = restored["state"], restored["meta"]
         except Exception as error:  # tensorstore, zarr, JSON and Orbax each raise their own for damaged files
-            skipped.append(f"{step}: {type(error).__name__} {(str(error).splitlines() or [''])[0][:120]}")
+            skipped[step] = f"{type(error).__name__} {(str(error).splitlines() or [''])[0][:120]}"
             continue
         if fingerprint(state) == meta["fingerprint"]:
             return Restored(step, state, skipped)
-        skipped.append(f"{step}: its arrays are not those that were saved")
+        skipped[step] = "its arrays are not those that were saved"
     return Restored(None, None, skipped)
+
+
+def set_aside(manager: ocp.CheckpointManager, workdir: Path, steps: Iterable[int]) -> None:
+    """Move damaged checkpoints to damaged_checkpoints/: Orbax would not save the same step again over them."""
+    for step in steps:
+        aside = workdir / f"damaged_{DIRECTORY}"
+        aside.mkdir(exist_ok=True)
+        number = next(n for n in itertools.count() if not (aside / f"{step}_{n}").exists())
+        (workdir / DIRECTORY / str(step)).rename(aside / f"{step}_{number}")
+    manager.reload()
 
 
 def all_damaged(workdir: Path, restored: Restored) -> str:
     """What to tell the user where checkpoints exist and none is valid."""
+    reasons = "; ".join(f"step {step}: {reason}" for step, reason in restored.skipped.items())
     return (
-        f"every checkpoint in {workdir / DIRECTORY} is damaged ({'; '.join(restored.skipped)}); restore one from a "
-        "copy, or use another --workdir"
+        f"every checkpoint in {workdir / DIRECTORY} is damaged ({reasons}); restore one from a copy, or use another "
+        "--workdir"
     )
 
 
@@ -86,16 +99,19 @@ def _fingerprints(leaves: list[Array]) -> list[UInt32[Array, ""]]:
 
 
 def _fingerprint(leaf: Array) -> UInt32[Array, ""]:
-    """Σ bits · odd hash of the place, modulo 2³²: integer sums are exact in any order, and an odd factor loses no bit.
+    """Σ mix(bits xor mix(place)) modulo 2³²: exact in any order of summing, and never equal after one changed value.
 
-    The hash of the place is the lowbias32 integer hash's mixing (C. Wellons, "Prospecting for hash functions", 2018).
+    The sum alone, or with a factor for the place, would let two flipped sign bits cancel.
     """
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
     bits = lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32).reshape(-1)
-    place = lax.iota(jnp.uint32, bits.size)
-    place = (place ^ (place >> 16)) * jnp.uint32(0x7FEB352D)
-    place = (place ^ (place >> 15)) * jnp.uint32(0x846CA68B)
-    place = place ^ (place >> 16)
-    return jnp.sum(bits * (place | jnp.uint32(1)), dtype=jnp.uint32)
+    return jnp.sum(_mix(bits ^ _mix(lax.iota(jnp.uint32, bits.size))), dtype=jnp.uint32)
+
+
+def _mix(x: UInt32[Array, " n"]) -> UInt32[Array, " n"]:
+    """A bijection of 32-bit integers that scatters neighbours (lowbias32: C. Wellons, "Hash prospector", 2018)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)

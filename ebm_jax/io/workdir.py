@@ -7,14 +7,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ebm_jax.types import BadInput
+from ebm_jax.types import BadInput, Config
 
 CONFIG = "config.json"
 MAY_CHANGE = ("log", "checkpoint", "sample")  # groups of keys that a run may go on with under other values
 MAY_CHANGE_KEYS = ("train.num_steps", "train.cpu_devices", "data.dir", "data.manual_dir", "data.verify_checksums")
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
+def claim(workdir: Path, config: Config) -> None:
     """Make `workdir` the folder of a run of `config`, or go on with the run that is there.
 
     Raises:
@@ -37,7 +37,7 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         raise BadInput(f"--workdir {workdir} cannot be written ({error.strerror}); use another --workdir") from error
 
 
-def read_config(workdir: Path) -> ConfigDict:
+def read_config(workdir: Path) -> Config:
     """The config of the run in `workdir`, locked.
 
     Raises:
@@ -54,13 +54,13 @@ def read_config(workdir: Path) -> ConfigDict:
         raise BadInput(f"{path} is damaged ({error}); restore it from a copy, or use another --workdir") from error
 
 
-def flat(config: ConfigDict) -> dict[str, Any]:
+def flat(config: Config) -> dict[str, Any]:
     """The config as {dotted key: value}, with values as JSON would give them back."""
     groups = json.loads(json.dumps(config.to_dict()))
     return {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
 
 
-def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """The keys, with both values, whose difference makes `new` another run than `old`."""
     old_flat, new_flat = flat(old), flat(new)
     keys = [key for key in old_flat | new_flat if key not in MAY_CHANGE_KEYS and key.split(".")[0] not in MAY_CHANGE]

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from ebm_jax.types import Labels
 
-Features = Float[Array, "b h w c"]
-Kernel = Float[Array, "kh kw c_in c_out"]
+Features = Float[Array, "b _ _ _"]  # NHWC
+Kernel = Float[Array, "_ _ _ _"]  # HWIO
 Padding = tuple[tuple[int, int], tuple[int, int]]
 Activation = Callable[[Array], Array]
 
@@ -85,7 +85,7 @@ def leaky_relu(x: Array) -> Array:
     return jax.nn.leaky_relu(x, 0.2)
 
 
-def class_rows(table: Float[Array, "classes c"], labels: Labels | None) -> Float[Array, "rows 1 1 c"]:
+def class_rows(table: Float[Array, "classes c"], labels: Labels | None) -> Float[Array, "_ 1 1 c"]:
     """One row of a class-conditional table for each label, to broadcast over height and width.
 
     A table of one class has one row for all images, whatever their labels.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-from ebm_jax.models.layers import Activation, Conv, ResidualBlock, class_rows, leaky_relu, space_to_depth
+from ebm_jax.models.layers import Activation, Conv, ResidualBlock, class_rows, leaky_relu
 from ebm_jax.models.spectral import HEAD
 from ebm_jax.types import Energies, Images, Labels
 
@@ -79,9 +79,10 @@ def resnet32(width: int, **kwargs) -> ResNet:
 
 
 class SmallNet(nn.Module):
-    """Ours, for a laptop: two residual blocks and a dense head on the flattened features.
+    """Ours, for a laptop: strided 4x4 convolutions down to at most 7 pixels a side, a residual block, a dense head.
 
-    Images of 16 pixels and more first go through a 2x2 space-to-depth: a quarter of the element-wise work.
+    Nearly all of its work is in wide convolutions on small maps, where a CPU is fastest. 345 k parameters on 28x28x1,
+    219 k on 8x8x1, both for width 32.
     """
 
     width: int
@@ -92,13 +93,12 @@ class SmallNet(nn.Module):
     @nn.compact
     def __call__(self, images: Images, labels: Labels | None = None, *, training: bool = False) -> Energies:
         init, second_init = kernel_inits(self.spectral_norm)
-        pixels = space_to_depth(images) if images.shape[1] >= 16 else images
-        h = self.activation(Conv(self.width, init, name="stem")(pixels))
-        for index, (features, downsample) in enumerate(((self.width, True), (2 * self.width, False))):
-            block = ResidualBlock(
-                features, self.num_classes, self.activation, init, second_init, downsample, name=f"block{index}"
-            )
-            h = block(h, labels, training)
+        h, features = images, self.width
+        while min(h.shape[1:3]) > 7:
+            h = self.activation(Conv(features, init, half=True, name=f"stem{h.shape[1]}")(h))
+            features *= 2
+        block = ResidualBlock(2 * self.width, self.num_classes, self.activation, init, second_init, name="block")
+        h = block(h, labels, training)
         h = nn.Dense(2 * self.width, kernel_init=init, name="dense")(h.reshape(h.shape[0], -1))
         return nn.Dense(1, kernel_init=glorot, name=HEAD)(self.activation(h))[:, 0]
 

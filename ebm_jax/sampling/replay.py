@@ -21,7 +21,7 @@ Slots = Int[Array, " n"]
 
 
 class ReplayBuffer(NamedTuple):
-    """Chains in [0, 1], or as uint8 in 0..255, with the label that each was run under."""
+    """Chains as `encode` stores them, float32, bfloat16 bits or uint8, with the label that each was run under."""
 
     images: Num[Array, "capacity pixels"]
     labels: Int[Array, " capacity"]
@@ -94,15 +94,16 @@ def distinct_slots(key: PRNGKey, capacity: int, n: int) -> Slots:
 def encode(key: PRNGKey, x: Rows, dtype: DTypeLike) -> Num[Array, "n pixels"]:
     """Values in [0, 1] as stored. Rounding to bfloat16 and uint8 is stochastic, hence right on average.
 
-    The release floors to uint8 and reads (n + U)/256, which darkens a chain by 255/256 at every visit.
+    bfloat16 is kept as its bits in uint16: XLA's CPU backend would convert a whole bfloat16 buffer to float32 and back
+    to change a few rows. The release floors to uint8 and reads (n + U)/256, which darkens a chain by 255/256 at every
+    visit.
     """
+    dtype = jnp.dtype(dtype)
     if dtype == jnp.float32:
         return x
-    if dtype == jnp.bfloat16:  # a bfloat16 is the upper half of a float32: add noise below it, then cut
-        bits = lax.bitcast_convert_type(x, jnp.uint32)
+    if dtype in (jnp.bfloat16, jnp.uint16):  # the upper half of a float32: add noise below it, then cut
         noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
-        cut = (bits + noise) & jnp.uint32(0xFFFF0000)
-        return lax.bitcast_convert_type(cut, jnp.float32).astype(jnp.bfloat16)
+        return ((lax.bitcast_convert_type(x, jnp.uint32) + noise) >> 16).astype(jnp.uint16)
     if dtype == jnp.uint8:
         return jnp.clip(jnp.floor(255.0 * x + jax.random.uniform(key, x.shape)), 0, 255).astype(jnp.uint8)
     raise ValueError(f"a replay buffer stores float32, bfloat16 or uint8, not {dtype}")
@@ -110,4 +111,8 @@ def encode(key: PRNGKey, x: Rows, dtype: DTypeLike) -> Num[Array, "n pixels"]:
 
 def decode(stored: Num[Array, "n pixels"]) -> Rows:
     """Stored rows as float32 in [0, 1]."""
-    return stored.astype(jnp.float32) / (255.0 if stored.dtype == jnp.uint8 else 1.0)
+    if stored.dtype == jnp.uint8:
+        return stored.astype(jnp.float32) / 255.0
+    if stored.dtype == jnp.uint16:
+        return lax.bitcast_convert_type(stored.astype(jnp.uint32) << 16, jnp.float32)
+    return stored

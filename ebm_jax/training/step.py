@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, UInt8
 
 from ebm_jax import parallel
 from ebm_jax.models import energy, spectral
@@ -71,8 +72,8 @@ def make_train_step(
     return train_step
 
 
-def dequantise(key: PRNGKey, images: Images) -> Images:
-    """uint8 pixels v as v/256 + U(0, 1/256) in [0, 1) (release data.py); float images as they are."""
+def dequantise(key: PRNGKey, images: UInt8[Array, "b *event"] | Images) -> Images:
+    """uint8 pixels v as v/256 + U(0, 1/256) in [0, 1] (release data.py); float images as they are."""
     if images.dtype != jnp.uint8:
         return images
     return (images.astype(jnp.float32) + jax.random.uniform(key, images.shape)) / 256.0

@@ -1,0 +1,1 @@
+"""Measurements, each a script: what it compares runs side by side, and ratios are what counts."""

@@ -1,0 +1,13 @@
+"""CIFAR-10 with ResNet32, unconditional, on a TPU or GPU.
+
+    python run.py --config=configs/cifar10.py
+
+Constants are the release's for CIFAR-10 (openai/ebm_code_release at 051850e). The network is ResNet32 of width 128; the
+paper's unconditional numbers are for its larger ResNet32Large. Expected FID, time and hardware: not measured.
+"""
+
+from configs import default
+
+
+def get_config():
+    return default.get_config()

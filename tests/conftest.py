@@ -1,0 +1,40 @@
+"""Eight CPU devices, JAX's strict modes and run-time shape checks, all set before the package is imported."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+DEVICE_COUNT = "--xla_force_host_platform_device_count"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if DEVICE_COUNT not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICE_COUNT}=8".strip()
+
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_legacy_prng_key", "error")
+jaxtyping.install_import_hook("ebm_jax", "beartype.beartype")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of optional development data beside the repository; without it the test is skipped."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("there is no folder shared/data beside the repository")
+    return folder
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations of a jaxpr and of the jaxprs inside it, each once."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)

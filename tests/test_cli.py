@@ -1,0 +1,107 @@
+"""Bad input: one line that names the value and the cure, exit status 2, no traceback, nothing touched."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import run
+
+ROOT = Path(run.__file__).parent
+DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
+
+BAD = {
+    "no config": ([], "--config is missing; usage:"),
+    "no such config": ([f"--config={ROOT}/configs/digit.py"], "configs/digits.py"),
+    "misspelt group": ([DIGITS, "--config.trian.num_steps=3"], "did you mean --config.train.num_steps?"),
+    "misspelt key": ([DIGITS, "--config.chain.stepsize=3"], "did you mean --config.chain.step_size?"),
+    "a group, not a key": ([DIGITS, "--config.chain=3"], "--config.chain is not a key"),
+    "text for a number": ([DIGITS, "--config.train.num_steps=many"], "--config.train.num_steps=many"),
+    "a fraction for an integer": ([DIGITS, "--config.chain.num_steps=2.5"], "--config.chain.num_steps=2.5"),
+    "no value": ([DIGITS, "--config.chain.num_steps"], "config.chain.num_steps"),
+    "unknown flag": ([DIGITS, "--wrkdir=here"], "wrkdir"),
+    "unknown mode": ([DIGITS, "--mode=fly"], "train|sample|prepare"),
+    "a stray word": ([DIGITS, "train"], "'train' is not a flag"),
+    "no chain steps": (
+        [DIGITS, "--config.chain.num_steps=0"],
+        "chain.num_steps 0 is out of range; it must be at least 1",
+    ),
+    "negative chain steps": ([DIGITS, "--config.chain.num_steps=-4"], "chain.num_steps -4 is out of range"),
+    "no step size": ([DIGITS, "--config.chain.step_size=0"], "chain.step_size 0.0 is out of range; it must be greater"),
+    "a step size that is no number": ([DIGITS, "--config.chain.step_size=nan"], "chain.step_size nan is out of range"),
+    "an infinite step size": ([DIGITS, "--config.chain.step_size=inf"], "chain.step_size inf is out of range"),
+    "negative noise": ([DIGITS, "--config.chain.noise_scale=-0.1"], "chain.noise_scale -0.1"),
+    "not a probability": ([DIGITS, "--config.buffer.restart_prob=1.5"], "a probability, 0 to 1"),
+    "a decay of one": ([DIGITS, "--config.optim.ema_decay=1.0"], "at least 0 and below 1"),
+    "misspelt choice": ([DIGITS, "--config.loss.objective=sofplus"], "did you mean softplus?"),
+    "unknown network": ([DIGITS, "--config.model.name=resnet"], "use one of resnet32, mnist, small"),
+    "batch not divisible": (
+        [DIGITS, "--config.train.batch_size=100"],
+        "batch_size 100 is not divisible by 8 devices; use 96 or 104",
+    ),
+    "batch below the devices": (
+        [DIGITS, "--config.train.batch_size=5"],
+        "batch_size 5 is not divisible by 8 devices; use 8",
+    ),
+    "buffer not divisible": (
+        [DIGITS, "--config.buffer.capacity=1001"],
+        "capacity 1001 is not divisible by 8 devices; use 1000 or 1008",
+    ),
+    "buffer below the batch": (
+        [DIGITS, "--config.buffer.capacity=32"],
+        "smaller than train.batch_size 64; use at least 64",
+    ),
+    "batch above the data": (
+        [DIGITS, "--config.train.batch_size=2048", "--config.buffer.capacity=4096"],
+        "larger than the data set of 1438 images",
+    ),
+    "wrong classes": ([DIGITS, "--config.model.num_classes=7"], "use 1 (unconditional) or 10"),
+    "wrong shape": (
+        [DIGITS, "--config.data.shape=(16,16,1)"],
+        "data.shape (16, 16, 1) is not the shape of digits; use (8, 8, 1)",
+    ),
+    "tiny shape": ([DIGITS, "--config.data.shape=(4,4,1)"], "at least 8 pixels a side"),
+    "unknown data": ([DIGITS, "--config.data.source=tfds"], "'digits' is not a TFDS set that is known here"),
+    "unknown split": ([DIGITS, "--config.data.split=tset"], "use one of train, test"),
+    "more quiet steps than steps": ([DIGITS, "--config.sample.quiet_steps=400"], "at most sample.num_steps, 300"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line_and_status_2(case, tmp_path, capsys):
+    words, expected = BAD[case]
+    assert run.main(["run.py", *words, f"--workdir={tmp_path / 'run'}"]) == 2
+    captured = capsys.readouterr()
+    assert expected in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_from_the_shell_it_is_the_same_without_a_traceback(tmp_path):
+    words = [sys.executable, "run.py", DIGITS, "--config.chain.nmu_steps=3", f"--workdir={tmp_path / 'run'}"]
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert (
+        result.stderr
+        == "run.py: --config.chain.nmu_steps is not a key of the config; did you mean --config.chain.num_steps?\n"
+    )
+    assert result.stdout == ""
+
+
+def test_a_config_file_with_an_error_is_named(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "from configs import default\ndef get_config():\n    c = default.get_config()\n    c.modle = 3\n"
+    )
+    assert run.main(["run.py", f"--config={tmp_path / 'mine.py'}"]) == 2
+    error = capsys.readouterr().err
+    assert "mine.py cannot be read" in error
+    assert "modle" in error
+    assert error.count("\n") == 1
+
+
+def test_help_names_the_usage(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run.main(["run.py", "--help"])
+    assert stop.value.code == 0
+    assert "--config=configs/NAME.py" in capsys.readouterr().out

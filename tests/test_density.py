@@ -1,0 +1,96 @@
+"""End to end on a 2-D mixture, where the truth and the model's normaliser are both known on a grid."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ebm_jax import parallel
+from ebm_jax.models import energy, networks
+from ebm_jax.sampling import replay
+from ebm_jax.sampling.langevin import langevin
+from ebm_jax.training import losses
+from ebm_jax.training.optimizer import clipped_adam
+from ebm_jax.training.state import PARTITION, init_state
+from ebm_jax.training.step import make_train_step
+from ebm_jax.types import Batch
+
+MEANS, WEIGHTS, SCALE = np.array([[0.35, 0.4], [0.62, 0.6]]), np.array([0.25, 0.75]), 0.08
+SIDE = 200
+AXIS = (np.arange(SIDE) + 0.5) / SIDE
+GRID = np.stack(np.meshgrid(AXIS, AXIS, indexing="ij"), -1).reshape(-1, 2)
+
+
+def normalised(log_density):
+    """Probabilities of the grid's cells."""
+    weights = np.exp(log_density - log_density.max())
+    return weights / weights.sum()
+
+
+def mixture(weights):
+    squares = np.square(GRID[:, None] - MEANS).sum(-1)
+    return normalised(np.log((weights * np.exp(-0.5 * squares / SCALE**2)).sum(-1) + 1e-300))
+
+
+def divergence(p, q):
+    """KL(p || q) of grids of probabilities, in nats."""
+    return float((p * (np.log(p + 1e-300) - np.log(q + 1e-300))).sum())
+
+
+def gaussian_fit(p):
+    mean = p @ GRID
+    covariance = (GRID - mean).T @ (p[:, None] * (GRID - mean))
+    return normalised(-0.5 * np.einsum("ni,ij,nj->n", GRID - mean, np.linalg.inv(covariance), GRID - mean))
+
+
+def test_training_comes_closer_to_the_truth_than_any_model_that_misses_a_mode_or_the_weights():
+    # What a wrong model can reach at best, in nats of KL(truth || model): one Gaussian by matching moments, and the two
+    # modes in the wrong proportion, as chains that do not cross between the modes would leave them. The bound is half
+    # the smaller: below it, shape and proportion are both right. The two errors that remain are smaller still:
+    # - the tied chain's finite step. In a mode of variance v it has variance v / (1 - s / 2v), so the energy that makes
+    #   the chain match the data has the variance v' with v' / (1 - s / 2v') = v, and costs r - 1 - log r nats in two
+    #   dimensions, r = v / v'.
+    # - the gradient's noise. Averaging M steps of N data and N chains leaves about d / (M N) nats for d directions that
+    #   matter; of the network's weights at most a few dozen do here, so this is below 0.01 for M = 200, N = 256.
+    truth, step_size, steps, batch_size = mixture(WEIGHTS), 5e-4, 1_200, 256
+    wrong = {
+        "one Gaussian": divergence(truth, gaussian_fit(truth)),
+        "equal weights": divergence(truth, mixture(np.array([0.5, 0.5]))),
+    }
+    bound = min(wrong.values()) / 2
+    variance = SCALE**2
+    narrowed = (variance + np.sqrt(variance**2 - 2 * step_size * variance)) / 2
+    ratio = variance / narrowed
+    assert ratio - 1 - np.log(ratio) + 0.01 < bound, "the bound must leave room for the known errors"
+
+    network = networks.Mlp(width=64)
+    scaled = energy.from_module(network)
+
+    def apply(params, images, labels=None, dropout_key=None):
+        return scaled(params, 8.0 * (images - 0.5))
+
+    mesh = parallel.device_mesh(jax.devices()[:1])
+    optimizer = clipped_adam(2e-3, 0.0, 0.999)
+    step = make_train_step(
+        apply,
+        langevin(step_size),
+        losses.regularised(losses.contrastive_divergence, 1e-4, losses.energy_l2_sum),
+        optimizer,
+        chain_steps=20,
+        restart_prob=0.02,
+        ring=False,
+        ema_decay=0.99,
+    )
+    step = parallel.over_devices(step, mesh, (PARTITION, parallel.SHARDED), (PARTITION, parallel.REPLICATED), (0,))
+    params = network.init(jax.random.key(0), jnp.zeros((1, 2)))["params"]
+    buffer = replay.init(jax.random.key(1), batch_size, (2,), 1)
+    state = jax.jit(
+        lambda: init_state(jax.random.key(2), params, {}, optimizer, buffer),
+        out_shardings=parallel.shardings(mesh, PARTITION),
+    )()
+    rng = np.random.default_rng(0)
+    for _ in range(steps):
+        modes = rng.choice(2, batch_size, p=WEIGHTS)
+        points = np.clip(MEANS[modes] + SCALE * rng.normal(size=(batch_size, 2)), 0, 1).astype(np.float32)
+        state, _ = step(state, parallel.place_batch(mesh, Batch(points, np.zeros(batch_size, np.int32))))
+    model = normalised(-np.asarray(apply(state.ema, jnp.asarray(GRID, jnp.float32)), np.float64))
+    assert divergence(truth, model) < bound, wrong

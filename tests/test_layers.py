@@ -1,0 +1,195 @@
+"""Inputs are small integers, so that every sum is exact in float32 and equality needs no tolerance."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import equations
+from jax import lax
+
+from ebm_jax.models import layers
+
+FLOAT32 = np.finfo(np.float32).eps
+LARGEST_EXACT = 2**24
+CONVOLUTIONS = [  # kernel size, padding
+    ((3, 3), ((1, 1), (1, 1))),
+    ((4, 4), ((1, 2), (1, 2))),
+    ((2, 2), ((0, 0), (0, 0))),
+    ((1, 5), ((0, 0), (4, 1))),
+    ((3, 2), ((0, 2), (1, 0))),
+    ((2, 3), ((3, 0), (0, 4))),
+]
+
+
+def integers(*shape, seed=0, largest=2):
+    values = np.random.default_rng(seed).integers(-largest, largest, shape, endpoint=True)
+    return jnp.asarray(values, jnp.float32)
+
+
+def lax_convolution(x, kernel, padding, stride=1):
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
+    )
+
+
+def value_and_gradients(fn, *inputs):
+    """fn(*inputs) and the pullback of an integer cotangent onto each input."""
+
+    def both(*inputs):
+        value, pull = jax.vjp(fn, *inputs)
+        return value, *pull(integers(*value.shape, seed=9))
+
+    return jax.jit(both)(*inputs)
+
+
+def assert_identical(actual, expected):
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert 0 < np.abs(other).max() < LARGEST_EXACT
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("size", "padding"), CONVOLUTIONS)
+def test_convolution_and_both_gradients_equal_those_of_lax(size, padding):
+    x, kernel = integers(2, 6, 7, 3), integers(*size, 3, 4, seed=1)
+    ours = value_and_gradients(lambda x, kernel: layers.convolution(x, kernel, padding), x, kernel)
+    assert_identical(ours, value_and_gradients(lambda x, kernel: lax_convolution(x, kernel, padding), x, kernel))
+
+
+@pytest.mark.parametrize(("size", "padding"), CONVOLUTIONS[::2])
+def test_derivatives_of_the_input_gradient_equal_those_of_lax(size, padding):
+    x, kernel = integers(1, 5, 5, 2, largest=1), integers(*size, 2, 2, seed=1, largest=1)
+
+    def input_gradient(convolve):
+        return jax.grad(lambda x, kernel: 0.5 * jnp.square(convolve(x, kernel, padding)).sum())
+
+    ours = value_and_gradients(input_gradient(layers.convolution), x, kernel)
+    assert_identical(ours, value_and_gradients(input_gradient(lax_convolution), x, kernel))
+
+
+def test_input_gradient_inside_a_scan_equals_that_of_lax_outside():
+    padding = ((1, 2), (2, 1))
+    xs, kernel = integers(5, 2, 4, 5, 2), integers(4, 4, 2, 3, seed=1)
+
+    def gradient(convolve, x, kernel):
+        return jax.grad(lambda x: 0.5 * jnp.square(convolve(x, kernel, padding)).sum())(x)
+
+    def scanned(kernel):
+        def body(total, x):
+            return total + gradient(layers.convolution, x, kernel), None
+
+        return lax.scan(body, jnp.zeros_like(xs[0]), xs)[0]
+
+    def unrolled(kernel):
+        return sum(gradient(lax_convolution, x, kernel) for x in xs)
+
+    assert_identical(value_and_gradients(scanned, kernel), value_and_gradients(unrolled, kernel))
+
+
+def test_input_gradient_of_any_order_has_the_layout_of_a_forward_convolution():
+    x, kernel, padding = integers(2, 5, 6, 3), integers(3, 3, 3, 4), ((1, 1), (1, 1))
+
+    def layouts(convolve):
+        def gradient(x):
+            return jax.grad(lambda x: jnp.square(convolve(x, kernel, padding)).sum())(x)
+
+        convolutions = {"forward": lambda x: lax_convolution(x, kernel, padding)}
+        convolutions |= {"gradient": gradient, "second": lambda x: jax.vjp(gradient, x)[1](x)[0]}
+        found = {}
+        for name, fn in convolutions.items():
+            jaxpr = jax.make_jaxpr(fn)(x)
+            found[name] = {
+                str(equation.params["dimension_numbers"])
+                for equation in equations(jaxpr)
+                if equation.primitive.name == "conv_general_dilated" and equation.outvars[0].aval.shape[0] == len(x)
+            }
+        return found
+
+    ours = layouts(layers.convolution)
+    assert len(ours["forward"]) == 1
+    assert ours["gradient"] == ours["second"] == ours["forward"]
+    assert layouts(lax_convolution)["gradient"] != ours["forward"]  # what autodiff alone would write
+
+
+@pytest.mark.parametrize("size", [(3, 3), (4, 4), (2, 5)])
+def test_convolution_same_equals_same_padding_of_lax(size):
+    x, kernel = integers(2, 6, 7, 3), integers(*size, 3, 4, seed=1)
+    assert_identical(layers.convolution_same(x, kernel), lax_convolution(x, kernel, "SAME"))
+
+
+@pytest.mark.parametrize("sides", [(28, 28), (14, 14), (7, 7), (6, 9)])
+def test_convolution_half_equals_4x4_of_stride_2_with_same_padding(sides):
+    x, kernel = integers(2, *sides, 3), integers(4, 4, 3, 5, seed=1)
+    ours = value_and_gradients(layers.convolution_half, x, kernel)
+    assert_identical(ours, value_and_gradients(lambda x, kernel: lax_convolution(x, kernel, "SAME", 2), x, kernel))
+
+
+@pytest.mark.parametrize("sides", [(6, 4), (7, 7), (5, 8)])
+def test_average_pool_equals_flax_with_valid_padding(sides):
+    x = integers(2, *sides, 3, largest=100)
+    ours = value_and_gradients(layers.average_pool, x)
+    assert_identical(ours, value_and_gradients(lambda x: nn.avg_pool(x, (2, 2), (2, 2), "VALID"), x))
+
+
+@pytest.mark.parametrize("block", [2, 3])
+def test_space_to_depth_keeps_each_square_as_one_pixel(block):
+    x = integers(2, 2 * block, 3 * block, 4, largest=1000)
+    deep = np.asarray(layers.space_to_depth(x, block))
+    back = np.full(x.shape, np.nan)
+    for index, channels in enumerate(np.split(deep, block**2, axis=-1)):
+        back[:, index // block :: block, index % block :: block] = channels
+    np.testing.assert_array_equal(back, x)
+
+
+def test_leaky_relu_has_slope_one_fifth_below_zero():
+    x = integers(50, largest=20) / 4
+    np.testing.assert_allclose(layers.leaky_relu(x), np.where(x < 0, x / 5, x), rtol=2 * FLOAT32)
+
+
+def test_class_rows_picks_the_row_of_each_label():
+    table, labels = integers(3, 5, largest=1000), np.array([2, 0, 2, 1])
+    rows = layers.class_rows(table, jnp.asarray(labels))
+    np.testing.assert_array_equal(
+        rows + jnp.zeros((4, 2, 2, 5)), np.asarray(table)[labels, None, None] + np.zeros((4, 2, 2, 5))
+    )
+
+
+def test_class_rows_of_one_class_ignores_labels():
+    table = integers(1, 5, largest=1000)
+    for labels in (None, jnp.array([0, 7, 3])):
+        np.testing.assert_array_equal(layers.class_rows(table, labels), np.asarray(table)[:, None, None])
+
+
+def test_class_rows_of_several_classes_refuses_missing_labels():
+    with pytest.raises(ValueError, match="conditional on 3 classes"):
+        layers.class_rows(integers(3, 5), None)
+
+
+@pytest.mark.parametrize(("features", "downsample"), [(2, False), (2, True), (3, False), (3, True)])
+def test_residual_block_is_its_equation(features, downsample):
+    channels, num_classes, labels = 2, 3, np.array([1, 0, 2, 1])
+    x = integers(4, 5, 6, channels)
+    kernels = {"conv1": (channels, features), "conv2": (features, features), "skip": (channels, features)}
+    kernels = {name: integers(3, 3, *shape, seed=seed) for seed, (name, shape) in enumerate(kernels.items())}
+    widths = {"bias1": channels, "bias2": features, "gain2": features}
+    tables = {name: integers(num_classes, width, seed=seed) for seed, (name, width) in enumerate(widths.items(), 5)}
+
+    def rows(name):
+        return np.asarray(tables[name])[labels][:, None, None]
+
+    def conv3x3(x, name):
+        return np.asarray(lax_convolution(x, kernels[name], "SAME"))
+
+    h = conv3x3(x + rows("bias1"), "conv1")
+    h = np.maximum(h, 0)
+    h = conv3x3(h + rows("bias2"), "conv2") * rows("gain2")
+    out = h + (np.asarray(x) if features == channels else conv3x3(x, "skip"))
+    if downsample:
+        out = sum(out[:, i:4:2, j::2] for i in (0, 1) for j in (0, 1)) / 4
+    out = np.maximum(out, 0)
+
+    used = kernels if features != channels else {name: kernels[name] for name in ("conv1", "conv2")}
+    params = tables | {name: {"kernel": kernel} for name, kernel in used.items()}
+    zeros = nn.initializers.zeros
+    block = layers.ResidualBlock(features, num_classes, nn.relu, zeros, zeros, downsample)
+    assert_identical(block.apply({"params": params}, x, jnp.asarray(labels)), out)

@@ -1,0 +1,229 @@
+import math
+from collections.abc import Callable
+from functools import cache, partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import equations
+
+from ebm_jax.models import layers, networks
+
+FLOAT32 = np.finfo(np.float32).eps
+
+
+def conv(size, c_in, c_out):
+    return size * size * c_in * c_out
+
+
+def dense(features_in, features_out):
+    return features_in * features_out + features_out
+
+
+class Published(NamedTuple):
+    """A network of the paper, layer by layer, and the figures of its table."""
+
+    make: Callable[..., nn.Module]
+    shape: tuple[int, int, int]
+    convolutions: list[tuple[int, int]]
+    """Side of the output, number of weights."""
+    dense: list[tuple[int, int]]
+    """Features in, features out."""
+    tables: int
+    """Numbers in the class-conditional tables for each class."""
+    parameters: str
+    multiply_adds: str
+
+
+PAPER = {
+    "mnist": Published(
+        make=partial(networks.MnistNet, width=64, spectral_norm=True),
+        shape=(28, 28, 1),
+        convolutions=[(28, conv(3, 1, 64)), (14, conv(4, 64, 64)), (7, conv(4, 64, 128)), (4, conv(4, 128, 256))],
+        dense=[(4 * 4 * 256, 128), (128, 1)],
+        tables=(64 + 64) + (64 + 128) + (128 + 256),  # bias on the channels in, gain on those out
+        parameters="1.25 M",
+        multiply_adds="28.6 M",
+    ),
+    "resnet32": Published(
+        make=partial(networks.resnet32, width=128, spectral_norm=True),
+        shape=(32, 32, 3),
+        convolutions=[
+            (32, conv(3, 3, 128)),
+            *2 * [(32, conv(3, 128, 128))],  # a block halves the image after its convolutions
+            *2 * [(16, conv(3, 128, 128))],
+            *[(16, conv(3, 128, 256)), (16, conv(3, 256, 256)), (16, conv(3, 128, 256))],  # the last on the skip
+            *2 * [(8, conv(3, 256, 256))],
+            *2 * [(8, conv(3, 256, 256))],
+            *2 * [(4, conv(3, 256, 256))],
+        ],
+        dense=[(256, 1)],
+        tables=2 * 3 * 128 + (128 + 2 * 256) + 3 * 3 * 256,  # two biases and a gain, the first on the channels in
+        parameters="5.31 M",
+        multiply_adds="0.853 G",
+    ),
+}
+
+
+@cache
+def abstract_params(network, shape):
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    return jax.eval_shape(network.init, jax.random.key(0), images, jnp.zeros(1, jnp.int32))["params"]
+
+
+def random_params(network, shape, scale=0.3):
+    """Parameters from NumPy, the tables among them."""
+    generator = np.random.default_rng(0)
+
+    def draw(leaf):
+        return jnp.asarray(scale * generator.normal(size=leaf.shape), jnp.float32)
+
+    return jax.tree.map(draw, abstract_params(network, shape))
+
+
+def random_images(n, shape):
+    return jnp.asarray(np.random.default_rng(1).uniform(size=(n, *shape)), jnp.float32)
+
+
+@cache
+def compiled(network):
+    return jax.jit(network.apply)
+
+
+def energies(network, params, images, labels=None):
+    return np.asarray(compiled(network)({"params": params}, images, labels))
+
+
+def count(params):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def multiply_adds(fn, *inputs):
+    """Output elements times the terms of each one's sum, over all convolutions and matrix products."""
+
+    def cost(equation):
+        dimensions = equation.params["dimension_numbers"]
+        left, right, out = (variable.aval.shape for variable in (*equation.invars, *equation.outvars))
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = dimensions
+            return math.prod(out) * math.prod(left[axis] for axis in contracted)
+        return math.prod(out) * math.prod(right) // right[dimensions.rhs_spec[0]]
+
+    products = ("conv_general_dilated", "dot_general")
+    found = equations(jax.make_jaxpr(fn)(*inputs))
+    return sum(cost(equation) for equation in found if equation.primitive.name in products)
+
+
+def in_words(number, like):
+    """A number with the unit and the decimals of `like`."""
+    digits, unit = like.split()
+    return f"{number / {'M': 1e6, 'G': 1e9}[unit]:.{len(digits.split('.')[1])}f} {unit}"
+
+
+@pytest.mark.parametrize("net", PAPER.values(), ids=PAPER)
+def test_parameters_are_those_of_the_paper_and_one_set_of_tables_a_class(net):
+    weights = sum(size for _, size in net.convolutions) + sum(dense(*sizes) for sizes in net.dense)
+    assert in_words(weights, net.parameters) == net.parameters
+    for num_classes in (1, 10):
+        params = abstract_params(net.make(num_classes=num_classes), net.shape)
+        assert count(params) == weights + num_classes * net.tables
+
+
+@pytest.mark.parametrize("net", PAPER.values(), ids=PAPER)
+def test_forward_multiply_adds_are_those_of_the_paper(net):
+    expected = sum(side**2 * size for side, size in net.convolutions) + sum(a * b for a, b in net.dense)
+    assert in_words(expected, net.multiply_adds) == net.multiply_adds
+    network, image = net.make(num_classes=1), jax.ShapeDtypeStruct((1, *net.shape), jnp.float32)
+    assert multiply_adds(network.apply, {"params": abstract_params(network, net.shape)}, image) == expected
+
+
+@pytest.mark.parametrize(
+    ("side", "convolutions", "block", "flat"),
+    [
+        (28, conv(4, 1, 32) + conv(4, 32, 64), 2 * conv(3, 64, 64), 7 * 7 * 64),
+        (8, conv(4, 1, 32), conv(3, 32, 64) + conv(3, 64, 64) + conv(3, 32, 64), 4 * 4 * 64),
+    ],
+)
+def test_small_net_halves_to_at_most_7_pixels_then_has_one_block_and_a_dense_head(side, convolutions, block, flat):
+    weights = convolutions + block + dense(flat, 64) + dense(64, 1)
+    channels = 64 if side == 28 else 32
+    for num_classes in (1, 10):
+        network = networks.SmallNet(width=32, num_classes=num_classes, spectral_norm=False)
+        tables = channels + 2 * 64
+        assert count(abstract_params(network, (side, side, 1))) == weights + num_classes * tables
+
+
+NETWORKS = [
+    pytest.param(networks.MnistNet, (12, 12, 1), id="mnist"),
+    pytest.param(networks.resnet32, (8, 8, 3), id="resnet32"),
+    pytest.param(networks.SmallNet, (8, 8, 1), id="small"),
+]
+
+
+@pytest.mark.parametrize(("make", "shape"), NETWORKS)
+def test_energy_under_a_label_is_that_of_the_network_with_this_row_alone(make, shape):
+    conditional, single = (make(width=3, num_classes=n, spectral_norm=False) for n in (3, 1))
+    params, images = random_params(conditional, shape), random_images(4, shape)
+    is_table = jax.tree.map(lambda a, b: a.shape != b.shape, params, abstract_params(single, shape))
+
+    def row(k):
+        return jax.tree.map(lambda leaf, table: leaf[k : k + 1] if table else leaf, params, is_table)
+
+    alone = [energies(single, row(k), images) for k in range(3)]
+    assert (np.ptp(alone, axis=0) > 1e3 * FLOAT32 * np.abs(alone).max()).all()
+    labels = np.array([2, 0, 1, 2])
+    expected = np.array(alone)[labels, np.arange(4)]
+    actual = energies(conditional, params, images, jnp.asarray(labels))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=20 * FLOAT32 * np.abs(alone).max())
+
+
+@pytest.mark.parametrize(("make", "shape"), NETWORKS)
+def test_unconditional_energy_ignores_labels(make, shape):
+    network = make(width=3, num_classes=1, spectral_norm=False)
+    params, images = random_params(network, shape), random_images(4, shape)
+    without = energies(network, params, images)
+    assert np.ptp(without) > 0
+    np.testing.assert_array_equal(energies(network, params, images, jnp.array([0, 5, 1, 0])), without)
+
+
+@pytest.mark.parametrize(("make", "shape"), NETWORKS)
+def test_images_of_a_batch_do_not_touch_each_others_energy(make, shape):
+    network = make(width=3, num_classes=3, spectral_norm=False)
+    params, images, labels = random_params(network, shape), random_images(4, shape), jnp.array([1, 0, 0, 2])
+    together = energies(network, params, images, labels)
+    one_by_one = [energies(network, params, images[i : i + 1], labels[i : i + 1])[0] for i in range(4)]
+    np.testing.assert_allclose(together, one_by_one, rtol=0, atol=20 * FLOAT32 * np.abs(together).max())
+
+
+def test_resnet_energy_is_a_sum_over_pixels_and_not_a_mean():
+    network = networks.ResNet(width=3, blocks=(), num_classes=1, spectral_norm=False)
+    params = random_params(network, (2, 3, 1), scale=1.0)
+    kernel = params["stem"]["kernel"]
+    params["stem"]["kernel"] = jnp.zeros_like(kernel).at[1, 1].set(kernel[1, 1])  # a pixel sees itself alone
+    images = random_images(2, (2, 3, 1))
+    pixels = energies(network, params, images.reshape(-1, 1, 1, 1)).reshape(2, -1)
+    bias = float(params[networks.HEAD]["bias"][0])
+    expected = bias + (pixels - bias).sum(1)
+    np.testing.assert_allclose(energies(network, params, images), expected, rtol=20 * FLOAT32)
+
+
+def test_dropout_acts_in_training_only():
+    def block(dropout):
+        return layers.ResidualBlock(2, 1, nn.swish, nn.initializers.ones, nn.initializers.ones, dropout=dropout)
+
+    x = random_images(2, (4, 4, 2))
+    params = random_params(block(0.0), (4, 4, 2))
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def run(dropout, training, key):
+        return block(dropout).apply({"params": params}, x, None, training, rngs={"dropout": key})
+
+    plain = run(0.0, False, jax.random.key(0))
+    trained = [run(0.5, True, jax.random.key(seed)) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(run(0.5, False, jax.random.key(1)), plain)
+    np.testing.assert_array_equal(trained[0], trained[1])
+    assert np.abs(trained[0] - trained[2]).max() > 1e-2
+    assert np.abs(trained[0] - plain).max() > 1e-2

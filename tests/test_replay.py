@@ -1,0 +1,229 @@
+import itertools
+import math
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from ebm_jax.sampling import replay
+
+FLOAT32 = np.finfo(np.float32).eps
+ROUNDING = {"uint8": 1 / 255, "bfloat16": 2.0**-8}  # largest gap between stored values in [0, 1]
+CAPACITY, N, PIXELS = 64, 16, 8
+SUBSETS = [(6, 3), (8, 7), (5, 5)]  # capacity, n
+draw = jax.jit(replay.draw, static_argnames="restart_prob")
+store = jax.jit(replay.store, static_argnames="ring")
+
+
+def buffer_of(rows, labels=None, dtype=jnp.float32):
+    """A buffer with these rows, next written at slot 0."""
+    labels = np.zeros(len(rows)) if labels is None else labels
+    return replay.ReplayBuffer(jnp.asarray(rows, dtype), jnp.asarray(labels, jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def uniform(*shape, seed=0):
+    return np.random.default_rng(seed).uniform(size=shape).astype(np.float32)
+
+
+def labels_of(values):
+    return jnp.asarray(values, jnp.int32)
+
+
+@cache
+def many_slots(capacity, n, number=8000):
+    def draws(key):
+        return jax.vmap(lambda key: replay.distinct_slots(key, capacity, n))(jax.random.split(key, number))
+
+    return np.asarray(jax.jit(draws)(jax.random.key(0)))
+
+
+def assert_uniform_counts(counts):
+    """Pearson's statistic of equally likely outcomes, within five standard deviations of its mean."""
+    expected, freedom = counts.sum() / len(counts), len(counts) - 1
+    assert np.square(counts - expected).sum() / expected <= freedom + 5 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize(("capacity", "n"), SUBSETS)
+def test_slots_are_distinct_and_in_range_for_every_key(capacity, n):
+    slots = np.sort(many_slots(capacity, n))
+    assert slots.shape[1] == n
+    assert (np.diff(slots) > 0).all()
+    assert (slots[:, 0] >= 0).all()
+    assert (slots[:, -1] < capacity).all()
+
+
+@pytest.mark.parametrize(("capacity", "n"), SUBSETS)
+def test_every_subset_of_slots_is_equally_likely(capacity, n):
+    masks = np.left_shift(1, many_slots(capacity, n)).sum(1)
+    subsets = [sum(1 << slot for slot in subset) for subset in itertools.combinations(range(capacity), n)]
+    assert_uniform_counts((masks[:, None] == subsets).sum(0))
+
+
+def test_every_slot_of_a_larger_buffer_is_equally_likely():
+    capacity, n, number = 300, 280, 2000
+    counts = np.bincount(many_slots(capacity, n, number).ravel(), minlength=capacity)
+    variance = number * n / capacity * (1 - n / capacity)
+    statistic = np.square(counts - number * n / capacity).sum() / variance * (capacity - 1) / capacity
+    freedom = capacity - 1  # χ²: the counts of one draw are 0 or 1 and add up to n
+    assert abs(statistic - freedom) < 5 * np.sqrt(2 * freedom)
+
+
+def test_restart_probability_0_gives_stored_chains_and_their_labels_to_the_bit():
+    rows, stored_labels = uniform(CAPACITY, PIXELS), np.arange(CAPACITY) % 7
+    drawn = draw(jax.random.key(0), buffer_of(rows, stored_labels), labels_of(np.full(N, 9)), restart_prob=0.0)
+    np.testing.assert_array_equal(drawn.x, rows[drawn.slots])
+    np.testing.assert_array_equal(drawn.labels, stored_labels[drawn.slots])
+
+
+def test_restart_probability_1_gives_uniform_noise_and_the_fresh_labels():
+    n, pixels = 256, 16
+    fresh = np.arange(n) % 5
+    buffer = buffer_of(np.full((n, pixels), 0.5), np.full(n, 9))
+    drawn = draw(jax.random.key(0), buffer, labels_of(fresh), restart_prob=1.0)
+    np.testing.assert_array_equal(drawn.labels, fresh)
+    assert len(np.unique(drawn.x)) > 0.99 * n * pixels
+    assert_uniform_counts(np.histogram(drawn.x, bins=10, range=(0, 1))[0])
+
+
+def test_restarts_are_binomial_and_bring_fresh_label_and_noise_together():
+    n, probability, outside = 2000, 0.3, 2.0
+    buffer = buffer_of(np.full((n + 100, 4), outside), np.full(n + 100, 4))
+    drawn = draw(jax.random.key(0), buffer, labels_of(np.arange(n) + 10), restart_prob=probability)
+    restarted = (np.asarray(drawn.x) <= 1).all(1)
+    np.testing.assert_array_equal((np.asarray(drawn.x) == outside).all(1), ~restarted)
+    np.testing.assert_array_equal(drawn.labels, np.where(restarted, np.arange(n) + 10, 4))
+    assert abs(restarted.mean() - probability) < 5 * np.sqrt(probability * (1 - probability) / n)
+
+
+@pytest.mark.parametrize("ring", [False, True])
+@pytest.mark.parametrize("restart_prob", [0.0, 0.3])
+def test_labels_travel_with_their_chains(restart_prob, ring):
+    """Every chain shows its label as its grey value; a restarted one is known by its noise."""
+    generator, num_classes = np.random.default_rng(0), 5
+
+    def shown(labels):
+        return np.tile(np.float32(labels)[:, None] / 8, PIXELS)
+
+    labels = np.arange(CAPACITY) % num_classes
+    buffer = buffer_of(shown(labels), labels)
+    restarts = 0
+    for seed in range(40):
+        fresh = generator.integers(num_classes, size=N)
+        drawn = draw(jax.random.key(2 * seed), buffer, labels_of(fresh), restart_prob=restart_prob)
+        restarted = np.ptp(drawn.x, axis=1) > 0
+        np.testing.assert_array_equal(np.asarray(drawn.labels)[restarted], fresh[restarted])
+        np.testing.assert_array_equal(np.asarray(drawn.x)[~restarted], shown(drawn.labels)[~restarted])
+        moved = jnp.asarray(shown(drawn.labels))
+        buffer = store(jax.random.key(2 * seed + 1), buffer, drawn, moved, ring=ring)
+        restarts += restarted.sum()
+    assert (restarts > 0) == (restart_prob > 0)
+    assert len(np.unique(buffer.labels)) > 1
+    np.testing.assert_array_equal(buffer.images, shown(buffer.labels))
+
+
+def test_writing_in_place_touches_only_the_drawn_slots():
+    rows, moved = uniform(CAPACITY, PIXELS), uniform(N, PIXELS, seed=1)
+    slots = np.random.default_rng(2).permutation(CAPACITY)[:N]
+    labels, moved_labels = np.arange(CAPACITY), np.arange(N) + 100
+    drawn = replay.Draw(jnp.zeros((N, PIXELS)), labels_of(moved_labels), labels_of(slots))
+    after = store(jax.random.key(0), buffer_of(rows, labels), drawn, jnp.asarray(moved), ring=False)
+    rows[slots], labels[slots] = moved, moved_labels
+    np.testing.assert_array_equal(after.images, rows)
+    np.testing.assert_array_equal(after.labels, labels)
+
+
+@pytest.mark.parametrize(("capacity", "n"), [(7, 3), (4, 4)])
+def test_ring_overwrites_the_oldest_chains_in_order(capacity, n):
+    """A chain's value and its label are both the number of its arrival."""
+    buffer = buffer_of(np.arange(capacity)[:, None], np.arange(capacity))
+    for step in range(6):
+        arriving = capacity + step * n + np.arange(n)
+        drawn = replay.Draw(jnp.zeros((n, 1)), labels_of(arriving), labels_of(np.arange(n)))
+        buffer = store(jax.random.key(0), buffer, drawn, jnp.asarray(arriving[:, None], jnp.float32), ring=True)
+        newest_last = np.arange(capacity) + (step + 1) * n
+        np.testing.assert_array_equal(np.roll(buffer.images[:, 0], -buffer.position), newest_last)
+        np.testing.assert_array_equal(buffer.labels, buffer.images[:, 0])
+
+
+@cache
+def stored_copies(dtype):
+    """Values in [0, 1], and what many stored copies of each read as."""
+    values = np.array([0.0, 1e-3, 0.1, 1 / 7, 0.43, 0.7, 0.999, 1.0], np.float32)
+    rows = jnp.asarray(np.tile(values, (20_000, 1)))
+    stored = jax.jit(lambda key: replay.decode(replay.encode(key, rows, jnp.dtype(dtype))))(jax.random.key(0))
+    return values, np.asarray(stored, np.float64)
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_storage_is_right_on_average(dtype):
+    values, stored = stored_copies(dtype)
+    standard_error = stored.std(0) / np.sqrt(len(stored))
+    assert (standard_error[1:-1] > 0).all()
+    assert (np.abs(stored.mean(0) - values) <= 5 * standard_error + 2 * FLOAT32).all()
+    assert (np.abs(stored - values) < ROUNDING[dtype] + 2 * FLOAT32).all()
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_storage_is_exact_at_both_ends(dtype):
+    _, stored = stored_copies(dtype)
+    assert (stored[:, 0] == 0).all()
+    assert (stored[:, -1] == 1).all()
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_chains_do_not_darken_over_many_visits(dtype):
+    """Chains move by a third of a gap forth and back, so that every visit rounds; the release's would halve."""
+    visits, capacity, pixels, start = 200, 64, 64, 0.7
+    moves = ROUNDING[dtype] / 3 * jnp.resize(jnp.array([1.0, -1.0]), visits)
+
+    def body(buffer, inputs):
+        key, move = inputs
+        key_draw, key_store = jax.random.split(key)
+        drawn = replay.draw(key_draw, buffer, jnp.zeros(capacity, jnp.int32), 0.0)
+        return replay.store(key_store, buffer, drawn, drawn.x + move), None
+
+    @jax.jit
+    def visited():
+        key_start, key_visits = jax.random.split(jax.random.key(0))
+        rows = replay.encode(key_start, jnp.full((capacity, pixels), start), jnp.dtype(dtype))
+        buffer = buffer_of(rows, dtype=jnp.dtype(dtype))
+        return replay.decode(lax.scan(body, buffer, (jax.random.split(key_visits, visits), moves))[0].images)
+
+    end = np.asarray(visited(), np.float64)
+    walk = ROUNDING[dtype] / 2 * np.sqrt(visits + 1)  # a rounding's standard deviation is at most half a gap
+    assert end.std() > walk / 2
+    assert abs(end.mean() - start) < 5 * walk / np.sqrt(end.size)
+
+
+def test_float32_storage_keeps_every_bit():
+    values, slots = uniform(N, PIXELS), np.random.default_rng(1).permutation(CAPACITY)[:N]
+    values[0, :6] = [0.0, 1.0, np.nextafter(np.float32(1), np.float32(0)), 1e-30, 1 / 3, 1 / 255]
+    drawn = replay.Draw(jnp.zeros((N, PIXELS)), labels_of(np.zeros(N)), labels_of(slots))
+    after = store(jax.random.key(0), buffer_of(np.zeros((CAPACITY, PIXELS))), drawn, jnp.asarray(values), ring=False)
+    by_slot = np.zeros((CAPACITY, PIXELS), np.float32)
+    by_slot[slots] = values
+    again = draw(jax.random.key(1), after, drawn.labels, restart_prob=0.0)
+    assert np.isin(again.slots, slots).sum() > 1
+    np.testing.assert_array_equal(np.asarray(again.x).view(np.uint32), by_slot[again.slots].view(np.uint32))
+
+
+@pytest.mark.parametrize("dtype", ["float32", *ROUNDING])
+def test_new_buffer_is_uniform_noise_with_uniform_labels(dtype):
+    capacity, shape, num_classes = 1024, (4, 8), 4
+    buffer = jax.jit(lambda key: replay.init(key, capacity, shape, num_classes, jnp.dtype(dtype)))(jax.random.key(0))
+    assert buffer.images.dtype == dtype
+    values = np.asarray(replay.decode(buffer.images), np.float64)
+    assert values.shape == (capacity, math.prod(shape))
+    for power in (1, 2, 3, 4):
+        standard_error = (values**power).std() / np.sqrt(values.size)
+        rounding = math.comb(power, 2) * ROUNDING.get(dtype, 0) ** 2 / 4  # E r² / 2 times the second derivative
+        assert abs((values**power).mean() - 1 / (power + 1)) < 5 * standard_error + rounding
+    assert_uniform_counts(np.bincount(buffer.labels, minlength=num_classes))
+
+
+def test_storage_of_another_type_is_refused():
+    with pytest.raises(ValueError, match="stores float32, bfloat16 or uint8, not"):
+        replay.init(jax.random.key(0), 4, (2,), 1, jnp.int16)

@@ -1,0 +1,194 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ebm_jax.models import spectral
+
+FLOAT32 = np.finfo(np.float32).eps
+SHAPES = {
+    "stem": (3, 3, 2, 5),
+    "block": {"conv1": (3, 3, 4, 3), "conv2": (3, 3, 3, 4)},
+    "dense": (12, 6),
+    "head": (6, 1),
+}
+NAMES = {"stem.kernel", "block.conv1.kernel", "block.conv2.kernel", "dense.kernel"}
+ROWS = 3 * 3 * 4  # the longest sum of a matrix product here, hence the number of roundings
+
+
+def network_params(scale=1.0):
+    """A tree with kernels, biases and a table, as the networks have them."""
+    generator = np.random.default_rng(0)
+
+    def layer(shape):
+        kernel = generator.normal(size=shape) * scale
+        return {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(generator.normal(size=shape[-1]))}
+
+    params = jax.tree.map(layer, SHAPES, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    params["block"]["gain2"] = jnp.asarray(generator.normal(size=(3, 4)), jnp.float32)
+    return params
+
+
+def leaf(params, name):
+    for key in name.split("."):
+        params = params[key]
+    return np.asarray(params, np.float64)
+
+
+def matrix(kernel):
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
+def largest_singular_value(kernel):
+    return np.linalg.svd(matrix(kernel), compute_uv=False)[0]
+
+
+def with_second_norm(params, norm):
+    """The same tree with the second convolution's largest singular value made `norm`."""
+    kernel = leaf(params, "block.conv2.kernel")
+    second = {"kernel": jnp.asarray(kernel * norm / largest_singular_value(kernel), jnp.float32)}
+    return params | {"block": params["block"] | {"conv2": params["block"]["conv2"] | second}}
+
+
+init, normalise = jax.jit(spectral.init), jax.jit(spectral.normalise)
+
+
+@jax.jit
+def converged(params):
+    """The vectors after many power iterations."""
+    start = init(jax.random.key(0), params)
+    return jax.lax.fori_loop(0, 500, lambda _, vectors: spectral.power_iteration(params, vectors), start)
+
+
+def test_every_kernel_but_the_heads_is_normalised():
+    assert set(init(jax.random.key(0), network_params())) == NAMES
+
+
+def test_largest_singular_value_becomes_one():
+    params = with_second_norm(network_params(), 3.0)
+    normalised = normalise(params, converged(params))
+    for name in NAMES:
+        assert abs(largest_singular_value(leaf(params, name)) - 1) > 0.1
+        assert abs(largest_singular_value(leaf(normalised, name)) - 1) < ROWS * FLOAT32
+
+
+def test_normalised_kernel_keeps_its_direction():
+    params = network_params()
+    normalised = normalise(params, converged(params))
+    for name in NAMES:
+        before, after = leaf(params, name).ravel(), leaf(normalised, name).ravel()
+        cosine = before @ after / np.linalg.norm(before) / np.linalg.norm(after)
+        assert abs(cosine - 1) < ROWS * FLOAT32
+
+
+@pytest.mark.parametrize(("norm", "expected"), [(0.3, 0.3), (0.99, 0.99), (1.01, 1.0), (3.0, 1.0)])
+def test_second_convolution_is_shrunk_to_norm_one_and_never_enlarged(norm, expected):
+    params = with_second_norm(network_params(), norm)
+    before = leaf(params, "block.conv2.kernel")
+    after = leaf(normalise(params, converged(params)), "block.conv2.kernel")
+    np.testing.assert_allclose(after, before * expected / norm, rtol=ROWS * FLOAT32)
+
+
+def test_head_biases_and_tables_are_untouched():
+    params = network_params()
+    normalised = normalise(params, converged(params))
+    for name in ("head.kernel", "head.bias", "stem.bias", "dense.bias", "block.conv2.bias", "block.gain2"):
+        np.testing.assert_array_equal(leaf(normalised, name), leaf(params, name))
+
+
+def test_one_call_is_one_power_iteration():
+    params = network_params()
+    before = init(jax.random.key(0), params)
+    after = spectral.power_iteration(params, before)
+    for name in NAMES:
+        weights, right = matrix(leaf(params, name)), np.asarray(before[name][1], np.float64)
+        left = weights @ right / np.linalg.norm(weights @ right)
+        right = weights.T @ left / np.linalg.norm(weights.T @ left)
+        for actual, expected, old in zip(after[name], (left, right), before[name], strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=ROWS * FLOAT32)
+            assert np.abs(expected - old).max() > 1e3 * FLOAT32  # not converged yet
+
+
+def test_initial_vectors_are_of_length_one_and_differ_between_kernels_and_keys():
+    params = network_params()
+    params["dense"] = params["stem"]
+    first, second = (init(jax.random.key(seed), params) for seed in (0, 1))
+    for name in NAMES:
+        np.testing.assert_allclose([np.linalg.norm(v) for v in first[name]], 1, rtol=ROWS * FLOAT32)
+        assert np.abs(first[name][0] - second[name][0]).max() > 0.01
+    assert np.abs(first["dense.kernel"][0] - first["stem.kernel"][0]).max() > 0.01
+
+
+@partial(jax.jit, static_argnums=0)
+def gradient_of_projection(argnum, params, vectors, weights):
+    """Gradient of a function of what the network sees, its product with fixed weights, in the raw parameters (0) or
+    in the vectors (1)."""
+
+    def projection(params, vectors):
+        return sum(map(jnp.vdot, jax.tree.leaves(spectral.normalise(params, vectors)), jax.tree.leaves(weights)))
+
+    return jax.grad(projection, argnum)(params, vectors)
+
+
+def other_params():
+    return jax.tree.map(lambda leaf: jnp.asarray(np.sin(10 * leaf)), network_params())
+
+
+def test_no_function_of_a_normalised_kernel_changes_along_the_kernel():
+    params = with_second_norm(network_params(), 3.0)
+    gradient = gradient_of_projection(0, params, converged(params), other_params())
+    for name in NAMES:
+        along, kernel = leaf(gradient, name).ravel(), leaf(params, name).ravel()
+        scale = np.linalg.norm(along) * np.linalg.norm(kernel)
+        assert scale > 0.1
+        assert abs(along @ kernel) < kernel.size * FLOAT32 * scale
+
+
+@pytest.mark.parametrize("second_norm", [0.3, 3.0])
+@pytest.mark.parametrize("iterations", ["one", "many"])
+def test_gradient_is_that_of_finite_differences_with_fixed_vectors(second_norm, iterations):
+    params, direction = with_second_norm(network_params(), second_norm), other_params()
+    vectors = converged(params) if iterations == "many" else init(jax.random.key(0), params)
+    gradient = gradient_of_projection(0, params, vectors, direction)
+    for name in NAMES:
+        left, right = (np.asarray(vector, np.float64) for vector in vectors[name])
+        kernel, weights = leaf(params, name), leaf(direction, name)
+        step = np.random.default_rng(1).normal(size=kernel.shape)
+
+        def function(kernel, left=left, right=right, weights=weights, name=name):
+            sigma = left @ matrix(kernel) @ right
+            return (weights * kernel).sum() * (min(sigma, 1.0) if "conv2" in name else 1.0) / sigma
+
+        h = 1e-5
+        difference = (function(kernel + h * step) - function(kernel - h * step)) / (2 * h)
+        actual = (leaf(gradient, name) * step).sum()
+        scale = np.linalg.norm(leaf(gradient, name)) * np.linalg.norm(step)
+        assert abs(actual - difference) < kernel.size * FLOAT32 * scale
+
+
+def test_no_gradient_reaches_the_vectors():
+    params = with_second_norm(network_params(), 3.0)
+    gradient = gradient_of_projection(1, params, converged(params), other_params())
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_without_vectors_parameters_come_back_as_they_are():
+    params = network_params()
+    for before, after in zip(jax.tree.leaves(params), jax.tree.leaves(normalise(params, {})), strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
+def test_kernels_of_the_releases_tiny_start_stay_themselves_and_pass_the_gradient_on():
+    params, weights = network_params(scale=1e-10), other_params()
+    vectors = converged(params)
+    normalised = normalise(params, vectors)
+    gradient = gradient_of_projection(0, params, vectors, weights)
+    second = "block.conv2.kernel"
+    np.testing.assert_allclose(leaf(normalised, second), leaf(params, second), rtol=ROWS * FLOAT32)
+    size = np.abs(leaf(weights, second)).sum()
+    np.testing.assert_allclose(leaf(gradient, second), leaf(weights, second), rtol=0, atol=FLOAT32 * size)
+    for name in NAMES - {second}:
+        assert abs(largest_singular_value(leaf(normalised, name)) - 1) < ROWS * FLOAT32
+        assert np.isfinite(leaf(gradient, name)).all()

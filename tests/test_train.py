@@ -1,0 +1,226 @@
+"""Whole runs through run.py: what they write, how they go on, how they stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import run
+from ebm_jax import build, parallel
+from ebm_jax.io import checkpoint, report
+from ebm_jax.io.workdir import read_config
+
+ROOT = Path(run.__file__).parent
+SHORT = {
+    "model.width": 4,
+    "chain.num_steps": 2,
+    "buffer.capacity": 64,
+    "train.batch_size": 16,
+    "train.num_steps": 6,
+    "sample.num_steps": 3,
+    "sample.quiet_steps": 1,
+    "sample.num_images": 16,
+    "log.every": 1,
+    "log.images_every": 0,
+    "checkpoint.every": 3,
+}
+
+
+def command(workdir, mode="train", **changes):
+    changed = {key.replace("__", "."): value for key, value in changes.items()}
+    values = SHORT | changed if mode == "train" else changed
+    words = [f"--config.{key}={value}" for key, value in values.items()]
+    return ["run.py", f"--config={ROOT / 'configs' / 'digits.py'}", f"--workdir={workdir}", f"--mode={mode}", *words]
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / report.METRICS).read_text().splitlines()]
+
+
+def final_state(workdir):
+    mesh = parallel.device_mesh()
+    return build.restore(workdir, build.abstract_state(read_config(workdir), mesh))
+
+
+def bits(state):
+    leaves = jax.tree.leaves(state._replace(key=jax.random.key_data(state.key)))
+    return [np.asarray(leaf) for leaf in leaves]
+
+
+def files(workdir):
+    return {path: path.read_bytes() for path in sorted(workdir.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    assert run.main(command(workdir)) == 0
+    return workdir
+
+
+def test_a_run_writes_everything_it_promises(whole_run):
+    assert [row["step"] for row in rows(whole_run)] == [1, 2, 3, 4, 5, 6]
+    assert {"energy_data", "energy_samples", "energy_gap", "chain_grad_norm", "loss", "steps_per_second"} <= set(
+        rows(whole_run)[0]
+    )
+    assert read_config(whole_run).model.width == 4
+    assert {path.stem for path in (whole_run / "images").iterdir()} == {"buffer_000006", "chains_000006"}
+    assert list(whole_run.glob("events.out.tfevents.*"))
+    assert checkpoint.exists(whole_run)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_training_2n_steps_is_training_n_stopping_and_n_more_bit_for_bit(tmp_path, dtype):
+    for workdir, stops in ((tmp_path / "once", (6,)), (tmp_path / "twice", (3, 6))):
+        for stop in stops:
+            assert run.main(command(workdir, train__num_steps=stop, buffer__dtype=dtype, buffer__ring=True)) == 0
+    once, twice = final_state(tmp_path / "once"), final_state(tmp_path / "twice")
+    assert once.step == twice.step == 6
+    for a, b in zip(bits(once.state), bits(twice.state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    clock = ("steps_per_second", "seconds")
+    kept = [[{k: v for k, v in row.items() if k not in clock} for row in rows(tmp_path / n)] for n in ("once", "twice")]
+    assert kept[0] == kept[1]
+
+
+def test_resuming_takes_the_random_stream_and_the_data_on_not_from_the_start(whole_run):
+    losses = [row["loss"] for row in rows(whole_run)]
+    assert len(set(losses)) == len(losses)
+
+
+def test_another_config_in_the_same_workdir_is_refused_by_key_and_nothing_is_touched(whole_run, capsys):
+    before = files(whole_run)
+    assert run.main(command(whole_run, chain__step_size=7.0, loss__energy_l2=0.5)) == 2
+    error = capsys.readouterr().err
+    assert "chain.step_size is 10.0 there and 7.0 here" in error
+    assert "loss.energy_l2" in error
+    assert error.count("\n") == 1
+    assert files(whole_run) == before
+
+
+def test_a_foreign_folder_is_refused_and_nothing_is_touched(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert run.main(command(tmp_path)) == 2
+    assert "is not empty and has no config.json" in capsys.readouterr().err
+    assert files(tmp_path) == {tmp_path / "thesis.txt": b"mine"}
+
+
+def test_a_workdir_that_is_a_file_or_below_one_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert run.main(command(tmp_path / "file")) == 2
+    assert run.main(command(tmp_path / "file" / "below")) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_finished_run_started_again_says_so(whole_run, capsys):
+    assert run.main(command(whole_run)) == 0
+    assert "has done its 6 steps; raise train.num_steps" in capsys.readouterr().out
+
+
+def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(tmp_path, capsys):
+    assert run.main(command(tmp_path / "run")) == 0
+    expected = bits(final_state(tmp_path / "run").state)
+    for path in (tmp_path / "run" / checkpoint.DIRECTORY / "6").glob("state/**/d/*"):
+        path.write_bytes(path.read_bytes()[:-200])
+    assert run.main(command(tmp_path / "run", train__num_steps=6)) == 0
+    captured = capsys.readouterr()
+    assert "skipped a damaged checkpoint, step 6" in captured.err
+    assert "going on from step 3" in captured.out
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+    for a, b in zip(bits(final_state(tmp_path / "run").state), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_non_finite_energies_stop_the_run_and_leave_the_last_good_checkpoint(tmp_path, capsys, monkeypatch):
+    assert run.main(command(tmp_path / "run", train__num_steps=3)) == 0
+    good = bits(final_state(tmp_path / "run").state)
+    poisoned = build.make_dataset
+
+    def no_numbers(config):
+        dataset = poisoned(config)
+        return dataset._replace(images=np.full(dataset.images.shape, np.nan, np.float32))
+
+    monkeypatch.setattr(build, "make_dataset", no_numbers)
+    assert run.main(command(tmp_path / "run", train__num_steps=9)) == 2
+    error = capsys.readouterr().err
+    assert "step 4: energy_data is nan; the checkpoint of step 3 is good" in error
+    assert error.count("\n") == 1
+    restored = final_state(tmp_path / "run")
+    assert restored.step == 3
+    for a, b in zip(bits(restored.state), good, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_sampling_writes_a_picture_and_arrays_and_never_overwrites(whole_run):
+    for _ in range(2):
+        assert run.main(command(whole_run, "sample")) == 0
+    names = sorted(path.name for path in (whole_run / "samples").iterdir())
+    assert names == ["000006_0.npz", "000006_0.png", "000006_1.npz", "000006_1.png"]
+    arrays = np.load(whole_run / "samples" / "000006_0.npz")
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(whole_run / "samples" / "000006_0.png")), report.grid(arrays["images"])[:, :, 0]
+    )
+    config, params = build.load(whole_run)
+    energies = build.make_energy_fn(config)(params, jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"]))
+    np.testing.assert_allclose(arrays["energies"], energies, rtol=1e-4, atol=1e-6)
+
+
+def test_more_samples_than_a_batch_are_all_different(whole_run):
+    assert run.main(command(whole_run, "sample", sample__num_images=50, sample__batch_size=16)) == 0
+    newest = max((whole_run / "samples").glob("*.npz"), key=lambda path: path.stat().st_mtime)
+    images = np.load(newest)["images"]
+    assert len(np.unique(images.reshape(50, -1), axis=0)) == 50
+
+
+def test_sampling_uses_the_runs_own_config_and_refuses_to_change_it(whole_run, capsys):
+    assert run.main(command(whole_run, "sample", model__width=9)) == 2
+    assert "model.width is 4 there and 9 here" in capsys.readouterr().err
+
+
+def test_sampling_without_a_checkpoint_says_so(tmp_path, capsys):
+    assert run.main(command(tmp_path / "none", "sample")) == 2
+    assert "is not the folder of a run" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_ctrl_c_saves_the_step_it_reached_and_says_so(tmp_path, signum, status):
+    words = command(tmp_path / "run", train__num_steps=100_000, checkpoint__every=100_000)
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("step 5/"):
+            assert process.poll() is None, "the run ended before the signal"
+        process.send_signal(signum)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == status
+    saved = final_state(tmp_path / "run").step
+    assert f"stopped and saved at step {saved}" in out
+    assert rows(tmp_path / "run")[-1]["step"] == saved
+
+
+def test_killed_at_once_a_run_starts_again_from_its_newest_checkpoint(tmp_path):
+    words = command(tmp_path / "run", train__num_steps=40, checkpoint__every=2)
+    with subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not checkpoint.exists(tmp_path / "run"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+    assert run.main(words) == 0
+    assert run.main(command(tmp_path / "undisturbed", train__num_steps=40, checkpoint__every=2)) == 0
+    disturbed, undisturbed = (bits(final_state(tmp_path / name).state) for name in ("run", "undisturbed"))
+    for a, b in zip(disturbed, undisturbed, strict=True):
+        np.testing.assert_array_equal(a, b)
