@@ -1,6 +1,7 @@
 """Eight CPU devices, JAX's strict modes and run-time shape checks, all set before the package is imported."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ import pytest  # noqa: E402
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
+
+# Many tests compile the same small program: once is enough.
+CACHE = tempfile.TemporaryDirectory(prefix="ebm_jax_test_cache_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name  # for the processes that tests start
+jax.config.update("jax_compilation_cache_dir", CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jaxtyping.install_import_hook("ebm_jax", "beartype.beartype")
 
 ROOT = Path(__file__).resolve().parents[1]

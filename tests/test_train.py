@@ -212,7 +212,7 @@ def test_ctrl_c_saves_the_step_it_reached_and_says_so(tmp_path, signum, status):
 
 
 def test_killed_at_once_a_run_starts_again_from_its_newest_checkpoint(tmp_path):
-    words = command(tmp_path / "run", train__num_steps=40, checkpoint__every=2)
+    words = command(tmp_path / "run", train__num_steps=15, checkpoint__every=5)
     with subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while not checkpoint.exists(tmp_path / "run"):
@@ -220,7 +220,7 @@ def test_killed_at_once_a_run_starts_again_from_its_newest_checkpoint(tmp_path):
             time.sleep(0.05)
         process.kill()
     assert run.main(words) == 0
-    assert run.main(command(tmp_path / "undisturbed", train__num_steps=40, checkpoint__every=2)) == 0
+    assert run.main(command(tmp_path / "undisturbed", train__num_steps=15, checkpoint__every=5)) == 0
     disturbed, undisturbed = (bits(final_state(tmp_path / name).state) for name in ("run", "undisturbed"))
     for a, b in zip(disturbed, undisturbed, strict=True):
         np.testing.assert_array_equal(a, b)
