@@ -21,7 +21,7 @@ def get_config():
     config.optim.learning_rate = 3e-4
     config.optim.ema_decay = 0.995
     config.train.batch_size = 64
-    config.train.num_steps = 1_500
+    config.train.num_steps = 1_000
     config.log.every = 20
     config.log.images_every = 500
     config.checkpoint.every = 500
