@@ -11,7 +11,7 @@ import jax
 from jax import lax
 
 from benchmarks.timing import medians
-from ebm_jax.models import layers, networks
+from ebm_jax.models import energy, layers, networks
 
 STEPS = 6
 
@@ -34,7 +34,8 @@ def main() -> None:
         layers.convolution = convolution
         network = networks.resnet32(width=args.width, num_classes=1, spectral_norm=False)
         params = network.init(jax.random.key(1), x)["params"]
-        gradient = jax.grad(lambda x, network=network, params=params: network.apply({"params": params}, x).sum())
+        apply = energy.from_module(network)
+        gradient = jax.grad(lambda x, apply=apply, params=params: apply(params, x).sum())
 
         def chain(x, gradient=gradient):
             return lax.scan(lambda x, _: (x - 1e-3 * gradient(x), None), x, None, length=STEPS)[0]

@@ -8,7 +8,6 @@ Sources: "release" is openai/ebm_code_release at 051850e; "paper" is Du & Mordat
 from typing import Any
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 
 def get_config() -> Any:
@@ -19,8 +18,8 @@ def get_config() -> Any:
     config.data.name = "cifar10"  # a name in ebm_jax/io/builders.py; digits for sklearn
     config.data.shape = (32, 32, 3)  # height, width, channels of an image
     config.data.split = "train"
-    config.data.dir = placeholder(str)  # where TFDS keeps its data; unset: ~/tensorflow_datasets
-    config.data.manual_dir = placeholder(str)  # take source files from here instead of downloading
+    config.data.dir = ""  # where TFDS keeps its data; empty: TFDS's default, ~/tensorflow_datasets
+    config.data.manual_dir = ""  # take source files from here instead of downloading; empty: download
     config.data.verify_checksums = True  # False: take what lies in manual_dir, and keep it apart
 
     config.model = ConfigDict()

@@ -7,7 +7,7 @@ from ebm_jax.types import EnergyFn, Images, PRNGKey
 
 
 def generate(
-    energy_fn: EnergyFn, kernel: Kernel, quiet_kernel: Kernel, key: PRNGKey, x: Images, num_steps: int, quiet_steps: int
+    key: PRNGKey, x: Images, energy_fn: EnergyFn, kernel: Kernel, quiet_kernel: Kernel, num_steps: int, quiet_steps: int
 ) -> Images:
     """Chains from `x`: `num_steps` steps of `kernel`, the last `quiet_steps` of them by `quiet_kernel`.
 

@@ -251,7 +251,7 @@ def make_sample_fn(config: Config) -> Callable[..., Images]:
         if labels is None:
             labels = jnp.arange(len(init)) % num_classes
         energy_fn = energy.bind(apply, params, labels)
-        return applications.generate(energy_fn, kernel, quiet_kernel, key_chain, init, num_steps, quiet_steps)
+        return applications.generate(key_chain, init, energy_fn, kernel, quiet_kernel, num_steps, quiet_steps)
 
     return sample_fn
 

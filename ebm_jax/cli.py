@@ -9,7 +9,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
-from ebm_jax.io.workdir import differences, flat, read_config
+from ebm_jax.io.workdir import describe, differences, flat, read_config
 from ebm_jax.types import BadInput, Config
 
 MODES = ("train", "sample", "prepare")
@@ -27,76 +27,94 @@ class Command(NamedTuple):
 def parse(argv: list[str]) -> Command:
     """The command in `argv`, whose first word is the program's name.
 
-    Sampling takes the config of the run in the folder, with what the command line overrides in the group `sample`.
+    Sampling takes the config of the run in the folder, with what the command line overrides in the group `sample`;
+    there --config only serves to find the default folder.
 
     Raises:
-      BadInput: an unknown flag or key, a value of the wrong type, a config file that cannot be read.
+      BadInput: an unknown flag or key, a value of the wrong type, a config file that cannot be read, no run to sample.
       SystemExit: after --help.
     """
-    values, words = flags.FlagValues(), list(argv)
-    config_flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
-    flags.DEFINE_string("workdir", None, "the run's folder; default: runs/NAME", flag_values=values)
-    flags.DEFINE_enum("mode", "train", MODES, "what to do", flag_values=values)
-    if {"-h", "-help", "--help"} & set(words):
+    if {"-h", "-help", "--help"} & set(argv):
         print(USAGE + "\nEvery key is in configs/default.py.")
         raise SystemExit(0)
-    source = _config_source(words)
-    _check_keys(source, words)
+    source = _config_source(argv)
+    mode, workdir = _mode_and_workdir(argv, source)
+    config = read_config(workdir) if mode == "sample" else _from_file(source)
+    asked = _overridden(config, argv)
+    if mode == "sample" and (differing := differences(config, asked)):
+        raise BadInput(
+            f"--workdir {workdir} holds another run: {describe(differing)}; only --config.sample keys may change"
+        )
+    return Command(mode, asked, workdir)
+
+
+def _names_config(argv: list[str], index: int) -> bool:
+    """Whether the word is --config=FILE, or one of the two words --config FILE."""
+    alone = ("--config", "-config")
+    return argv[index].partition("=")[0] in alone or (index > 0 and argv[index - 1] in alone)
+
+
+def _config_source(argv: list[str]) -> Path | None:
+    """The config file named on the command line, which exists."""
+    words = [word for index, word in enumerate(argv) if _names_config(argv, index)]
+    if not words:
+        return None
+    path = Path(words[-1].removeprefix("-").removeprefix("-").removeprefix("config="))
+    if not path.is_file():
+        known = sorted(str(near) for near in path.parent.glob("*.py") if near.stem not in ("default", "__init__"))
+        raise BadInput(
+            f"--config {path} is not a file; " + (f"use one of {', '.join(known)}" if known else f"usage: {USAGE}")
+        )
+    return path
+
+
+def _mode_and_workdir(argv: list[str], source: Path | None) -> tuple[str, Path]:
+    values = flags.FlagValues()
+    _define(values)
+    try:
+        values(argv, known_only=True)
+    except flags.Error as error:
+        raise BadInput(str(error).splitlines()[0]) from error
+    if source is None and not (values.mode == "sample" and values.workdir):
+        raise BadInput(f"--config is missing; usage: {USAGE}")
+    return values.mode, Path(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "the run's folder; default: runs/NAME", flag_values=values)
+    flags.DEFINE_enum("mode", "train", MODES, "what to do", flag_values=values)
+
+
+def _from_file(source: Path | None) -> Config:
+    """What the config file's get_config returns."""
+    try:
+        return runpy.run_path(str(source))["get_config"]()
+    except Exception as error:  # whatever the user's file raises
+        raise BadInput(f"--config {source} cannot be read: {type(error).__name__} {_one_line(error)}") from error
+
+
+def _overridden(config: Config, argv: list[str]) -> Config:
+    """A copy of the config with the --config.key=value words of the command line, and no other words left."""
+    known = flat(config)
+    for word in argv:
+        key = re.match(r"--?config\.([^=]+)", word)
+        if key and key[1] not in known:
+            near = difflib.get_close_matches(key[1], known, 1, 0.0)[0]
+            raise BadInput(f"--config.{key[1]} is not a key of the config; did you mean --config.{near}?")
+    words = [word for index, word in enumerate(argv) if not _names_config(argv, index)]
+    values = flags.FlagValues()
+    _define(values)
+    asked = config.copy_and_resolve_references().lock()
+    config_flags.DEFINE_config_dict("config", asked, flag_values=values, sys_argv=words)
     try:
         rest = values(words)
     except (flags.Error, TypeError, ValueError) as error:
         raise BadInput(str(error).splitlines()[0]) from error
     if len(rest) > 1:
         raise BadInput(f"'{rest[1]}' is not a flag; usage: {USAGE}")
-    config, workdir = config_flag.value, Path(values.workdir or Path("runs") / source.stem)
-    if values.mode == "sample":
-        config = _of_run(workdir, config, config_flags.get_override_values(values["config"]))
-    return Command(values.mode, config, workdir)
-
-
-def _config_source(words: list[str]) -> Path:
-    """The config file named on the command line, which exists."""
-    for index, word in enumerate(words):
-        name, found, value = word.partition("=")
-        if name in ("--config", "-config"):
-            path = Path(value if found else " ".join(words[index + 1 : index + 2]))
-            if not path.is_file():
-                known = ", ".join(
-                    sorted(str(p) for p in path.parent.glob("*.py") if p.stem not in ("default", "__init__"))
-                )
-                raise BadInput(
-                    f"--config {path} is not a file; " + (f"use one of {known}" if known else f"usage: {USAGE}")
-                )
-            return path
-    raise BadInput(f"--config is missing; usage: {USAGE}")
-
-
-def _check_keys(source: Path, words: list[str]) -> None:
-    """Refuse an override of a key that the config file does not have, and a config file that cannot be run."""
-    try:
-        config = runpy.run_path(str(source))["get_config"]()
-    except Exception as error:  # whatever the user's file raises
-        raise BadInput(f"--config {source} cannot be read: {type(error).__name__} {_one_line(error)}") from error
-    known = flat(config)
-    for word in words:
-        key = re.match(r"--?config\.([^=]+)", word)
-        if key and key[1] not in known:
-            near = difflib.get_close_matches(key[1], known, 1, 0.0)[0]
-            raise BadInput(f"--config.{key[1]} is not a key of the config; did you mean --config.{near}?")
+    return asked
 
 
 def _one_line(error: Exception) -> str:
     """The first line of an error's text; ml_collections hides its line in an escaped string."""
     return str(error).replace("\\n", "\n").replace("\\'", "'").strip("\"'").splitlines()[0]
-
-
-def _of_run(workdir: Path, config: Config, overrides: dict) -> Config:
-    """The config of the run in `workdir` with the overrides of this command line."""
-    run = read_config(workdir).unlock()
-    asked = run.copy_and_resolve_references()
-    asked.update_from_flattened_dict(overrides)
-    differing = differences(run, asked)
-    if differing:
-        changes = ", ".join(f"{key} is {old} there and {new} here" for key, (old, new) in differing.items())
-        raise BadInput(f"--workdir {workdir} holds another run: {changes}; only --config.sample keys may change")
-    return asked.lock()

@@ -1,5 +1,6 @@
 """All devices as one mesh with one axis, and how a per-device program is mapped over it."""
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -28,7 +29,8 @@ def split_cpu(wanted: int, *sizes: int) -> None:
     divisor = math.gcd(*sizes)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     number = wanted or max(n for n in range(1, cores + 1) if divisor % n == 0)
-    jax.config.update("jax_num_cpu_devices", number)
+    with contextlib.suppress(RuntimeError):  # JAX runs already, in a notebook say: its devices stay
+        jax.config.update("jax_num_cpu_devices", number)
 
 
 def device_mesh(devices: Sequence[Any] | None = None) -> Mesh:

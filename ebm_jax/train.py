@@ -35,6 +35,7 @@ def train(config: Config, folder: Path) -> int:
     parallel.split_cpu(config.train.cpu_devices, config.train.batch_size, config.buffer.capacity)
     mesh = parallel.device_mesh()
     build.check(config, mesh.size)
+    workdir.check(folder, config)
     batches = data.make_batches(build.make_dataset(config), config.train.seed, config.train.batch_size)
     workdir.claim(folder, config)
     with checkpoint.open_manager(folder, config.checkpoint.keep) as manager:

@@ -119,7 +119,7 @@ def test_without_a_network_the_files_to_fetch_are_named(tmp_path, monkeypatch):
     with pytest.raises(
         BadInput, match=r"put cifar-10-binary\.tar\.gz into a directory and give it as --config\.data\.manual_dir"
     ):
-        data.prepare_tfds("cifar10", str(tmp_path), None, verify_checksums=True)
+        data.prepare_tfds("cifar10", str(tmp_path), "", verify_checksums=True)
 
 
 def test_damaged_records_are_named(small_idx, tmp_path):

@@ -9,7 +9,7 @@ from conftest import equations
 from ebm_jax.sampling.kernel import run, unbounded
 from ebm_jax.sampling.langevin import langevin
 
-FLOAT32 = np.finfo(np.float32).eps
+FLOAT32 = float(np.finfo(np.float32).eps)
 
 
 def quadratic(stiffness=1.0):

@@ -10,7 +10,7 @@ from jax import lax
 
 from ebm_jax.models import layers
 
-FLOAT32 = np.finfo(np.float32).eps
+FLOAT32 = float(np.finfo(np.float32).eps)
 LARGEST_EXACT = 2**24
 CONVOLUTIONS = [  # kernel size, padding
     ((3, 3), ((1, 1), (1, 1))),

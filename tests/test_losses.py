@@ -6,7 +6,7 @@ import pytest
 from ebm_jax import parallel
 from ebm_jax.training import losses
 
-FLOAT32 = np.finfo(np.float32).eps
+FLOAT32 = float(np.finfo(np.float32).eps)
 PENALTIES = {"sum": losses.energy_l2_sum, "difference": losses.energy_l2_difference}
 
 

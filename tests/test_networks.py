@@ -12,7 +12,7 @@ from conftest import equations
 
 from ebm_jax.models import layers, networks
 
-FLOAT32 = np.finfo(np.float32).eps
+FLOAT32 = float(np.finfo(np.float32).eps)
 
 
 def conv(size, c_in, c_out):

@@ -6,7 +6,7 @@ import pytest
 
 from ebm_jax.training import optimizer
 
-FLOAT32 = np.finfo(np.float32).eps
+FLOAT32 = float(np.finfo(np.float32).eps)
 ADAM_EPSILON = 1e-8
 
 

@@ -10,7 +10,7 @@ from jax import lax
 
 from ebm_jax.sampling import replay
 
-FLOAT32 = np.finfo(np.float32).eps
+FLOAT32 = float(np.finfo(np.float32).eps)
 ROUNDING = {"uint8": 1 / 255, "bfloat16": 2.0**-8}  # largest gap between stored values in [0, 1]
 CAPACITY, N, PIXELS = 64, 16, 8
 SUBSETS = [(6, 3), (8, 7), (5, 5)]  # capacity, n
@@ -63,7 +63,7 @@ def test_every_subset_of_slots_is_equally_likely(capacity, n):
 
 
 def test_every_slot_of_a_larger_buffer_is_equally_likely():
-    capacity, n, number = 300, 280, 2000
+    capacity, n, number = 300, 100, 2000
     counts = np.bincount(many_slots(capacity, n, number).ravel(), minlength=capacity)
     variance = number * n / capacity * (1 - n / capacity)
     statistic = np.square(counts - number * n / capacity).sum() / variance * (capacity - 1) / capacity
@@ -221,7 +221,9 @@ def test_new_buffer_is_uniform_noise_with_uniform_labels(dtype):
         standard_error = (values**power).std() / np.sqrt(values.size)
         rounding = math.comb(power, 2) * ROUNDING.get(dtype, 0) ** 2 / 4  # E r² / 2 times the second derivative
         assert abs((values**power).mean() - 1 / (power + 1)) < 5 * standard_error + rounding
-    assert_uniform_counts(np.bincount(buffer.labels, minlength=num_classes))
+    counts = np.bincount(buffer.labels)
+    assert len(counts) == num_classes
+    assert_uniform_counts(counts)
 
 
 def test_storage_of_another_type_is_refused():

@@ -14,8 +14,9 @@ def test_a_grid_shows_each_image_enlarged_in_reading_order():
     values = np.linspace(0, 1, 6)
     images = np.broadcast_to(values[:, None, None, None], (6, 14, 14, 1))
     picture = report.grid(images)
-    assert picture.shape == (2 * (4 * 14 + 2), 3 * (4 * 14 + 2), 1)
-    centres = picture[29::58, 29::58, 0].reshape(-1)
+    side = 4 * 14 + 2 * 3  # enlarged four times, with a gap of three pixels on each side
+    assert picture.shape == (2 * side, 3 * side, 1)
+    centres = picture[side // 2 :: side, side // 2 :: side, 0].reshape(-1)
     np.testing.assert_array_equal(centres, np.rint(255 * values))
 
 

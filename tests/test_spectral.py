@@ -7,7 +7,7 @@ import pytest
 
 from ebm_jax.models import spectral
 
-FLOAT32 = np.finfo(np.float32).eps
+FLOAT32 = float(np.finfo(np.float32).eps)
 SHAPES = {
     "stem": (3, 3, 2, 5),
     "block": {"conv1": (3, 3, 4, 3), "conv2": (3, 3, 3, 4)},

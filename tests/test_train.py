@@ -175,6 +175,15 @@ def test_sampling_writes_a_picture_and_arrays_and_never_overwrites(whole_run):
     np.testing.assert_allclose(arrays["energies"], energies, rtol=1e-4, atol=1e-6)
 
 
+def test_the_command_that_training_names_samples(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run.main(command("run")) == 0
+    named = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("sample with: python "))
+    assert run.main(named.removeprefix("sample with: python ").split()) == 0
+    assert run.main([*named.removeprefix("sample with: python ").split(), "--config.sample.num_images=3"]) == 0
+    assert len(np.load(tmp_path / "run" / "samples" / "000006_1.npz")["images"]) == 3
+
+
 def test_more_samples_than_a_batch_are_all_different(whole_run):
     assert run.main(command(whole_run, "sample", sample__num_images=50, sample__batch_size=16)) == 0
     newest = max((whole_run / "samples").glob("*.npz"), key=lambda path: path.stat().st_mtime)

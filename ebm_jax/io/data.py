@@ -34,9 +34,7 @@ def digits(split: str) -> Dataset:
     return Dataset(images, bunch.target[rows].astype(np.int32), 10)
 
 
-def tfds_images(
-    name: str, split: str, data_dir: str | None, manual_dir: str | None = None, verify_checksums: bool = True
-) -> Dataset:
+def tfds_images(name: str, split: str, data_dir: str, manual_dir: str = "", verify_checksums: bool = True) -> Dataset:
     """A TFDS set of equally sized images through `tfds.data_source`, prepared first where it is not yet.
 
     Args: as `prepare_tfds`, and the split's name.
@@ -62,13 +60,13 @@ def tfds_images(
     return Dataset(images, labels, builder.info.features["label"].num_classes)
 
 
-def prepare_tfds(name: str, data_dir: str | None, manual_dir: str | None, verify_checksums: bool) -> Any:
+def prepare_tfds(name: str, data_dir: str, manual_dir: str, verify_checksums: bool) -> Any:
     """The TFDS builder of `name`, after it was downloaded and prepared, without TensorFlow, where it was not.
 
     Args:
       name: one of `ebm_jax.io.builders.BUILDERS`.
-      data_dir: TFDS's directory; None is TFDS's own default.
-      manual_dir: take the source files from here instead of downloading; they must have TFDS's checksums.
+      data_dir: TFDS's directory; empty is TFDS's own default.
+      manual_dir: take the source files from here instead; TFDS's checksums are verified. Empty: download.
       verify_checksums: False takes whatever files lie in `manual_dir` and keeps what it prepares apart, in
         `data_dir`/unverified, so that it never passes for the official data.
 
@@ -84,9 +82,9 @@ def prepare_tfds(name: str, data_dir: str | None, manual_dir: str | None, verify
     if name not in BUILDERS:
         raise BadInput(f"data.name '{name}' is not a TFDS set that is known here; use one of {', '.join(BUILDERS)}")
     root = Path(data_dir or DATA_DIR).expanduser()
-    if not verify_checksums and manual_dir is None:
+    if not verify_checksums and not manual_dir:
         raise BadInput("data.verify_checksums=False needs data.manual_dir, the directory of the unverified files")
-    manual = None if manual_dir is None else Path(manual_dir).expanduser()
+    manual = Path(manual_dir).expanduser() if manual_dir else None
     builder = BUILDERS[name](data_dir=root if verify_checksums else root / "unverified", file_format="array_record")
     if builder.data_path.exists():
         return builder

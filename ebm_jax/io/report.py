@@ -10,18 +10,13 @@ from types import TracebackType
 import numpy as np
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from ebm_jax.io.workdir import write_atomically
 
 METRICS = "metrics.jsonl"
-SHOWN = {
-    "energy_data": "U(data)",
-    "energy_samples": "U(samples)",
-    "energy_gap": "gap",
-    "chain_grad_norm": "chain gradient",
-}
+SHOWN = {"energy_data": "U data", "energy_samples": "samples", "energy_gap": "gap", "chain_grad_norm": "chain |∇U|"}
 TILE = 56  # pixels: small images are enlarged to at least about this side in a grid
 
 
@@ -32,8 +27,9 @@ def grid(images: np.ndarray) -> np.ndarray:
     rows = math.ceil(n / columns)
     scale = max(1, TILE // max(h, w))
     pixels = np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8).repeat(scale, 1).repeat(scale, 2)
-    tiles = np.full((rows * columns, h * scale + 2, w * scale + 2, c), 255, np.uint8)
-    tiles[:n, 1:-1, 1:-1] = pixels
+    gap = max(1, max(h, w) * scale // 16)  # without it neighbouring strokes read as one
+    tiles = np.full((rows * columns, h * scale + 2 * gap, w * scale + 2 * gap, c), 128, np.uint8)
+    tiles[:n, gap:-gap, gap:-gap] = pixels
     tiles = tiles.reshape(rows, columns, *tiles.shape[1:]).transpose(0, 2, 1, 3, 4)
     return tiles.reshape(rows * tiles.shape[1], columns * tiles.shape[3], c)
 
@@ -65,9 +61,7 @@ class Reporter:
         self._events = SummaryWriter(str(workdir), purge_step=start + 1)
         self._live = Console().is_terminal
         self._progress = Progress(
-            TextColumn("step {task.completed}/{task.total}"),
-            BarColumn(None),
-            TextColumn("{task.description}"),
+            TextColumn("{task.completed}/{task.total} {task.description}"),
             TimeRemainingColumn(),
             disable=not self._live,
         )
@@ -101,18 +95,14 @@ class Reporter:
         self._events.add_image(name, grid(images), step, dataformats="HWC")
         return path
 
-    def note(self, text: str) -> None:
-        """A line above the progress line."""
-        self._progress.console.print(text, highlight=False) if self._live else say(text)
-
     def _measure_speed(self, step: int) -> None:
         now = time.perf_counter()
         self._speed = (step - self._marked_step) / max(now - self._marked, 1e-9)
         self._marked, self._marked_step = now, step
 
     def _line(self, metrics: dict[str, float]) -> str:
-        shown = "  ".join(f"{label} {metrics[name]:+.4f}" for name, label in SHOWN.items())
-        return f"{self._speed:.2f} steps/s  {shown}"
+        shown = " ".join(f"{label} {metrics[name]:.4f}" for name, label in SHOWN.items())
+        return f"{self._speed:.2f} steps/s {shown}"
 
     def _keep(self, step: int, metrics: dict[str, float]) -> None:
         seconds = time.perf_counter() - self._began
@@ -123,7 +113,7 @@ class Reporter:
             self._events.add_scalar(name, value, step)
         if not self._live:
             left = (self._num_steps - step) / self._speed if self._speed else math.inf
-            say(f"step {step}/{self._num_steps}  {self._line(metrics)}  {left:.0f} s left")
+            say(f"step {step}/{self._num_steps} {self._line(metrics)} {left:.0f} s left")
 
 
 def _drop_after(path: Path, step: int) -> None:

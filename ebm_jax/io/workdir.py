@@ -14,22 +14,31 @@ MAY_CHANGE = ("log", "checkpoint", "sample")  # groups of keys that a run may go
 MAY_CHANGE_KEYS = ("train.num_steps", "train.cpu_devices", "data.dir", "data.manual_dir", "data.verify_checksums")
 
 
-def claim(workdir: Path, config: Config) -> None:
-    """Make `workdir` the folder of a run of `config`, or go on with the run that is there.
+def check(workdir: Path, config: Config) -> None:
+    """Refuse a folder that a run of `config` can neither begin nor go on in; nothing is touched.
 
     Raises:
-      BadInput: the folder belongs to something else, or to a run of another config, or cannot be written. Nothing in
-        it was touched.
+      BadInput: it belongs to something else, or to a run of another config.
     """
     if workdir.exists() and not workdir.is_dir():
         raise BadInput(f"--workdir {workdir} is a file; give a directory")
     if (workdir / CONFIG).exists():
         differing = differences(read_config(workdir), config)
         if differing:
-            changes = ", ".join(f"{key} is {old} there and {new} here" for key, (old, new) in differing.items())
-            raise BadInput(f"--workdir {workdir} holds a run that cannot go on: {changes}; use another --workdir")
+            raise BadInput(
+                f"--workdir {workdir} holds a run that cannot go on: {describe(differing)}; use another --workdir"
+            )
     elif workdir.exists() and any(workdir.iterdir()):
         raise BadInput(f"--workdir {workdir} is not empty and has no {CONFIG} of a run; use another --workdir")
+
+
+def claim(workdir: Path, config: Config) -> None:
+    """Make `workdir` the folder of a run of `config`, or go on with the run that is there.
+
+    Raises:
+      BadInput: as `check`, or it cannot be written.
+    """
+    check(workdir, config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_atomically(workdir / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
@@ -66,6 +75,11 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     keys = [key for key in old_flat | new_flat if key not in MAY_CHANGE_KEYS and key.split(".")[0] not in MAY_CHANGE]
     pairs = {key: (old_flat.get(key, "absent"), new_flat.get(key, "absent")) for key in keys}
     return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
+
+
+def describe(differing: dict[str, tuple[Any, Any]]) -> str:
+    """The differences in words."""
+    return ", ".join(f"{key} is {old} there and {new} here" for key, (old, new) in differing.items())
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -1,0 +1,73 @@
+"""The README's commands and links are those that work."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebm_jax.io import data
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def command(name):
+    """The one line of a marked block."""
+    match = re.search(rf"<!-- {name} command -->\n```\n(.+)\n```\n<!-- end -->", README)
+    assert match, f"the README has no block '{name} command' of one line"
+    return match[1]
+
+
+def test_every_link_and_path_of_the_readme_exists():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert len(links) > 10
+    missing = [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
+    assert not missing
+
+
+def test_every_module_of_the_package_is_in_the_readmes_tree():
+    tree = README.split("## The tree")[1]
+    folders = {path.parent.name for path in (ROOT / "ebm_jax").glob("*/__init__.py")}
+    verbs = {path.name for path in (ROOT / "ebm_jax").glob("*.py")} - {"__init__.py"}
+    assert {name for name in folders | verbs if name not in tree} == set()
+
+
+def test_both_commands_install_the_requirements_and_ci_runs_the_second():
+    assert command("main").endswith(".venv/bin/python run.py --config=configs/digits.py")
+    assert command("test").endswith(".venv/bin/python -m pytest -q")
+    for name in ("main", "test"):
+        assert command(name).startswith("python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt")
+    assert "test command" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_python_of_the_readme_names_only_what_there_is():
+    import ebm_jax
+
+    names = set(re.findall(r"ebm_jax\.(\w+)\(", README))
+    assert names == {"load", "make_sample_fn", "make_energy_fn"}
+    assert names <= set(ebm_jax.__all__)
+
+
+@pytest.mark.slow
+def test_the_readmes_main_command_ends_with_samples_closer_to_digits_than_to_noise(tmp_path):
+    from sklearn.svm import SVC
+
+    words = [sys.executable, "run.py", "--config=configs/digits.py", f"--workdir={tmp_path / 'run'}"]
+    subprocess.run(words, cwd=ROOT, check=True)
+    subprocess.run([*words, "--mode=sample", "--config.sample.num_images=256"], cwd=ROOT, check=True)
+    train, test = data.digits("train"), data.digits("test")
+    known = train.images.reshape(len(train.images), -1) / 255
+    samples = np.load(next((tmp_path / "run" / "samples").glob("*.npz")))["images"].reshape(256, -1)
+
+    def nearest(rows):
+        return np.median(np.linalg.norm(rows[:, None] - known, axis=-1).min(1))
+
+    real = nearest(test.images.reshape(len(test.images), -1) / 255)
+    noise = nearest(np.random.default_rng(0).uniform(size=samples.shape))
+    assert nearest(samples) < real + 0.4 * (noise - real), "1.66 where test images have 1.05 and noise 3.52"
+    classes = np.bincount(SVC().fit(known, train.labels).predict(samples), minlength=10)
+    assert (classes > 0).sum() >= 9, classes
+    assert classes.max() < 0.4 * 256, "collapsed to one class"
