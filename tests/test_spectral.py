@@ -9,12 +9,11 @@ from ebm_jax.models import spectral
 
 FLOAT32 = float(np.finfo(np.float32).eps)
 SHAPES = {
-    "stem": (3, 3, 2, 5),
     "block": {"conv1": (3, 3, 4, 3), "conv2": (3, 3, 3, 4)},
     "dense": (12, 6),
     "head": (6, 1),
 }
-NAMES = {"stem.kernel", "block.conv1.kernel", "block.conv2.kernel", "dense.kernel"}
+NAMES = {"block.conv1.kernel", "block.conv2.kernel", "dense.kernel"}
 ROWS = 3 * 3 * 4  # the longest sum of a matrix product here, hence the number of roundings
 
 
@@ -94,7 +93,7 @@ def test_second_convolution_is_shrunk_to_norm_one_and_never_enlarged(norm, expec
 def test_head_biases_and_tables_are_untouched():
     params = network_params()
     normalised = normalise(params, converged(params))
-    for name in ("head.kernel", "head.bias", "stem.bias", "dense.bias", "block.conv2.bias", "block.gain2"):
+    for name in ("head.kernel", "head.bias", "dense.bias", "block.conv2.bias", "block.gain2"):
         np.testing.assert_array_equal(leaf(normalised, name), leaf(params, name))
 
 
@@ -113,12 +112,12 @@ def test_one_call_is_one_power_iteration():
 
 def test_initial_vectors_are_of_length_one_and_differ_between_kernels_and_keys():
     params = network_params()
-    params["dense"] = params["stem"]
+    params["dense"] = params["block"]["conv1"]
     first, second = (init(jax.random.key(seed), params) for seed in (0, 1))
     for name in NAMES:
         np.testing.assert_allclose([np.linalg.norm(v) for v in first[name]], 1, rtol=ROWS * FLOAT32)
         assert np.abs(first[name][0] - second[name][0]).max() > 0.01
-    assert np.abs(first["dense.kernel"][0] - first["stem.kernel"][0]).max() > 0.01
+    assert np.abs(first["dense.kernel"][0] - first["block.conv1.kernel"][0]).max() > 0.01
 
 
 @partial(jax.jit, static_argnums=0)
