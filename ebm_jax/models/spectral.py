@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from ebm_jax.types import Params, PRNGKey
 
 Matrix = Float[Array, "rows c_out"]
-Vectors = dict[str, tuple[Float[Array, " rows"], Float[Array, " c_out"]]]
+Vectors = dict[str, tuple[Float[Array, " _"], Float[Array, " _"]]]  # u [everything else] and v [c_out] of each kernel
 
 HEAD, SECOND = "head", "conv2"  # layer names that mean: not normalised, normalised but never enlarged
 

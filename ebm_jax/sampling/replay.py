@@ -65,6 +65,7 @@ def draw(key: PRNGKey, buffer: ReplayBuffer, fresh_labels: Labels, restart_prob:
 def store(key: PRNGKey, buffer: ReplayBuffer, drawn: Draw, x: Rows, *, ring: bool = False) -> ReplayBuffer:
     """The buffer after the drawn chains moved to `x`: written back in place, or over the oldest slots where `ring`.
 
+    A ring copies the drawn chains and drops others, drawn or not: without restarts its chains become relatives.
     `key` serves the stochastic rounding of bfloat16 and uint8 storage.
     """
     capacity, n = buffer.images.shape[0], x.shape[0]
