@@ -20,8 +20,8 @@ def get_config():
     config.optim.learning_rate = 3e-4
     config.optim.ema_decay = 0.995
     config.train.batch_size = 64
-    config.train.num_steps = 1_400
+    config.train.num_steps = 1_200
     config.log.every = 20
-    config.log.images_every = 350
-    config.checkpoint.every = 350
+    config.log.images_every = 400
+    config.checkpoint.every = 400
     return config
