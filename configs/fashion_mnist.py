@@ -1,4 +1,10 @@
-"""Fashion-MNIST, 28x28x1, on a laptop."""
+"""Fashion-MNIST, 28x28x1, on a laptop.
+
+    python run.py --config=configs/fashion_mnist.py
+
+2 cores of a 2.8 GHz Xeon without AMX, JAX 0.10.2: 1,050 steps and 300-step chains from noise 13 min 20 s after the
+start, preparing the data and compiling included, other jobs taking some of the cores (commit bafbb19's code).
+"""
 
 from configs import default
 
@@ -20,8 +26,8 @@ def get_config():
     config.optim.learning_rate = 3e-4
     config.optim.ema_decay = 0.995
     config.train.batch_size = 64
-    config.train.num_steps = 1_200
+    config.train.num_steps = 1_050
     config.log.every = 20
-    config.log.images_every = 400
-    config.checkpoint.every = 400
+    config.log.images_every = 350
+    config.checkpoint.every = 350
     return config
