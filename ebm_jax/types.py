@@ -17,6 +17,7 @@ Params = PyTree[Float[Array, "..."]]
 Metrics = dict[str, Scalar]
 
 EnergyFn = Callable[[Images], Energies]
+Shape = tuple[int, int, int]  # height, width, channels of an image
 
 Config = Any  # an ml_collections.ConfigDict, of whose attributes a type checker knows nothing
 
