@@ -40,9 +40,7 @@ def main() -> None:
             return buffers[capacity].images
 
         for capacity in (1_000, 100_000):
-            init = jax.jit(
-                partial(replay.init, capacity=capacity, event_shape=(args.pixels,), num_classes=1, dtype=dtype)
-            )
+            init = jax.jit(partial(replay.init, capacity=capacity, event_shape=(args.pixels,), dtype=dtype))
             buffers[capacity] = init(jax.random.key(0))
         times = medians({str(capacity): partial(visits, capacity) for capacity in buffers})
         small, large = (seconds / REPEATS * 1e3 for seconds in times.values())

@@ -14,20 +14,29 @@ def get_config() -> Any:
     config = ConfigDict()
 
     config.data = ConfigDict()
-    config.data.source = "tfds"  # tfds, or sklearn (bundled digits, no network)
-    config.data.name = "cifar10"  # a name in ebm_jax/io/builders.py; digits for sklearn
-    config.data.shape = (32, 32, 3)  # height, width, channels of an image
+    config.data.source = "tfds"  # tfds, sklearn (bundled digits), folder:PATH, npz:PATH, density (2-D), noise
+    config.data.name = "cifar10"  # a TFDS set; digits for sklearn; a 2-D density; else any word
+    config.data.condition = "class"  # what labels say: class; dsprites: shape, size, position, rotation; or soft
+    config.data.shape = (32, 32, 3)  # height, width, channels of an image; (2,) for a density
     config.data.split = "train"
+    config.data.crop = False  # True: shrink images, aspect kept, and crop their centre; False: refuse other sizes
     config.data.dir = ""  # where TFDS keeps its data; empty: TFDS's default, ~/tensorflow_datasets
     config.data.manual_dir = ""  # take source files from here instead of downloading; empty: download
     config.data.verify_checksums = True  # False: take what lies in manual_dir, and keep it apart
+    config.data.max_unreadable = 100  # unreadable or wrongly sized images to step over before giving up
+    config.data.memory_gib = 4.0  # GiB; sets whose pixels fit live in memory, larger ones stream, in equal order
+    config.data.workers = 8  # threads that read and decode
 
     config.model = ConfigDict()
-    config.model.name = "resnet32"  # resnet32, mnist, small
+    config.model.name = "resnet32"  # resnet32, resnet32_large, resnet32_wider, resnet128, mnist, dsprites, small, mlp
     config.model.width = 128  # channels of the first stage; release
-    config.model.num_classes = 1  # 1: unconditional; else the data's number of classes
+    config.model.num_classes = 1  # 1: unconditional; else the data's number of classes, or a soft label's length
     config.model.activation = "leaky_relu"  # leaky_relu (slope 0.2; release), swish
     config.model.spectral_norm = True  # release
+    config.model.attention = False  # self-attention in place of a block, residual nets only; release models.py:247
+    config.model.dropout = 0.0  # rate in the blocks while training, residual nets only; release: 0.5 in ResNet32Large
+    config.model.dropout_in_chains = True  # where there is dropout, training's chains have it too; release train.py:548
+    config.model.dtype = "float32"  # float32, bfloat16: of the computation; parameters and energies stay float32
 
     config.chain = ConfigDict()
     config.chain.num_steps = 60  # K, steps of a chain in one training step; release, CIFAR-10
@@ -60,6 +69,7 @@ def get_config() -> Any:
     config.train.batch_size = 128  # images over all devices; release
     config.train.num_steps = 100_000  # release: 70k to 120k for CIFAR-10
     config.train.seed = 0
+    config.train.dry_run = False  # True: three tiny steps on noise for data, to see in seconds that a config runs
     config.train.cpu_devices = 0  # without TPU or GPU: JAX devices to split the CPU into; 0: one a core
 
     config.sample = ConfigDict()

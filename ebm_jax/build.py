@@ -13,9 +13,9 @@ import optax
 from jax.sharding import Mesh
 
 from ebm_jax import applications, parallel
-from ebm_jax.io import checkpoint, data
+from ebm_jax.io import checkpoint
 from ebm_jax.io.workdir import read_config
-from ebm_jax.models import energy, layers, networks, spectral
+from ebm_jax.models import conditions, energy, layers, networks, spectral
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.kernel import Kernel
 from ebm_jax.sampling.langevin import langevin
@@ -23,12 +23,29 @@ from ebm_jax.training import losses
 from ebm_jax.training.optimizer import clipped_adam
 from ebm_jax.training.state import PARTITION, TrainState, init_state, network_params
 from ebm_jax.training.step import make_train_step
-from ebm_jax.types import BadInput, Config, Energies, Images, Labels, Params, PRNGKey
+from ebm_jax.types import BadInput, Config, Energies, Images, Labels, Params, Places, PRNGKey
 
 CHOICES: dict[str, dict[str, Any]] = {
-    "data.source": {"tfds": None, "sklearn": None},
-    "model.name": {"resnet32": networks.resnet32, "mnist": networks.MnistNet, "small": networks.SmallNet},
+    "data.condition": {
+        "class": conditions.classes,
+        "shape": conditions.classes,
+        "soft": conditions.one_hot,
+        "size": conditions.size,
+        "position": conditions.position,
+        "rotation": conditions.rotation,
+    },
+    "model.name": {
+        "resnet32": networks.resnet32,
+        "resnet32_large": networks.resnet32_large,
+        "resnet32_wider": networks.resnet32_wider,
+        "resnet128": networks.resnet128,
+        "mnist": networks.mnist,
+        "dsprites": networks.dsprites,
+        "small": networks.SmallNet,
+        "mlp": networks.Mlp,
+    },
     "model.activation": {"leaky_relu": layers.leaky_relu, "swish": nn.swish},
+    "model.dtype": {"float32": jnp.float32, "bfloat16": jnp.bfloat16},
     "buffer.dtype": {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "uint8": jnp.uint8},
     "loss.objective": {
         "cd": losses.contrastive_divergence,
@@ -38,15 +55,31 @@ CHOICES: dict[str, dict[str, Any]] = {
     "loss.energy_l2_form": {"sum": losses.energy_l2_sum, "difference": losses.energy_l2_difference},
     "sample.weights": {"ema": True, "raw": False},
 }
-
 AT_LEAST_ONE = ["model.width", "model.num_classes", "chain.num_steps", "buffer.capacity", "train.batch_size"]
 AT_LEAST_ONE += ["train.num_steps", "sample.num_images", "sample.batch_size", "sample.num_steps", "log.every"]
-AT_LEAST_ONE += ["checkpoint.every", "checkpoint.keep"]
+AT_LEAST_ONE += ["checkpoint.every", "checkpoint.keep", "data.workers"]
 NOT_NEGATIVE = ["chain.noise_scale", "chain.temperature", "loss.energy_l2", "optim.clip_scale", "optim.clip_offset"]
 NOT_NEGATIVE += ["train.seed", "train.cpu_devices", "sample.seed", "sample.quiet_steps", "log.images_every"]
+NOT_NEGATIVE += ["data.max_unreadable", "data.memory_gib"]
 POSITIVE = ["chain.step_size", "chain.grad_clip", "optim.learning_rate"]
-BELOW_ONE = ["optim.b1", "optim.b2", "optim.ema_decay"]
+BELOW_ONE = ["optim.b1", "optim.b2", "optim.ema_decay", "model.dropout"]
 SMALLEST_SIDE = 8  # pixels: three halvings
+SOFT = {"soft": None, "size": 1, "position": 2, "rotation": 2}  # conditions whose labels are vectors, of what length
+RESIDUAL = ("resnet32", "resnet32_large", "resnet32_wider", "resnet128")  # networks with dropout and attention
+DRY_RUN = {  # what train.dry_run=True puts over a config
+    "model.width": 8,
+    "chain.num_steps": 2,
+    "buffer.capacity": 32,
+    "train.batch_size": 16,
+    "train.num_steps": 3,
+    "sample.num_images": 16,
+    "sample.batch_size": 16,
+    "sample.num_steps": 4,
+    "sample.quiet_steps": 2,
+    "log.every": 1,
+    "log.images_every": 0,
+    "checkpoint.every": 3,
+}
 
 
 def value_of(config: Config, key: str) -> Any:
@@ -67,6 +100,17 @@ def choice(config: Config, key: str) -> Any:
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise BadInput(f"{key} '{name}' is unknown; use one of {', '.join(options)}{hint}")
     return options[name]
+
+
+def dry_run(config: Config) -> Config:
+    """The config made so small that it runs in seconds, on noise where its data would have to be fetched."""
+    small = config.copy_and_resolve_references().unlock()
+    for key, value in DRY_RUN.items():
+        group, name = key.split(".")
+        setattr(getattr(small, group), name, value)
+    if config.data.source not in ("sklearn", "density"):
+        small.data.source = "noise"
+    return small.lock()
 
 
 def check(config: Config, num_devices: int) -> None:
@@ -92,8 +136,8 @@ def check(config: Config, num_devices: int) -> None:
     require(["buffer.restart_prob"], lambda value: 0 <= value <= 1, "a probability, 0 to 1")
     steps = config.sample.num_steps
     require(["sample.quiet_steps"], lambda value: value <= steps, f"at most sample.num_steps, {steps}")
-    require(["data.shape"], lambda shape: len(shape) == 3, "(height, width, channels)")
-    require(["data.shape"], lambda shape: min(shape[:2]) >= SMALLEST_SIDE, f"at least {SMALLEST_SIDE} pixels a side")
+    _check_shape(config, require)
+    _check_network(config)
     for key in ("train.batch_size", "buffer.capacity"):
         value = value_of(config, key)
         if value % num_devices:
@@ -107,37 +151,58 @@ def check(config: Config, num_devices: int) -> None:
         )
 
 
-def make_dataset(config: Config) -> data.Dataset:
-    """The images to train on, whose shape and classes are those that the config states.
+def _check_shape(config: Config, require: Callable) -> None:
+    if config.data.source == "density":
+        require(["data.shape"], lambda shape: tuple(shape) == (2,), "(2,) for a 2-D density")
+        return
+    require(["data.shape"], lambda shape: len(shape) == 3, "(height, width, channels)")
+    require(["data.shape"], lambda shape: min(shape[:2]) >= SMALLEST_SIDE, f"at least {SMALLEST_SIDE} pixels a side")
+    require(["data.shape"], lambda shape: shape[2] in (1, 3), "of 1 or 3 channels")
 
-    An unconditional model sees label 0 everywhere.
-    """
-    source, name, split = config.data.source, config.data.name, config.data.split
-    if source == "sklearn":
-        if name != "digits":
-            raise BadInput(f"data.name '{name}' is not in scikit-learn's bundle; use digits, or data.source=tfds")
-        dataset = data.digits(split)
-    else:
-        dataset = data.tfds_images(name, split, config.data.dir, config.data.manual_dir, config.data.verify_checksums)
-    shape = dataset.images.shape[1:]
-    if shape != tuple(config.data.shape):
-        raise BadInput(f"data.shape {tuple(config.data.shape)} is not the shape of {name}; use {shape}")
-    if config.model.num_classes not in (1, dataset.num_classes):
+
+def _check_network(config: Config) -> None:
+    model, condition = config.model, config.data.condition
+    if model.name not in RESIDUAL and (model.attention or model.dropout):
+        key = "attention" if model.attention else "dropout"
         raise BadInput(
-            f"model.num_classes {config.model.num_classes} does not fit {name}; use 1 (unconditional) or "
-            f"{dataset.num_classes}"
+            f"model.{key} {getattr(model, key)} does not go with model.name {model.name}; use one of "
+            f"{', '.join(RESIDUAL)}"
         )
-    return dataset if config.model.num_classes > 1 else dataset._replace(labels=dataset.labels * 0)
+    if (model.name == "mlp") != (config.data.source == "density"):
+        raise BadInput(f"model.name {model.name} does not fit data.source {config.data.source}; density needs mlp")
+    if model.name == "mlp" and model.num_classes > 1:
+        raise BadInput(f"model.num_classes {model.num_classes} is out of range; mlp takes no labels, use 1")
+    length = SOFT.get(condition)
+    if length not in (None, model.num_classes):
+        raise BadInput(f"model.num_classes {model.num_classes} does not fit data.condition {condition}; use {length}")
+
+
+def label_shape(config: Config) -> tuple[int, ...] | None:
+    """The shape of one label: None for an integer, (k,) for a soft one."""
+    return (config.model.num_classes,) if config.data.condition in SOFT else None
+
+
+def example_labels(config: Config, places: Places) -> Labels:
+    """Labels to sample under at these places of a picture; all 0 for an unconditional model."""
+    return choice(config, "data.condition")(places, config.model.num_classes)
 
 
 def make_network(config: Config) -> nn.Module:
     """The Flax module of the energy."""
+    model = config.model
+    only_residual = {"attention": model.attention, "dropout": model.dropout} if model.name in RESIDUAL else {}
     return choice(config, "model.name")(
-        width=config.model.width,
-        num_classes=config.model.num_classes,
-        spectral_norm=config.model.spectral_norm,
+        width=model.width,
+        num_classes=model.num_classes,
+        spectral_norm=model.spectral_norm,
         activation=choice(config, "model.activation"),
+        **only_residual,
     )
+
+
+def make_apply(config: Config) -> energy.ApplyFn:
+    """The network as the pure function apply(params, images, labels=None, dropout_key=None) -> energies."""
+    return energy.from_module(make_network(config), choice(config, "model.dtype"))
 
 
 def make_kernel(config: Config, temperature: float | None = None) -> Kernel:
@@ -159,8 +224,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 def _raw_params(config: Config, key: PRNGKey) -> tuple[Params, spectral.Vectors]:
     key_params, key_vectors = jax.random.split(key)
-    images = jnp.zeros((1, *config.data.shape))
-    params = make_network(config).init(key_params, images, jnp.zeros(1, jnp.int32))["params"]
+    images, labels = jnp.zeros((1, *config.data.shape)), example_labels(config, jnp.zeros(1, jnp.int32))
+    params = make_network(config).init(key_params, images, labels)["params"]
     return params, spectral.init(key_vectors, params) if config.model.spectral_norm else {}
 
 
@@ -171,13 +236,8 @@ def init_params(config: Config, key: PRNGKey) -> Params:
 
 def _init(config: Config) -> TrainState:
     key_run, key_params, key_buffer = jax.random.split(jax.random.key(config.train.seed), 3)
-    buffer = replay.init(
-        key_buffer,
-        config.buffer.capacity,
-        tuple(config.data.shape),
-        config.model.num_classes,
-        choice(config, "buffer.dtype"),
-    )
+    dtype, shape = choice(config, "buffer.dtype"), tuple(config.data.shape)
+    buffer = replay.init(key_buffer, config.buffer.capacity, shape, dtype, label_shape(config))
     return init_state(key_run, *_raw_params(config, key_params), make_optimizer(config), buffer)
 
 
@@ -203,7 +263,7 @@ def make_step(config: Config, mesh: Mesh) -> Callable:
     """The compiled training step (state, batch) -> (state, metrics) over all devices; it consumes its state."""
     objective = choice(config, "loss.objective")
     step = make_train_step(
-        energy.from_module(make_network(config)),
+        make_apply(config),
         make_kernel(config),
         losses.regularised(objective, config.loss.energy_l2, choice(config, "loss.energy_l2_form")),
         make_optimizer(config),
@@ -211,6 +271,7 @@ def make_step(config: Config, mesh: Mesh) -> Callable:
         restart_prob=config.buffer.restart_prob,
         ring=config.buffer.ring,
         ema_decay=config.optim.ema_decay,
+        dropout_in_chains=config.model.dropout > 0 and config.model.dropout_in_chains,
     )
     return parallel.over_devices(
         step,
@@ -223,7 +284,7 @@ def make_step(config: Config, mesh: Mesh) -> Callable:
 
 def make_energy_fn(config: Config) -> Callable[..., Energies]:
     """`energy_fn(params, images, labels=None) -> energies`: images [b, h, w, c] in [0, 1], labels [b], energies [b]."""
-    apply = energy.from_module(make_network(config))
+    apply = make_apply(config)
 
     def energy_fn(params: Params, images: Images, labels: Labels | None = None) -> Energies:
         return apply(params, images, labels)
@@ -235,12 +296,12 @@ def make_sample_fn(config: Config) -> Callable[..., Images]:
     """`sample_fn(params, key, *, labels=None, init=None) -> images`: float32 [n, h, w, c] in [0, 1].
 
     Chains of `sample.num_steps` steps from `init` [n, h, w, c], or from U[0, 1]; a pure function, to be jitted, vmapped
-    and called again. n is that of `init` or of `labels` [n], else `sample.num_images`. Without labels a conditional
-    model goes through its classes in turn.
+    and called again. n is that of `init` or of `labels` ([n] or [n, k]), else `sample.num_images`. Without labels a
+    conditional model goes through its classes in turn, or through the values of its condition.
     """
-    apply = energy.from_module(make_network(config))
+    apply = make_apply(config)
     kernel, quiet_kernel = make_kernel(config), make_kernel(config, temperature=0.0)
-    num_classes, shape = config.model.num_classes, tuple(config.data.shape)
+    shape = tuple(config.data.shape)
     num_images, num_steps, quiet_steps = config.sample.num_images, config.sample.num_steps, config.sample.quiet_steps
 
     def sample_fn(params: Params, key: PRNGKey, *, labels: Labels | None = None, init: Images | None = None) -> Images:
@@ -249,7 +310,7 @@ def make_sample_fn(config: Config) -> Callable[..., Images]:
             n = num_images if labels is None else len(labels)
             init = jax.random.uniform(key_init, (n, *shape))
         if labels is None:
-            labels = jnp.arange(len(init)) % num_classes
+            labels = example_labels(config, jnp.arange(len(init)))
         energy_fn = energy.bind(apply, params, labels)
         return applications.generate(key_chain, init, energy_fn, kernel, quiet_kernel, num_steps, quiet_steps)
 
@@ -260,7 +321,7 @@ def make_sampler(config: Config, mesh: Mesh) -> Callable:
     """The compiled (params, key, first) -> (images, labels, energies) of one batch of chains over all devices.
 
     A batch is `sample.batch_size` chains, at most `sample.num_images`, rounded up to a multiple of the devices. Chain i
-    of a conditional model has the label (first + i) modulo the number of classes.
+    has the example label of place first + i.
     """
     sample_fn, energy_fn = make_sample_fn(config), make_energy_fn(config)
     share = -(-min(config.sample.num_images, config.sample.batch_size) // mesh.size)
@@ -268,7 +329,7 @@ def make_sampler(config: Config, mesh: Mesh) -> Callable:
     def local(params: Params, key: PRNGKey, first: int | jax.Array) -> tuple[Images, Labels, Energies]:
         params = parallel.varying(params)
         places = first + jax.lax.axis_index(parallel.AXIS) * share + jnp.arange(share)
-        labels = places % config.model.num_classes
+        labels = example_labels(config, places)
         images = sample_fn(params, parallel.device_key(key), labels=labels)
         return images, labels, energy_fn(params, images, labels)
 

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 Images = Float[Array, "b *event"]
 Energies = Float[Array, " b"]
-Labels = Int[Array, " b"]
+Labels = Int[Array, " b"] | Float[Array, "b k"]  # classes, or soft labels and continuous conditions
+Places = Int[Array, " b"]
 PRNGKey = Key[Array, ""]
 Scalar = Float[Array, ""]
 Params = PyTree[Float[Array, "..."]]

@@ -148,7 +148,7 @@ def test_leaky_relu_has_slope_one_fifth_below_zero():
 
 def test_class_rows_picks_the_row_of_each_label():
     table, labels = integers(3, 5, largest=1000), np.array([2, 0, 2, 1])
-    rows = layers.class_rows(table, jnp.asarray(labels))
+    rows = layers.class_rows(table, jnp.asarray(labels), 0.0)
     np.testing.assert_array_equal(
         rows + jnp.zeros((4, 2, 2, 5)), np.asarray(table)[labels, None, None] + np.zeros((4, 2, 2, 5))
     )
@@ -157,12 +157,40 @@ def test_class_rows_picks_the_row_of_each_label():
 def test_class_rows_of_one_class_ignores_labels():
     table = integers(1, 5, largest=1000)
     for labels in (None, jnp.array([0, 7, 3])):
-        np.testing.assert_array_equal(layers.class_rows(table, labels), np.asarray(table)[:, None, None])
+        np.testing.assert_array_equal(layers.class_rows(table, labels, 0.0), np.asarray(table)[:, None, None])
 
 
 def test_class_rows_of_several_classes_refuses_missing_labels():
     with pytest.raises(ValueError, match="conditional on 3 classes"):
-        layers.class_rows(integers(3, 5), None)
+        layers.class_rows(integers(3, 5), None, 0.0)
+
+
+@pytest.mark.parametrize("neutral", [0.0, 1.0])
+def test_a_soft_label_means_its_rows_and_the_neutral_value_for_what_it_leaves_out(neutral):
+    table = np.array([[4.0, -2.0], [8.0, 6.0], [0.0, 2.0]], np.float32)
+    labels = np.array([[0, 1, 0], [0.25, 0.75, 0], [0, 0, 0], [0, 0.5, 0]], np.float32)
+    half = (table[1] + neutral) / 2
+    expected = np.array([table[1], (table[0] + 3 * table[1]) / 4, [neutral, neutral], half])
+    rows = layers.class_rows(jnp.asarray(table), jnp.asarray(labels), neutral)
+    np.testing.assert_array_equal(rows[:, 0, 0], expected)
+
+
+def test_self_attention_is_its_equation():
+    keys, c, x = 3, 2, np.random.default_rng(0).normal(size=(2, 2, 3, 2)).astype(np.float32)
+    generator, shapes = np.random.default_rng(1), {"query": (c, keys), "key": (c, keys), "value": (c, c)}
+    params = {name: {"kernel": jnp.asarray(generator.normal(size=shape))} for name, shape in shapes.items()}
+    params["query"]["bias"], params["key"]["bias"] = jnp.asarray(generator.normal(size=(2, keys)), jnp.float32)
+    params["gamma"] = jnp.float32(0.7)
+    expected = np.empty(x.shape)
+    for image, out in zip(x.reshape(2, 6, c).astype(np.float64), expected.reshape(2, 6, c), strict=True):
+        q, k, v = (image @ np.asarray(params[name]["kernel"], np.float64) for name in shapes)
+        q, k = q + np.asarray(params["query"]["bias"]), k + np.asarray(params["key"]["bias"])
+        v = np.where(v < 0, v / 5, v)
+        for pixel in range(6):
+            weights = np.exp([q[pixel] @ k[other] for other in range(6)])
+            out[pixel] = image[pixel] + 0.7 * sum(w * row for w, row in zip(weights, v, strict=True)) / weights.sum()
+    block = layers.SelfAttention(keys, nn.initializers.zeros)
+    np.testing.assert_allclose(block.apply({"params": params}, jnp.asarray(x)), expected, rtol=1e2 * FLOAT32)
 
 
 @pytest.mark.parametrize(("features", "downsample"), [(2, False), (2, True), (3, False), (3, True)])
@@ -189,7 +217,8 @@ def test_residual_block_is_its_equation(features, downsample):
     out = np.maximum(out, 0)
 
     used = kernels if features != channels else {name: kernels[name] for name in ("conv1", "conv2")}
-    params = tables | {name: {"kernel": kernel} for name, kernel in used.items()}
+    params = {name: {"table": table} for name, table in tables.items()}
+    params |= {name: {"kernel": kernel} for name, kernel in used.items()}
     zeros = nn.initializers.zeros
     block = layers.ResidualBlock(features, num_classes, nn.relu, zeros, zeros, downsample)
     assert_identical(block.apply({"params": params}, x, jnp.asarray(labels)), out)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import equations
 
-from ebm_jax.models import layers, networks
+from ebm_jax.models import energy, layers, networks
 
 FLOAT32 = float(np.finfo(np.float32).eps)
 
@@ -21,6 +21,17 @@ def conv(size, c_in, c_out):
 
 def dense(features_in, features_out):
     return features_in * features_out + features_out
+
+
+def three_stages(width, stem):
+    """Three blocks at each of three widths, the first of each halving the image after its convolutions."""
+    before = stem
+    for side, features in ((32, width), (16, 2 * width), (8, 4 * width)):
+        yield from [(side, conv(3, before, features)), (side, conv(3, features, features))]
+        if before != features:
+            yield side, conv(3, before, features)  # on the skip
+        yield from 4 * [(side // 2, conv(3, features, features))]
+        before = features
 
 
 class Published(NamedTuple):
@@ -40,13 +51,25 @@ class Published(NamedTuple):
 
 PAPER = {
     "mnist": Published(
-        make=partial(networks.MnistNet, width=64, spectral_norm=True),
+        make=partial(networks.mnist, width=64, spectral_norm=True),
         shape=(28, 28, 1),
         convolutions=[(28, conv(3, 1, 64)), (14, conv(4, 64, 64)), (7, conv(4, 64, 128)), (4, conv(4, 128, 256))],
         dense=[(4 * 4 * 256, 128), (128, 1)],
         tables=(64 + 64) + (64 + 128) + (128 + 256),  # bias on the channels in, gain on those out
         parameters="1.25 M",
         multiply_adds="28.6 M",
+    ),
+    "dsprites": Published(
+        make=partial(networks.dsprites, width=64, spectral_norm=True),
+        shape=(64, 64, 1),
+        convolutions=[
+            (64, conv(3, 1, 32)),
+            *[(32, conv(4, 32, 64)), (16, conv(4, 64, 128)), (8, conv(4, 128, 128)), (4, conv(4, 128, 128))],
+        ],
+        dense=[(4 * 4 * 128, 128), (128, 1)],
+        tables=(32 + 64) + (64 + 128) + 2 * (128 + 128),
+        parameters="0.95 M",
+        multiply_adds="89.5 M",
     ),
     "resnet32": Published(
         make=partial(networks.resnet32, width=128, spectral_norm=True),
@@ -64,6 +87,50 @@ PAPER = {
         tables=2 * 3 * 128 + (128 + 2 * 256) + 3 * 3 * 256,  # two biases and a gain, the first on the channels in
         parameters="5.31 M",
         multiply_adds="0.853 G",
+    ),
+    "resnet32_large": Published(
+        make=partial(networks.resnet32_large, width=128, spectral_norm=True, dropout=0.5),
+        shape=(32, 32, 3),
+        convolutions=[(32, conv(3, 3, 128)), *three_stages(128, stem=128)],
+        dense=[(512, 1)],
+        tables=3 * 3 * 128 + (128 + 2 * 256) + 2 * 3 * 256 + (256 + 2 * 512) + 2 * 3 * 512,
+        parameters="18.6 M",
+        multiply_adds="1.36 G",
+    ),
+    "resnet32_wider, CIFAR-10": Published(
+        make=partial(networks.resnet32_wider, width=192, spectral_norm=True),
+        shape=(32, 32, 3),
+        convolutions=[(32, conv(3, 3, 128)), *three_stages(192, stem=128)],
+        dense=[(768, 1)],
+        tables=(128 + 2 * 192) + 2 * 3 * 192 + (192 + 2 * 384) + 2 * 3 * 384 + (384 + 2 * 768) + 2 * 3 * 768,
+        parameters="41.9 M",
+        multiply_adds="3.17 G",
+    ),
+    "resnet32_wider, ImageNet-32": Published(
+        make=partial(networks.resnet32_wider, width=256, spectral_norm=True),
+        shape=(32, 32, 3),
+        convolutions=[(32, conv(3, 3, 128)), *three_stages(256, stem=128)],
+        dense=[(1024, 1)],
+        tables=(128 + 2 * 256) + 2 * 3 * 256 + (256 + 2 * 512) + 2 * 3 * 512 + (512 + 2 * 1024) + 2 * 3 * 1024,
+        parameters="74.3 M",
+        multiply_adds="5.44 G",
+    ),
+    "resnet128": Published(
+        make=partial(networks.resnet128, width=64, spectral_norm=True, activation=nn.swish),
+        shape=(128, 128, 3),
+        convolutions=[
+            (128, conv(3, 3, 64)),
+            *2 * [(128, conv(3, 64, 64))],
+            *[(64, conv(3, 64, 128)), (64, conv(3, 128, 128)), (64, conv(3, 64, 128))],
+            *[(32, conv(3, 128, 256)), (32, conv(3, 256, 256)), (32, conv(3, 128, 256))],
+            *[(16, conv(3, 256, 512)), (16, conv(3, 512, 512)), (16, conv(3, 256, 512))],
+            *2 * [(8, conv(3, 512, 512))],
+            *2 * [(4, conv(3, 512, 512))],
+        ],
+        dense=[(512, 1)],
+        tables=3 * 64 + (64 + 2 * 128) + (128 + 2 * 256) + (256 + 2 * 512) + 2 * 3 * 512,
+        parameters="15.7 M",
+        multiply_adds="5.24 G",
     ),
 }
 
@@ -157,10 +224,82 @@ def test_small_net_halves_to_at_most_7_pixels_then_has_one_block_and_a_dense_hea
 
 
 NETWORKS = [
-    pytest.param(networks.MnistNet, (12, 12, 1), id="mnist"),
+    pytest.param(networks.mnist, (12, 12, 1), id="mnist"),
+    pytest.param(networks.dsprites, (16, 16, 1), id="dsprites"),
     pytest.param(networks.resnet32, (8, 8, 3), id="resnet32"),
+    pytest.param(networks.resnet32_wider, (8, 8, 3), id="resnet32_wider"),
     pytest.param(networks.SmallNet, (8, 8, 1), id="small"),
 ]
+ATTENTIVE = {  # where the attention block stands, its input's channels and its keys', for width 4
+    "resnet32": (networks.resnet32, "block3", 8, 2),
+    "resnet32_large": (networks.resnet32_large, "block4", 8, 4),
+    "resnet32_wider": (networks.resnet32_wider, "block1", 4, 2),
+    "resnet128": (networks.resnet128, "block1", 4, 2),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTIVE)
+def test_attention_stands_where_the_release_has_it_and_starts_as_nothing(name):
+    make, block, channels, keys = ATTENTIVE[name]
+    network = make(width=4, num_classes=1, spectral_norm=True, attention=True)
+    without = abstract_params(make(width=4, num_classes=1, spectral_norm=True), (32, 32, 3))
+    params = abstract_params(network, (32, 32, 3))
+    assert {leaf for leaf in params if "query" in params[leaf]} == {block}
+    assert params[block]["query"]["kernel"].shape == params[block]["key"]["kernel"].shape == (channels, keys)
+    assert params[block]["value"]["kernel"].shape == (channels, channels)
+    assert len(params) == len(without) + (name == "resnet128"), "it takes a block's place, but in ResNet128"
+    initial = network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), None)["params"]
+    assert initial[block]["gamma"] == 0
+
+
+@pytest.mark.parametrize(("make", "shape"), NETWORKS)
+def test_energy_under_a_one_hot_soft_label_is_that_under_the_class(make, shape):
+    network = make(width=4, num_classes=3, spectral_norm=False)
+    params, images, labels = random_params(network, shape), random_images(4, shape), jnp.array([2, 0, 1, 2])
+    expected = energies(network, params, images, labels)
+    soft = energies(network, params, images, jax.nn.one_hot(labels, 3))
+    np.testing.assert_allclose(soft, expected, rtol=0, atol=200 * FLOAT32 * np.abs(expected).max())
+    assert np.ptp(energies(network, params, images[:1].repeat(3, 0), jnp.eye(3))) > 1e3 * FLOAT32
+
+
+BFLOAT16 = 2.0**-8  # half the distance of two neighbours is at most this part of a value
+
+
+@pytest.mark.parametrize(("make", "shape"), NETWORKS)
+def test_bfloat16_changes_energies_and_chain_gradients_by_its_rounding_and_not_their_type(make, shape):
+    # Every layer rounds its input, its kernel and its output: relative errors of 2^-8 each, independent between
+    # elements. Over the layers (at most 20 here, three roundings each) their squares add up; the gradient goes through
+    # the layers twice. A smooth activation, because at a kink the smallest error changes a slope by its whole jump.
+    network = make(width=16, num_classes=2, spectral_norm=False, activation=nn.swish)
+    params, images = random_params(network, shape, scale=0.1), random_images(8, shape)
+    labels = jnp.arange(8) % 2
+
+    def both(dtype):
+        apply = energy.from_module(network, dtype)
+        value = jax.jit(jax.value_and_grad(lambda images: apply(params, images, labels).sum()))
+        return jax.jit(apply)(params, images, labels), value(images)[1]
+
+    (exact, exact_grad), (rounded, rounded_grad) = both(jnp.float32), both(jnp.bfloat16)
+    assert rounded.dtype == rounded_grad.dtype == jnp.float32
+    bound = BFLOAT16 * np.sqrt(3 * 20)
+    head_bias = float(params[networks.HEAD]["bias"][0])
+    error = np.linalg.norm(rounded - exact) / np.linalg.norm(np.asarray(exact) - head_bias)
+    grad_error = np.linalg.norm(rounded_grad - exact_grad) / np.linalg.norm(exact_grad)
+    assert 0 < error < bound
+    assert 0 < grad_error < bound * np.sqrt(2)
+
+
+def test_the_sum_over_pixels_and_the_head_are_in_float32_under_bfloat16():
+    """256 equal pixels: a bfloat16 sum would have 8 bits, and the head's weights 8 more."""
+    network = networks.ResNet(stem=1, blocks=(), num_classes=1, spectral_norm=False, activation=nn.relu)
+    params = {
+        "stem": {"kernel": jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)},
+        networks.HEAD: {"kernel": jnp.full((1, 1), 1 + 2.0**-20), "bias": jnp.zeros(1)},
+    }
+    values = np.full((1, 16, 16, 1), 1.0, np.float32)
+    values[0, 0, 0] += 2.0**-7
+    actual = energy.from_module(network, jnp.bfloat16)(params, jnp.asarray(values))
+    assert float(actual[0]) == np.float32((256 + 2.0**-7) * (1 + 2.0**-20))
 
 
 @pytest.mark.parametrize(("make", "shape"), NETWORKS)
@@ -199,7 +338,7 @@ def test_images_of_a_batch_do_not_touch_each_others_energy(make, shape):
 
 
 def test_resnet_energy_is_a_sum_over_pixels_and_not_a_mean():
-    network = networks.ResNet(width=3, blocks=(), num_classes=1, spectral_norm=False)
+    network = networks.ResNet(stem=3, blocks=(), num_classes=1, spectral_norm=False)
     params = random_params(network, (2, 3, 1), scale=1.0)
     kernel = params["stem"]["kernel"]
     params["stem"]["kernel"] = jnp.zeros_like(kernel).at[1, 1].set(kernel[1, 1])  # a pixel sees itself alone

@@ -18,10 +18,16 @@ draw = jax.jit(replay.draw, static_argnames="restart_prob")
 store = jax.jit(replay.store, static_argnames="ring")
 
 
-def buffer_of(rows, labels=None, dtype=jnp.float32):
-    """A buffer with these rows, next written at slot 0."""
-    labels = np.zeros(len(rows)) if labels is None else labels
-    return replay.ReplayBuffer(jnp.asarray(rows, dtype), jnp.asarray(labels, jnp.int32), jnp.zeros((), jnp.int32))
+def buffer_of(rows, labels=None, dtype=jnp.float32, visits=1):
+    """A buffer with these rows, each visited so often, next written at slot 0."""
+    labels = np.zeros(len(rows), np.int32) if labels is None else labels
+    labels = jnp.asarray(labels, jnp.int32 if np.asarray(labels).dtype.kind == "i" else jnp.float32)
+    age = jnp.full(len(rows), visits, jnp.int32)
+    return replay.ReplayBuffer(jnp.asarray(rows, dtype), labels, age, jnp.zeros((), jnp.int32))
+
+
+def drawn_of(x, labels, slots, visits=1):
+    return replay.Draw(x, labels_of(labels), jnp.full(len(slots), visits, jnp.int32), labels_of(slots))
 
 
 def uniform(*shape, seed=0):
@@ -30,6 +36,11 @@ def uniform(*shape, seed=0):
 
 def labels_of(values):
     return jnp.asarray(values, jnp.int32)
+
+
+def one_hot(labels, num_classes=5):
+    """Labels as soft ones: each a vector."""
+    return np.eye(num_classes, dtype=np.float32)[np.asarray(labels)]
 
 
 @cache
@@ -128,7 +139,7 @@ def test_writing_in_place_touches_only_the_drawn_slots():
     rows, moved = uniform(CAPACITY, PIXELS), uniform(N, PIXELS, seed=1)
     slots = np.random.default_rng(2).permutation(CAPACITY)[:N]
     labels, moved_labels = np.arange(CAPACITY), np.arange(N) + 100
-    drawn = replay.Draw(jnp.zeros((N, PIXELS)), labels_of(moved_labels), labels_of(slots))
+    drawn = drawn_of(jnp.zeros((N, PIXELS)), moved_labels, slots)
     after = store(jax.random.key(0), buffer_of(rows, labels), drawn, jnp.asarray(moved), ring=False)
     rows[slots], labels[slots] = moved, moved_labels
     np.testing.assert_array_equal(after.images, rows)
@@ -141,7 +152,7 @@ def test_ring_overwrites_the_oldest_chains_in_order(capacity, n):
     buffer = buffer_of(np.arange(capacity)[:, None], np.arange(capacity))
     for step in range(6):
         arriving = capacity + step * n + np.arange(n)
-        drawn = replay.Draw(jnp.zeros((n, 1)), labels_of(arriving), labels_of(np.arange(n)))
+        drawn = drawn_of(jnp.zeros((n, 1)), arriving, np.arange(n))
         buffer = store(jax.random.key(0), buffer, drawn, jnp.asarray(arriving[:, None], jnp.float32), ring=True)
         newest_last = np.arange(capacity) + (step + 1) * n
         np.testing.assert_array_equal(np.roll(buffer.images[:, 0], -buffer.position), newest_last)
@@ -201,7 +212,7 @@ def test_chains_do_not_darken_over_many_visits(dtype):
 def test_float32_storage_keeps_every_bit():
     values, slots = uniform(N, PIXELS), np.random.default_rng(1).permutation(CAPACITY)[:N]
     values[0, :6] = [0.0, 1.0, np.nextafter(np.float32(1), np.float32(0)), 1e-30, 1 / 3, 1 / 255]
-    drawn = replay.Draw(jnp.zeros((N, PIXELS)), labels_of(np.zeros(N)), labels_of(slots))
+    drawn = drawn_of(jnp.zeros((N, PIXELS)), np.zeros(N), slots)
     after = store(jax.random.key(0), buffer_of(np.zeros((CAPACITY, PIXELS))), drawn, jnp.asarray(values), ring=False)
     by_slot = np.zeros((CAPACITY, PIXELS), np.float32)
     by_slot[slots] = values
@@ -211,9 +222,9 @@ def test_float32_storage_keeps_every_bit():
 
 
 @pytest.mark.parametrize("dtype", ["float32", *ROUNDING])
-def test_new_buffer_is_uniform_noise_with_uniform_labels(dtype):
-    capacity, shape, num_classes = 1024, (4, 8), 4
-    buffer = jax.jit(lambda key: replay.init(key, capacity, shape, num_classes, jnp.dtype(dtype)))(jax.random.key(0))
+def test_new_buffer_is_uniform_noise_that_nobody_visited(dtype):
+    capacity, shape = 1024, (4, 8)
+    buffer = jax.jit(lambda key: replay.init(key, capacity, shape, jnp.dtype(dtype)))(jax.random.key(0))
     assert buffer.images.nbytes == capacity * math.prod(shape) * jnp.dtype(dtype).itemsize
     values = np.asarray(replay.decode(buffer.images), np.float64)
     assert values.shape == (capacity, math.prod(shape))
@@ -221,11 +232,38 @@ def test_new_buffer_is_uniform_noise_with_uniform_labels(dtype):
         standard_error = (values**power).std() / np.sqrt(values.size)
         rounding = math.comb(power, 2) * ROUNDING.get(dtype, 0) ** 2 / 4  # E r² / 2 times the second derivative
         assert abs((values**power).mean() - 1 / (power + 1)) < 5 * standard_error + rounding
-    counts = np.bincount(buffer.labels)
-    assert len(counts) == num_classes
-    assert_uniform_counts(counts)
+    assert (np.asarray(buffer.visits) == 0).all()
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_chain_takes_its_label_at_its_first_visit_and_keeps_it(soft):
+    """The labels of the data batches are one class in each step, so a chain's label tells when it was first drawn."""
+    buffer = replay.init(jax.random.key(0), CAPACITY, (PIXELS,), label_shape=(5,) if soft else None)
+    noise, first = np.asarray(buffer.images), np.full(CAPACITY, -1)
+    for seed in range(5):
+        fresh = np.full(N, seed)
+        given = jnp.asarray(one_hot(fresh)) if soft else labels_of(fresh)
+        drawn = draw(jax.random.key(seed), buffer, given, restart_prob=0.0)
+        slots = np.asarray(drawn.slots)
+        np.testing.assert_array_equal(drawn.x, noise[slots])
+        first[slots] = np.where(first[slots] < 0, seed, first[slots])
+        expected = one_hot(first[slots]) if soft else first[slots]
+        np.testing.assert_array_equal(drawn.labels, expected)
+        buffer = store(jax.random.key(100 + seed), buffer, drawn, drawn.x)
+    assert len(set(first)) == 6, "some slots were never drawn, the others first in different steps"
+
+
+def test_visits_count_the_runs_since_the_last_start_from_noise():
+    buffer, visits = buffer_of(np.full((CAPACITY, PIXELS), 2.0), visits=7), np.full(CAPACITY, 7)
+    for seed in range(30):
+        drawn = draw(jax.random.key(seed), buffer, labels_of(np.zeros(N)), restart_prob=0.4)
+        slots, restarted = np.asarray(drawn.slots), np.asarray(drawn.x)[:, 0] < 1.5
+        visits[slots] = np.where(restarted, 1, visits[slots] + 1)
+        buffer = store(jax.random.key(100 + seed), buffer, drawn, jnp.full((N, PIXELS), 2.0))
+        np.testing.assert_array_equal(buffer.visits, visits)
+    assert visits.min() < 7 < visits.max()
 
 
 def test_storage_of_another_type_is_refused():
     with pytest.raises(ValueError, match="stores float32, bfloat16 or uint8, not"):
-        replay.init(jax.random.key(0), 4, (2,), 1, jnp.int16)
+        replay.init(jax.random.key(0), 4, (2,), jnp.int16)

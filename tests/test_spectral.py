@@ -26,7 +26,7 @@ def network_params(scale=1.0):
         return {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(generator.normal(size=shape[-1]))}
 
     params = jax.tree.map(layer, SHAPES, is_leaf=lambda leaf: isinstance(leaf, tuple))
-    params["block"]["gain2"] = jnp.asarray(generator.normal(size=(3, 4)), jnp.float32)
+    params["block"]["gain2"] = {"table": jnp.asarray(generator.normal(size=(3, 4)), jnp.float32)}
     return params
 
 
@@ -93,7 +93,7 @@ def test_second_convolution_is_shrunk_to_norm_one_and_never_enlarged(norm, expec
 def test_head_biases_and_tables_are_untouched():
     params = network_params()
     normalised = normalise(params, converged(params))
-    for name in ("head.kernel", "head.bias", "dense.bias", "block.conv2.bias", "block.gain2"):
+    for name in ("head.kernel", "head.bias", "dense.bias", "block.conv2.bias", "block.gain2.table"):
         np.testing.assert_array_equal(leaf(normalised, name), leaf(params, name))
 
 

@@ -48,7 +48,8 @@ def setup(devices=1, kernel=STILL, capacity=BATCH, objective=losses.contrastive_
     settings = {"chain_steps": 1, "restart_prob": 0.0, "ring": False, "ema_decay": 0.5} | options
     step = make_train_step(apply, kernel, objective, optimizer, **settings)
     step = parallel.over_devices(step, mesh, (PARTITION, parallel.SHARDED), (PARTITION, parallel.REPLICATED), (0,))
-    buffer = replay.init(jax.random.key(7), capacity, SHAPE, 2)
+    visited = {"labels": jnp.arange(capacity, dtype=jnp.int32) % 2, "visits": jnp.ones(capacity, jnp.int32)}
+    buffer = replay.init(jax.random.key(7), capacity, SHAPE)._replace(**visited)
     state = init_state(jax.random.key(3), params_for(), {}, optimizer, buffer)
     state = jax.device_put(jax.tree.map(lambda x: x.copy(), state), parallel.shardings(mesh, PARTITION_TREE(state)))
     return mesh, step, state
@@ -138,23 +139,30 @@ def test_restarted_chains_take_their_labels_from_the_data():
     assert (jax.device_get(state.buffer.labels) == 1).all()
 
 
-def test_dropout_acts_in_the_loss_and_never_in_a_chain():
+@pytest.mark.parametrize("in_chains", [False, True])
+def test_dropout_acts_in_the_loss_and_in_a_chain_only_where_asked_with_a_new_mask_at_every_step(in_chains):
     def marked(params, images, labels=None, dropout_key=None):
-        return apply(params, images, labels) + (0.0 if dropout_key is None else 1000.0)
-
-    seen = []
+        mask = 0.0 if dropout_key is None else 1000.0 + jax.random.uniform(dropout_key)
+        return apply(params, images, labels) + mask
 
     def look(key, state, energy_fn):
-        energy = energy_fn(state.x)
-        return state, Info(energy, energy, energy)  # the step reports the mean of the second as chain_grad_norm
+        moved = LangevinState(state.x.at[..., 0, 0].set(state.x[..., 1, 0]).at[..., 1, 0].set(0.0))
+        energy = energy_fn(jnp.zeros_like(state.x))  # the mask alone, but for a constant of the label
+        return moved, Info(energy, energy, energy)  # the step reports the mean of the second as chain_grad_norm
 
     kernel = Kernel(init=STILL.init, step=look)
-    mesh, step, state = setup(8, apply=marked, kernel=kernel)
-    _, metrics = step(state, parallel.place_batch(mesh, batch_for()))
-    seen.append(metrics)
-    assert abs(metrics["chain_grad_norm"]) < 10
-    assert metrics["energy_data"] > 900
-    assert metrics["energy_samples"] > 900
+    means = []
+    for steps in (1, 2):
+        mesh, step, state = setup(1, apply=marked, kernel=kernel, chain_steps=steps, dropout_in_chains=in_chains)
+        _, metrics = step(state, parallel.place_batch(mesh, batch_for()))
+        assert metrics["energy_data"] > 900
+        assert metrics["energy_samples"] > 900
+        means.append(metrics["chain_grad_norm"])
+    if in_chains:
+        assert min(means) > 900
+        assert means[0] != means[1]
+    else:
+        assert max(means) < 10
 
 
 def test_the_running_mean_of_the_weights_is_the_geometric_sum():

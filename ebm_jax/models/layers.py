@@ -85,16 +85,47 @@ def leaky_relu(x: Array) -> Array:
     return jax.nn.leaky_relu(x, 0.2)
 
 
-def class_rows(table: Float[Array, "classes c"], labels: Labels | None) -> Float[Array, "_ 1 1 c"]:
-    """One row of a class-conditional table for each label, to broadcast over height and width.
+def class_rows(table: Float[Array, "classes c"], labels: Labels | None, neutral: float) -> Float[Array, "_ 1 1 c"]:
+    """What a class-conditional table says for each label, to broadcast over height and width.
 
-    A table of one class has one row for all images, whatever their labels.
+    An integer label takes its row; a table of one class has one row for all images, whatever their integer labels. A
+    soft label l, a vector, takes neutral + Σ l_k (row_k - neutral): the row for a one-hot vector, the mean of rows for
+    probabilities, and `neutral` at a vector of zeros (the release multiplies the table by the vector alone, so its gain
+    vanishes there; utils.py: conv_block).
+
+    Args:
+      neutral: the value that does nothing, 0 for a bias, 1 for a gain.
     """
+    if labels is not None and jnp.issubdtype(labels.dtype, jnp.floating):
+        rows = neutral + labels.astype(table.dtype) @ (table - neutral)
+        return rows[:, None, None, :]
     if table.shape[0] == 1:
         return table[:, None, None, :]
     if labels is None:
         raise ValueError(f"this energy is conditional on {table.shape[0]} classes: give one label for each image")
     return table[labels][:, None, None, :]
+
+
+class ClassBias(nn.Module):
+    """Adds to every channel its class-conditional bias, at first 0."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Features, labels: Labels | None) -> Features:
+        table = self.param("table", nn.initializers.zeros, (self.num_classes, x.shape[-1]))
+        return x + class_rows(table, labels, 0.0)
+
+
+class ClassGain(nn.Module):
+    """Multiplies every channel by its class-conditional gain, at first 1."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Features, labels: Labels | None) -> Features:
+        table = self.param("table", nn.initializers.ones, (self.num_classes, x.shape[-1]))
+        return x * class_rows(table, labels, 1.0)
 
 
 class Conv(nn.Module):
@@ -114,8 +145,8 @@ class Conv(nn.Module):
 class ResidualBlock(nn.Module):
     """The paper's residual block (release utils.py: smart_res_block), with a class-conditional bias and gain.
 
-    h = conv1(x + b1[y]); h = act(h); h = conv2(h + b2[y]) * g2[y]; s = x, or conv3x3(x) where the channels change;
-    out = act(h + s), average-pooled before the activation where `downsample`.
+    h = conv1(x + b1[y]); h = act(dropout(h)); h = conv2(h + b2[y]) * g2[y]; s = x, or conv3x3(x) where the channels
+    change; out = act(h + s), average-pooled before the activation where `downsample`.
     """
 
     features: int
@@ -128,16 +159,35 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features, labels: Labels | None, training: bool = False) -> Features:
-        channels = x.shape[-1]
-        bias1 = self.param("bias1", nn.initializers.zeros, (self.num_classes, channels))
-        bias2 = self.param("bias2", nn.initializers.zeros, (self.num_classes, self.features))
-        gain2 = self.param("gain2", nn.initializers.ones, (self.num_classes, self.features))
-
-        h = Conv(self.features, self.kernel_init, name="conv1")(x + class_rows(bias1, labels))
+        h = ClassBias(self.num_classes, name="bias1")(x, labels)
+        h = Conv(self.features, self.kernel_init, name="conv1")(h)
         h = nn.Dropout(self.dropout, deterministic=not training)(h)
-        h = self.activation(h)
-        h = Conv(self.features, self.second_kernel_init, name="conv2")(h + class_rows(bias2, labels))
-        h = h * class_rows(gain2, labels)
-        if channels != self.features:
+        h = ClassBias(self.num_classes, name="bias2")(self.activation(h), labels)
+        h = Conv(self.features, self.second_kernel_init, name="conv2")(h)
+        h = ClassGain(self.num_classes, name="gain2")(h, labels)
+        if x.shape[-1] != self.features:
             x = Conv(self.features, self.kernel_init, name="skip")(x)
         return self.activation(average_pool(h + x) if self.downsample else h + x)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention over all pixels (release utils.py: attention), added with a weight γ that starts at 0.
+
+    q = Q x + q0, k = K x + k0, v = leaky_relu(V x); out = x + γ softmax(q kᵀ) v. The release drops logits out in one
+    network (ResNet32Wider, keeping 0.9); ours does not.
+    """
+
+    keys: int
+    kernel_init: Callable
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        b, h, w, c = x.shape
+        rows = x.reshape(b, h * w, c)
+        query = nn.Dense(self.keys, kernel_init=self.kernel_init, name="query")(rows)
+        key = nn.Dense(self.keys, kernel_init=self.kernel_init, name="key")(rows)
+        value = leaky_relu(nn.Dense(c, use_bias=False, kernel_init=self.kernel_init, name="value")(rows))
+        logits = jnp.einsum("bqk,bpk->bqp", query, key, preferred_element_type=jnp.float32)
+        attention = jax.nn.softmax(logits).astype(x.dtype)
+        gamma = self.param("gamma", nn.initializers.zeros, ())
+        return x + gamma * jnp.einsum("bqp,bpc->bqc", attention, value).reshape(x.shape)

@@ -1,14 +1,18 @@
-"""The networks: each maps images [b, h, w, c] and labels [b] to energies [b]; none has normalisation layers.
+"""The networks: each maps images [b, h, w, c] and labels to energies [b]; none has normalisation layers.
 
 Where the release normalises spectrally, kernels start at N(0, 1) and second convolutions at N(0, 1e-10), as in its
-utils.py: get_weight. Without spectral normalisation they start at Glorot uniform and at zero.
+utils.py: get_weight. Without spectral normalisation they start at Glorot uniform and at zero. The head works in float32
+whatever the type of the computation, so that energies keep their digits.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from ebm_jax.models.layers import Activation, Conv, ResidualBlock, class_rows, leaky_relu
+from ebm_jax.models.layers import Activation, ClassBias, ClassGain, Conv, ResidualBlock, SelfAttention, leaky_relu
 from ebm_jax.models.spectral import HEAD
 from ebm_jax.types import Energies, Images, Labels
 
@@ -22,13 +26,21 @@ def kernel_inits(spectral_norm: bool) -> tuple[Callable, Callable]:
     return glorot, nn.initializers.zeros
 
 
-class MnistNet(nn.Module):
-    """28x28x1 (release models.py: MnistNet): 3x3 stem, three 4x4 convolutions of stride 2, a dense layer.
+def head(h: Float[Array, "b features"]) -> Energies:
+    """The last layer, linear to one energy, in float32 and not spectrally normalised; called in a Flax module."""
+    return nn.Dense(1, kernel_init=glorot, name=HEAD)(h.astype(jnp.float32))[:, 0]
 
-    The release is unconditional here but for a label image beside the input; ours conditions as the residual nets do.
+
+class StridedNet(nn.Module):
+    """A 3x3 stem, 4x4 convolutions of stride 2, a dense layer, a linear head.
+
+    Every strided convolution is class-conditional as a residual block's is: a bias before it, a gain after it. The
+    release's MnistNet takes labels but does not use them, its DspritesNet has the gain at the third one only.
     """
 
-    width: int
+    stem: int
+    features: tuple[int, ...]
+    dense: int
     num_classes: int
     spectral_norm: bool
     activation: Activation = leaky_relu
@@ -36,46 +48,122 @@ class MnistNet(nn.Module):
     @nn.compact
     def __call__(self, images: Images, labels: Labels | None = None, *, training: bool = False) -> Energies:
         init, _ = kernel_inits(self.spectral_norm)
-        h = self.activation(Conv(self.width, init, name="stem")(images))
-        for index, features in enumerate((self.width, 2 * self.width, 4 * self.width)):
-            bias = self.param(f"bias{index}", nn.initializers.zeros, (self.num_classes, h.shape[-1]))
-            gain = self.param(f"gain{index}", nn.initializers.ones, (self.num_classes, features))
-            h = Conv(features, init, half=True, name=f"conv4x4_{index}")(h + class_rows(bias, labels))
-            h = self.activation(h * class_rows(gain, labels))
-        h = self.activation(nn.Dense(2 * self.width, kernel_init=init, name="dense")(h.reshape(h.shape[0], -1)))
-        return nn.Dense(1, kernel_init=glorot, name=HEAD)(h)[:, 0]
+        h = self.activation(Conv(self.stem, init, name="stem")(images))
+        for index, features in enumerate(self.features):
+            h = ClassBias(self.num_classes, name=f"bias{index}")(h, labels)
+            h = Conv(features, init, half=True, name=f"conv4x4_{index}")(h)
+            h = self.activation(ClassGain(self.num_classes, name=f"gain{index}")(h, labels))
+        h = h.reshape(h.shape[0], -1)
+        return head(self.activation(nn.Dense(self.dense, kernel_init=init, name="dense")(h)))
+
+
+def mnist(width: int, **common) -> StridedNet:
+    """MnistNet, 28x28x1: 64 → 64, 128, 256 → dense 128 for width 64 (release models.py: MnistNet)."""
+    return StridedNet(stem=width, features=(width, 2 * width, 4 * width), dense=2 * width, **common)
+
+
+def dsprites(width: int, **common) -> StridedNet:
+    """DspritesNet, 64x64x1: 32 → 64, 128, 128, 128 → dense 128 for width 64 (release models.py: DspritesNet)."""
+    features = (width, 2 * width, 2 * width, 2 * width)
+    return StridedNet(stem=width // 2, features=features, dense=2 * width, **common)
+
+
+class Residual(NamedTuple):
+    """A residual block of a `ResNet`: its channels, and whether it halves the image."""
+
+    features: int
+    downsample: bool = False
+
+
+class Attention(NamedTuple):
+    """A self-attention block of a `ResNet`, with so many channels of queries and keys."""
+
+    keys: int
 
 
 class ResNet(nn.Module):
-    """The release's residual nets for 32x32 images: a 3x3 stem, residual blocks, activation, SUM over pixels, linear.
+    """The release's residual nets: a 3x3 stem, blocks, activation, SUM over pixels, linear.
 
-    `blocks` names each block's width and whether it halves the image. The release's unconditional nets put ReLU in
-    place of the activation before the sum (models.py:254, 342).
+    The release's unconditional nets put ReLU in place of the activation before the sum (models.py:254, 342), and run
+    the stem's or first block's activation as LeakyReLU even where swish is asked for (models.py:416, 602).
     """
 
-    width: int
-    blocks: tuple[tuple[int, bool], ...]
+    stem: int
+    blocks: tuple[Residual | Attention, ...]
     num_classes: int
     spectral_norm: bool
     activation: Activation = leaky_relu
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, images: Images, labels: Labels | None = None, *, training: bool = False) -> Energies:
         init, second_init = kernel_inits(self.spectral_norm)
-        h = self.activation(Conv(self.width, init, name="stem")(images))
-        for index, (features, downsample) in enumerate(self.blocks):
+        h = self.activation(Conv(self.stem, init, name="stem")(images))
+        for index, spec in enumerate(self.blocks):
+            name = f"block{index}"
+            if isinstance(spec, Attention):
+                h = SelfAttention(spec.keys, init, name=name)(h)
+                continue
             block = ResidualBlock(
-                features, self.num_classes, self.activation, init, second_init, downsample, name=f"block{index}"
+                spec.features,
+                self.num_classes,
+                self.activation,
+                init,
+                second_init,
+                downsample=spec.downsample,
+                dropout=self.dropout,
+                name=name,
             )
             h = block(h, labels, training)
-        h = self.activation(h).sum((1, 2))
-        return nn.Dense(1, kernel_init=glorot, name=HEAD)(h)[:, 0]
+        return head(self.activation(h).astype(jnp.float32).sum((1, 2)))
 
 
-def resnet32(width: int, **kwargs) -> ResNet:
-    """ResNet32, conditional CIFAR-10: 128 → 128D, 128, 256D, 256, 256D, 256 for width 128 (release models.py)."""
-    blocks = ((width, True), (width, False), (2 * width, True), (2 * width, False), (2 * width, True))
-    return ResNet(width=width, blocks=(*blocks, (2 * width, False)), **kwargs)
+def resnet32(width: int, *, attention: bool = False, **common) -> ResNet:
+    """ResNet32, conditional CIFAR-10: 128 → 128D, 128, 256D, 256, 256D, 256 for width 128 (release models.py).
+
+    Attention takes the place of the fourth block (models.py:247).
+    """
+    double = 2 * width
+    blocks = (Residual(width, True), Residual(width), Residual(double, True))
+    fourth = Attention(width // 2) if attention else Residual(double)
+    return ResNet(stem=width, blocks=(*blocks, fourth, Residual(double, True), Residual(double)), **common)
+
+
+def resnet32_large(width: int, *, attention: bool = False, **common) -> ResNet:
+    """ResNet32Large, unconditional CIFAR-10: 128 → 128D,128,128, 256D,256,256, 512D,512,512 (release models.py).
+
+    Attention takes the place of the fifth block (models.py:327). The release trains it with dropout 0.5.
+    """
+    blocks = _three_stages(width)
+    if attention:
+        blocks = (*blocks[:4], Attention(width), *blocks[5:])
+    return ResNet(stem=width, blocks=blocks, **common)
+
+
+def resnet32_wider(width: int, *, attention: bool = False, **common) -> ResNet:
+    """ResNet32Wider: stem 128, then ResNet32Large's blocks; width 192 (CIFAR-10), 256 (ImageNet-32) (release).
+
+    Attention takes the place of the second block (models.py:418).
+    """
+    blocks = _three_stages(width)
+    if attention:
+        blocks = (blocks[0], Attention(width // 2), *blocks[2:])
+    return ResNet(stem=128, blocks=blocks, **common)
+
+
+def _three_stages(width: int) -> tuple[Residual | Attention, ...]:
+    widths = (width, 2 * width, 4 * width)
+    return tuple(Residual(features, index == 0) for features in widths for index in range(3))
+
+
+def resnet128(width: int, *, attention: bool = False, **common) -> ResNet:
+    """ResNet128, ImageNet at 128x128: 64 → 64D, 128D, 256D, 512D, 512D, 512 for width 64 (release models.py).
+
+    Attention comes after the first block, over 64x64 pixels (models.py:604).
+    """
+    first = (Residual(width, True), Attention(width // 2)) if attention else (Residual(width, True),)
+    halving = tuple(Residual(factor * width, True) for factor in (2, 4, 8, 8))
+    return ResNet(stem=width, blocks=(*first, *halving, Residual(8 * width)), **common)
 
 
 class SmallNet(nn.Module):
@@ -100,18 +188,24 @@ class SmallNet(nn.Module):
         block = ResidualBlock(2 * self.width, self.num_classes, self.activation, init, second_init, name="block")
         h = block(h, labels, training)
         h = nn.Dense(2 * self.width, kernel_init=init, name="dense")(h.reshape(h.shape[0], -1))
-        return nn.Dense(1, kernel_init=glorot, name=HEAD)(self.activation(h))[:, 0]
+        return head(self.activation(h))
 
 
 class Mlp(nn.Module):
-    """For densities in a few dimensions [b, d]: three hidden layers, no labels."""
+    """For densities in a few dimensions, points [b, d] of the unit box: three hidden layers, no labels.
+
+    Points are stretched from [0, 1] to [-4, 4], where a Glorot layer bends.
+    """
 
     width: int
+    num_classes: int
+    spectral_norm: bool
     activation: Activation = nn.swish
 
     @nn.compact
     def __call__(self, images: Images, labels: Labels | None = None, *, training: bool = False) -> Energies:
-        h = images
+        init, _ = kernel_inits(self.spectral_norm)
+        h = 8.0 * (images - 0.5)
         for index in range(3):
-            h = self.activation(nn.Dense(self.width, name=f"dense{index}")(h))
-        return nn.Dense(1, name=HEAD)(h)[:, 0]
+            h = self.activation(nn.Dense(self.width, kernel_init=init, name=f"dense{index}")(h))
+        return head(h)

@@ -43,6 +43,20 @@ def run(kernel: Kernel, key: PRNGKey, x: Images, energy_fn: EnergyFn, num_steps:
     return state.x, info
 
 
+def resampled(kernel: Kernel, energy_of: Callable[[PRNGKey], EnergyFn]) -> Kernel:
+    """`kernel` under an energy drawn anew at every step, such as a network's under dropout.
+
+    The energy that the loop passes to `step` is not used.
+    """
+
+    def step(key: PRNGKey, state: Any, energy_fn: EnergyFn) -> tuple[Any, Info]:
+        del energy_fn
+        key_energy, key_step = jax.random.split(key)
+        return kernel.step(key_step, state, energy_of(key_energy))
+
+    return Kernel(kernel.init, step)
+
+
 def energy_and_grad(energy_fn: EnergyFn, x: Images) -> tuple[Energies, Images]:
     """U(x) and ∇ₓU(x) of every chain, by one pass forth and back."""
 

@@ -2,8 +2,9 @@
 
 It holds one device's shard, flat [capacity, pixels]: as [capacity, h, w, c] XLA:TPU would lay the whole buffer out
 anew twice a step. It starts full of uniform noise, so nothing branches on how full it is; until each slot was drawn
-once, the draws mix noise with young chains. Draw and store touch only the drawn rows: their cost is independent of the
-capacity, provided the caller donates the buffer.
+once, the draws mix noise with young chains. A slot that was never drawn has no label yet and takes that of its first
+visit. Draw and store touch only the drawn rows: their cost is independent of the capacity, provided the caller donates
+the buffer.
 """
 
 import math
@@ -24,42 +25,57 @@ class ReplayBuffer(NamedTuple):
     """Chains as `encode` stores them, float32, bfloat16 bits or uint8, with the label that each was run under."""
 
     images: Num[Array, "capacity pixels"]
-    labels: Int[Array, " capacity"]
+    labels: Int[Array, " capacity"] | Float[Array, "capacity k"]
+    visits: Int[Array, " capacity"]
+    """How often the chain was drawn and run since it last started from noise."""
     position: Int[Array, ""]
     """The slot that a first-in-first-out ring writes next."""
 
 
 class Draw(NamedTuple):
-    """Chains taken from the buffer: float32 rows, the label of each, the slot of each."""
+    """Chains taken from the buffer: float32 rows, the label of each, the visits so far, the slot of each."""
 
     x: Rows
     labels: Labels
+    visits: Int[Array, " n"]
     slots: Slots
 
 
 def init(
-    key: PRNGKey, capacity: int, event_shape: tuple[int, ...], num_classes: int, dtype: DTypeLike = jnp.float32
+    key: PRNGKey,
+    capacity: int,
+    event_shape: tuple[int, ...],
+    dtype: DTypeLike = jnp.float32,
+    label_shape: tuple[int, ...] | None = None,
 ) -> ReplayBuffer:
-    """`capacity` chains of uniform noise with uniform labels in 0..num_classes-1; float32, bfloat16 or uint8."""
-    key_images, key_labels, key_encode = jax.random.split(key, 3)
+    """`capacity` chains of uniform noise that have no label yet, stored as float32, bfloat16 or uint8.
+
+    Args:
+      label_shape: None for integer labels, (k,) for soft ones.
+    """
+    key_images, key_encode = jax.random.split(key)
     images = jax.random.uniform(key_images, (capacity, math.prod(event_shape)))
-    labels = jax.random.randint(key_labels, (capacity,), 0, num_classes)
-    return ReplayBuffer(encode(key_encode, images, dtype), labels, jnp.zeros((), jnp.int32))
+    labels = jnp.zeros(capacity, jnp.int32) if label_shape is None else jnp.zeros((capacity, *label_shape))
+    zeros = jnp.zeros(capacity, jnp.int32)
+    return ReplayBuffer(encode(key_encode, images, dtype), labels, zeros, jnp.zeros((), jnp.int32))
 
 
 def draw(key: PRNGKey, buffer: ReplayBuffer, fresh_labels: Labels, restart_prob: float) -> Draw:
-    """One chain for each of `fresh_labels` [n], from n different slots drawn uniformly, n <= capacity.
+    """One chain for each of `fresh_labels` ([n] or [n, k]), from n different slots drawn uniformly, n <= capacity.
 
-    With probability `restart_prob` in [0, 1] a chain starts anew from U[0, 1] and takes its fresh label; giving the
-    labels of the data batch makes the chains' labels follow the data's. All others keep the label they were run under.
+    With probability `restart_prob` in [0, 1] a chain starts anew from U[0, 1]. It then takes its fresh label, and so
+    does a chain on its first visit; giving the labels of the data batch makes the chains' labels follow the data's. All
+    others keep the label they were run under.
     """
     key_slots, key_restart, key_noise = jax.random.split(key, 3)
     n = fresh_labels.shape[0]
     slots = distinct_slots(key_slots, buffer.images.shape[0], n)
-    old = decode(buffer.images[slots])
+    old, visits = decode(buffer.images[slots]), buffer.visits[slots]
     restart = jax.random.bernoulli(key_restart, restart_prob, (n,))
     x = jnp.where(restart[:, None], jax.random.uniform(key_noise, old.shape), old)
-    return Draw(x, jnp.where(restart, fresh_labels, buffer.labels[slots]), slots)
+    is_new = (restart | (visits == 0)).reshape(n, *(1,) * (fresh_labels.ndim - 1))
+    labels = jnp.where(is_new, fresh_labels, buffer.labels[slots])
+    return Draw(x, labels, jnp.where(restart, 0, visits), slots)
 
 
 def store(key: PRNGKey, buffer: ReplayBuffer, drawn: Draw, x: Rows, *, ring: bool = False) -> ReplayBuffer:
@@ -73,7 +89,8 @@ def store(key: PRNGKey, buffer: ReplayBuffer, drawn: Draw, x: Rows, *, ring: boo
     slots = oldest if ring else drawn.slots
     images = buffer.images.at[slots].set(encode(key, x, buffer.images.dtype), unique_indices=True)
     labels = buffer.labels.at[slots].set(drawn.labels, unique_indices=True)
-    return ReplayBuffer(images, labels, (buffer.position + n) % capacity)
+    visits = buffer.visits.at[slots].set(drawn.visits + 1, unique_indices=True)
+    return ReplayBuffer(images, labels, visits, (buffer.position + n) % capacity)
 
 
 def distinct_slots(key: PRNGKey, capacity: int, n: int) -> Slots:

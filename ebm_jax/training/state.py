@@ -35,7 +35,7 @@ PARTITION = TrainState(
     ema=REPLICATED,
     opt_state=REPLICATED,
     spectral=REPLICATED,
-    buffer=ReplayBuffer(images=SHARDED, labels=SHARDED, position=REPLICATED),
+    buffer=ReplayBuffer(images=SHARDED, labels=SHARDED, visits=SHARDED, position=REPLICATED),
 )
 """How each part lies on the mesh, as a prefix of the state's tree."""
 

@@ -1,6 +1,7 @@
 """One training step: Du & Mordatch (2019), algorithm 1, as one device runs it on its share of the batch."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +30,17 @@ def make_train_step(
     restart_prob: float,
     ring: bool,
     ema_decay: float,
+    dropout_in_chains: bool = False,
 ) -> TrainStep:
     """The step (state, batch) -> (state, metrics) of one device, to be mapped by `parallel.over_devices`.
 
     Batch and replay buffer are this device's shards. The gradient's mean is the only communication, but for what the
     objective itself gathers. Metrics are scalars: the loss, both energies and their gap, gradient norms of the
-    parameters and of the chains (mean over chains and steps).
+    parameters and of the chains (mean over chains and steps), and the chains' age in visits.
+
+    Args:
+      dropout_in_chains: the chains move under dropout too, a new mask at every step of theirs, as in the release, whose
+        ResNet32Large has it on in all of training (train.py:544). The loss always has it.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -45,8 +51,10 @@ def make_train_step(
 
         x_data = dequantise(key_data, batch.images)
         drawn = replay.draw(key_draw, state.buffer, batch.labels, restart_prob)
-        chain_energy = energy.bind(apply, spectral.normalise(params, vectors), drawn.labels)
-        x_samples, info = kernels.run(kernel, key_chain, drawn.x.reshape(x_data.shape), chain_energy, chain_steps)
+        chain_energy = partial(energy.bind, apply, spectral.normalise(params, vectors), drawn.labels)
+        chain_kernel = kernels.resampled(kernel, chain_energy) if dropout_in_chains else kernel
+        start = drawn.x.reshape(x_data.shape)
+        x_samples, info = kernels.run(chain_kernel, key_chain, start, chain_energy(), chain_steps)
         x_samples = jax.lax.stop_gradient(x_samples)
 
         def loss_fn(params):
@@ -58,7 +66,7 @@ def make_train_step(
             return objective(data, samples), metrics
 
         (loss, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        metrics |= {"loss": loss, "chain_grad_norm": info.grad_norm.mean()}
+        metrics |= {"loss": loss, "chain_grad_norm": info.grad_norm.mean(), "chain_visits": drawn.visits.mean()}
         gradient, metrics = parallel.mean_over_devices((gradient, metrics))
         metrics["energy_gap"] = metrics["energy_data"] - metrics["energy_samples"]
         metrics["grad_norm"] = optax.tree.norm(gradient)
