@@ -9,11 +9,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from ebm_jax import applications, parallel
-from ebm_jax.io import checkpoint
+from ebm_jax.evaluation import density
+from ebm_jax.io import checkpoint, data, densities
 from ebm_jax.io.workdir import read_config
 from ebm_jax.models import conditions, energy, layers, networks, spectral
 from ebm_jax.sampling import replay
@@ -23,7 +25,7 @@ from ebm_jax.training import losses
 from ebm_jax.training.optimizer import clipped_adam
 from ebm_jax.training.state import PARTITION, TrainState, init_state, network_params
 from ebm_jax.training.step import make_train_step
-from ebm_jax.types import BadInput, Config, Energies, Images, Labels, Params, Places, PRNGKey
+from ebm_jax.types import BadInput, Batch, Config, Energies, Images, Labels, Params, Places, PRNGKey
 
 CHOICES: dict[str, dict[str, Any]] = {
     "data.condition": {
@@ -65,6 +67,7 @@ POSITIVE = ["chain.step_size", "chain.grad_clip", "optim.learning_rate"]
 BELOW_ONE = ["optim.b1", "optim.b2", "optim.ema_decay", "model.dropout"]
 SMALLEST_SIDE = 8  # pixels: three halvings
 SOFT = {"soft": None, "size": 1, "position": 2, "rotation": 2}  # conditions whose labels are vectors, of what length
+DENSITY_GRID = 400  # cells a side: 8 in the narrowest feature's standard deviation; the checkerboard needs tens
 RESIDUAL = ("resnet32", "resnet32_large", "resnet32_wider", "resnet128")  # networks with dropout and attention
 DRY_RUN = {  # what train.dry_run=True puts over a config
     "model.width": 8,
@@ -94,7 +97,10 @@ def choice(config: Config, key: str) -> Any:
     Raises:
       BadInput: it is none of the names in CHOICES.
     """
-    name, options = value_of(config, key), CHOICES[key]
+    return _among(key, value_of(config, key), CHOICES[key])
+
+
+def _among(key: str, name: str, options: dict[str, Any]) -> Any:
     if name not in options:
         near = difflib.get_close_matches(str(name), options, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
@@ -185,6 +191,53 @@ def label_shape(config: Config) -> tuple[int, ...] | None:
 def example_labels(config: Config, places: Places) -> Labels:
     """Labels to sample under at these places of a picture; all 0 for an unconditional model."""
     return choice(config, "data.condition")(places, config.model.num_classes)
+
+
+def make_dataset(config: Config) -> data.Dataset:
+    """The images to train on, whose shape and classes are those that the config states.
+
+    An unconditional model sees label 0 everywhere.
+    """
+    source, name, split = config.data.source, config.data.name, config.data.split
+    if source == "sklearn":
+        if name != "digits":
+            raise BadInput(f"data.name '{name}' is not in scikit-learn's bundle; use digits, or data.source=tfds")
+        dataset = data.digits(split)
+    else:
+        dataset = data.tfds_images(name, split, config.data.dir, config.data.manual_dir, config.data.verify_checksums)
+    shape = dataset.images.shape[1:]
+    if shape != tuple(config.data.shape):
+        raise BadInput(f"data.shape {tuple(config.data.shape)} is not the shape of {name}; use {shape}")
+    if config.model.num_classes not in (1, dataset.num_classes):
+        raise BadInput(
+            f"model.num_classes {config.model.num_classes} does not fit {name}; use 1 (unconditional) or "
+            f"{dataset.num_classes}"
+        )
+    return dataset if config.model.num_classes > 1 else dataset._replace(labels=dataset.labels * 0)
+
+
+def make_batches(config: Config) -> Callable[[int], Batch]:
+    """The function step -> batch of the config's data."""
+    if config.data.source == "density":
+        return data.sampled_batches(make_density(config).sample, config.train.seed, config.train.batch_size)
+    return data.make_batches(make_dataset(config), config.train.seed, config.train.batch_size)
+
+
+def make_density(config: Config) -> densities.Density:
+    """The 2-D law that `data.name` names.
+
+    Raises:
+      BadInput: none has this name.
+    """
+    return _among("data.name", config.data.name, densities.DENSITIES)
+
+
+def density_report(config: Config, params: Params) -> tuple[density.GridReport, np.ndarray]:
+    """How far the model is from the law it was trained on, and its log-density float64 [side · side] on the grid."""
+    energy_fn, points = make_energy_fn(config), density.grid(DENSITY_GRID)
+    energies = density.grid_energies(lambda x: energy_fn(params, x), points)
+    report = density.report_of_energies(energies, make_density(config).log_density(points))
+    return report, -energies - report.log_z
 
 
 def make_network(config: Config) -> nn.Module:

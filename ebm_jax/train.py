@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from ebm_jax import build, parallel
-from ebm_jax.io import checkpoint, data, report, workdir
+from ebm_jax.io import checkpoint, report, workdir
 from ebm_jax.sampling import replay
 from ebm_jax.training import guard
 from ebm_jax.training.state import TrainState, network_params
@@ -36,7 +36,7 @@ def train(config: Config, folder: Path) -> int:
     mesh = parallel.device_mesh()
     build.check(config, mesh.size)
     workdir.check(folder, config)
-    batches = data.make_batches(build.make_dataset(config), config.train.seed, config.train.batch_size)
+    batches = build.make_batches(config)
     workdir.claim(folder, config)
     with checkpoint.open_manager(folder, config.checkpoint.keep) as manager:
         start, state = _start(config, mesh, manager, folder)
@@ -73,7 +73,8 @@ def _loop(
     Metrics are fetched while the next step already runs. Nothing is saved before the metrics up to it are known to be
     finite.
     """
-    train_step, draw_pictures = build.make_step(config, mesh), _picture_maker(config, mesh, reporter)
+    watcher = _density_watcher if config.data.source == "density" else _picture_maker
+    train_step, draw_pictures = build.make_step(config, mesh), watcher(config, mesh, reporter)
     unseen: tuple[int, Metrics] | None = None
     for step in range(start, config.train.num_steps):
         state, metrics = train_step(state, parallel.place_batch(mesh, batches(step)))
@@ -121,6 +122,20 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: report.Reporter) -> Cal
         reporter.image("buffer", step, rows.reshape(-1, *config.data.shape))
         images, _, _ = sampler(network_params(state, build.choice(config, "sample.weights")), key, 0)
         reporter.image("chains", step, np.asarray(images)[:GRID])
+
+    return draw
+
+
+def _density_watcher(config: Config, mesh: Mesh, reporter: report.Reporter) -> Callable[[int, TrainState], None]:
+    """The function that measures a state's model against the 2-D law it learns, and writes both beside its samples."""
+    sampler, key = build.make_sampler(config, mesh), jax.random.key(config.sample.seed)
+    data_points = build.make_density(config).sample(np.random.default_rng(config.sample.seed), config.sample.num_images)
+
+    def draw(step: int, state: TrainState) -> None:
+        params = network_params(state, build.choice(config, "sample.weights"))
+        points, _, _ = sampler(params, key, 0)
+        result, log_q = build.density_report(config, params)
+        reporter.density(step, data_points, np.asarray(points), log_q, result._asdict())
 
     return draw
 

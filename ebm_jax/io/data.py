@@ -171,3 +171,24 @@ def make_batches(
         return Batch(dataset.images[rows], dataset.labels[rows])  # pyright: ignore[reportArgumentType]
 
     return batch_at
+
+
+def sampled_batches(
+    sample: Callable[[np.random.Generator, int], np.ndarray],
+    seed: int,
+    batch_size: int,
+    process: int = 0,
+    num_processes: int = 1,
+) -> Callable[[int], Batch]:
+    """The function step -> this process's rows of a global batch that is drawn anew from a law; labels are 0.
+
+    Args:
+      sample: (rng, n) -> float32 [n, *event] in [0, 1].
+    """
+    share = batch_size // num_processes
+
+    def batch_at(step: int) -> Batch:
+        points = sample(np.random.default_rng([seed, step]), batch_size)[process * share : (process + 1) * share]
+        return Batch(points, np.zeros(share, np.int32))  # pyright: ignore[reportArgumentType]
+
+    return batch_at

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from ebm_jax.io import figures
 from ebm_jax.io.workdir import write_atomically
 
-METRICS = "metrics.jsonl"
+METRICS, EVALUATION = "metrics.jsonl", "evaluation.jsonl"
 SHOWN = {"energy_data": "U data", "energy_samples": "samples", "energy_gap": "gap", "chain_grad_norm": "chain |∇U|"}
 TILE = 56  # pixels: small images are enlarged to at least about this side in a grid
 
@@ -56,7 +57,8 @@ class Reporter:
 
     def __init__(self, workdir: Path, start: int, num_steps: int):
         self._workdir = workdir
-        _drop_after(workdir / METRICS, start)
+        for name in (METRICS, EVALUATION):
+            _drop_after(workdir / name, start)
         self._jsonl = (workdir / METRICS).open("a")
         self._events = SummaryWriter(str(workdir), purge_step=start + 1)
         self._live = Console().is_terminal
@@ -94,6 +96,22 @@ class Reporter:
         write_grid(path, images)
         self._events.add_image(name, grid(images), step, dataformats="HWC")
         return path
+
+    def density(self, step: int, data: np.ndarray, samples: np.ndarray, log_q: np.ndarray, report: dict[str, float]):
+        """Write images/density_STEP.png and a line of evaluation.jsonl, and say how far the model is from the truth.
+
+        Args:
+          data, samples: points [n, 2]; log_q: the model's log-density on the grid; report: kl, nll, entropy, in nats.
+        """
+        figures.density_figure(self._workdir / "images" / f"density_{step:06d}.png", data, samples, log_q)
+        with (self._workdir / EVALUATION).open("a") as file:
+            file.write(json.dumps({"step": step, **report}) + "\n")
+        for name, value in report.items():
+            self._events.add_scalar(f"evaluation/{name}", value, step)
+        say(
+            f"step {step}: KL(data || model) {report['kl']:.4f} nats, negative log-likelihood {report['nll']:+.4f}, "
+            f"of which the data's entropy is {report['entropy']:+.4f}"
+        )
 
     def _measure_speed(self, step: int) -> None:
         now = time.perf_counter()

@@ -194,7 +194,8 @@ class SmallNet(nn.Module):
 class Mlp(nn.Module):
     """For densities in a few dimensions, points [b, d] of the unit box: three hidden layers, no labels.
 
-    Points are stretched from [0, 1] to [-4, 4], where a Glorot layer bends.
+    Points are stretched from [0, 1] to [-4, 4], and kernels keep the variance (LeCun), so that the units of the first
+    layer bend all over the box: under Glorot's much smaller ones, d being small, rings and modes are learnt late.
     """
 
     width: int
@@ -204,7 +205,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, images: Images, labels: Labels | None = None, *, training: bool = False) -> Energies:
-        init, _ = kernel_inits(self.spectral_norm)
+        init = kernel_inits(True)[0] if self.spectral_norm else nn.initializers.lecun_normal()
         h = 8.0 * (images - 0.5)
         for index in range(3):
             h = self.activation(nn.Dense(self.width, kernel_init=init, name=f"dense{index}")(h))
