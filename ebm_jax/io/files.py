@@ -30,22 +30,13 @@ def folder_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> 
       BadInput: no such folder, no images in it or in one of its class folders, images beside class folders, a class
         that PATH/train does not have.
     """
-    base = Path(path).expanduser()
     try:
-        root = _split_root(base, split)
-        found = _class_images(root)
-        names = _class_names(base / "train" if found and (base / "train").is_dir() else root)
-        files = [(names.index(name), file) for name, inside in found.items() if name in names for file in inside]
-        files = files or [(0, name) for name in _top_level(root)]
+        root, files, num_classes = _labelled_files(Path(path).expanduser(), split)
     except OSError as error:
         raise BadInput(f"{error.filename} cannot be read ({error.strerror}); mend that") from error
-    for unknown in [name for name in found if name not in names]:
-        raise BadInput(f"{root / unknown} is no class of {base / 'train'}; rename it to one, or take it away")
-    if not files:
-        raise BadInput(f"{root} has no images; put files ending in {', '.join(EXTENSIONS)} there")
 
     def read(row: int) -> tuple[np.ndarray, Label]:
-        label, file = files[row]
+        file, label = files[row]
         try:
             encoded = (root / file).read_bytes()
         except OSError as error:
@@ -53,9 +44,25 @@ def folder_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> 
         return images.decode(encoded, shape, crop), label
 
     def name(row: int) -> str:
-        return os.fsencode(root / files[row][1]).decode("utf-8", "backslashreplace")  # so that it can be printed
+        return os.fsencode(root / files[row][0]).decode("utf-8", "backslashreplace")  # so that it can be printed
 
-    return Source(len(files), read, name, len(names) if found else 1)
+    return Source(len(files), read, name, num_classes)
+
+
+def _labelled_files(base: Path, split: str) -> tuple[Path, list[tuple[str, int]], int]:
+    """The folder of the split, its images as (path from there, label), and the number of classes."""
+    root = _split_root(base, split)
+    found = _class_images(root)
+    if not found:
+        files = [(name, 0) for name in _top_level(root)]
+        if not files:
+            raise BadInput(f"{root} has no images; put files ending in {', '.join(EXTENSIONS)} there")
+        return root, files, 1
+    train = base / "train" if (base / "train").is_dir() else root
+    label_of = {name: label for label, name in enumerate(_class_names(train))}
+    for unknown in [name for name in found if name not in label_of]:
+        raise BadInput(f"{root / unknown} is no class of {train}; rename it to one, or take it away")
+    return root, [(file, label_of[name]) for name, inside in found.items() for file in inside], len(label_of)
 
 
 def _split_root(base: Path, split: str) -> Path:
