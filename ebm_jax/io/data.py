@@ -11,11 +11,14 @@ import numpy as np
 import requests
 from PIL import Image
 
+from ebm_jax.io.source import Source, stored_label
 from ebm_jax.types import BadInput, Batch
+
+CHUNK = 256  # images that a thread reads in one go
 
 
 class Dataset(NamedTuple):
-    """Images uint8 [n, h, w, c] with labels int32 [n] in 0..num_classes-1."""
+    """Images uint8 [n, h, w, c] with labels int32 [n] in 0..num_classes-1, or soft ones float32 [n, num_classes]."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -113,6 +116,27 @@ def prepare_tfds(name: str, data_dir: str, manual_dir: str, verify_checksums: bo
     return builder
 
 
+def load(source: Source, workers: int) -> Dataset:
+    """All images of a source in memory, read by `workers` threads straight into their place.
+
+    Raises:
+      BadInput: as `source.read` does.
+    """
+    image, label = source.read(0)
+    label = stored_label(label)
+    images = np.empty((source.length, *image.shape), np.uint8)
+    labels = np.empty((source.length, *label.shape), label.dtype)
+
+    def read_chunk(start: int) -> None:
+        for row in range(start, min(start + CHUNK, source.length)):
+            images[row], labels[row] = source.read(row)
+
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(read_chunk, range(0, source.length, CHUNK)):  # asked for, so that errors are raised
+            pass
+    return Dataset(images, labels, source.num_classes)
+
+
 def _file(url: str) -> str:
     return url.rsplit("/", 1)[-1]
 
@@ -153,6 +177,12 @@ def _permutation(seed: int, epoch: int, num_images: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(num_images)
 
 
+def check_length(num_images: int, batch_size: int) -> None:
+    """Raise BadInput if the data set is smaller than one batch."""
+    if num_images < batch_size:
+        raise BadInput(f"train.batch_size {batch_size} is larger than the data set of {num_images} images")
+
+
 def make_batches(
     dataset: Dataset, seed: int, batch_size: int, process: int = 0, num_processes: int = 1
 ) -> Callable[[int], Batch]:
@@ -162,8 +192,7 @@ def make_batches(
       BadInput: the data set is smaller than one batch.
     """
     num_images = len(dataset.images)
-    if num_images < batch_size:
-        raise BadInput(f"train.batch_size {batch_size} is larger than the data set of {num_images} images")
+    check_length(num_images, batch_size)
     share = batch_size // num_processes
 
     def batch_at(step: int) -> Batch:

@@ -3,11 +3,12 @@
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from ebm_jax.types import Shape
 
 MODES = {1: "L", 3: "RGB"}
+QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 class Unreadable(Exception):
@@ -17,6 +18,8 @@ class Unreadable(Exception):
 def decode(encoded: bytes, shape: Shape, crop: bool) -> np.ndarray:
     """The pixels of an encoded image (PNG, JPEG, whatever PIL reads) as uint8 of `shape` (height, width, channels).
 
+    The first frame of an animation, upright as its EXIF orientation says, then as `conform`.
+
     Args:
       crop: take images of any size, as `fit` does; else only those of exactly this height and width.
 
@@ -25,21 +28,39 @@ def decode(encoded: bytes, shape: Shape, crop: bool) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            if not crop and image.size != (shape[1], shape[0]):
-                raise Unreadable(f"is {image.size[1]}x{image.size[0]} and not {shape[0]}x{shape[1]}")
             if crop:
-                image.draft(MODES[shape[2]], _cover(image.size, shape))  # JPEG: decode at half size where that suffices
-            return pixels(fit(image.convert(MODES[shape[2]]), shape))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises each of these
+                _draft(image, shape)
+            ImageOps.exif_transpose(image, in_place=True)
+            return conform(image, shape, crop)
+    except Unreadable:
+        raise
+    except Exception as error:  # damaged files made PIL raise OSError, SyntaxError, struct.error, TypeError and more
         raise Unreadable(f"cannot be decoded ({type(error).__name__})") from error
 
 
+def conform(image: Image.Image, shape: Shape, crop: bool) -> np.ndarray:
+    """A PIL image as uint8 of `shape`: gray or RGB, transparent parts over white, 16 bits cut to 8.
+
+    Args: as `decode`.
+
+    Raises:
+      Unreadable: it is of another size and `crop` is False; its 32-bit pixels have no known range.
+    """
+    height, width, channels = shape
+    if not crop and image.size != (width, height):
+        raise Unreadable(f"is {image.height}x{image.width} and not {height}x{width}")
+    return pixels(fit(_convert(image, MODES[channels]), shape))
+
+
 def fit(image: Image.Image, shape: Shape) -> Image.Image:
-    """The image shrunk or enlarged, its aspect kept, until it just covers `shape`, then cropped at its centre."""
+    """The largest centred part of the image that has the aspect of `shape`, shrunk or enlarged to that size."""
     height, width, _ = shape
-    image = image.resize(_cover(image.size, shape), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+    scale = _scale(image.size, shape)
+    box_width, box_height = width * scale, height * scale
+    # A whole pixel, so that cropping alone copies pixels and does not interpolate between them.
+    left, top = (image.width - box_width) // 2, (image.height - box_height) // 2
+    box = (left, top, left + box_width, top + box_height)
+    return image.resize((width, height), Image.Resampling.BICUBIC, box, reducing_gap=3.0)
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -48,8 +69,25 @@ def pixels(image: Image.Image) -> np.ndarray:
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def _cover(size: tuple[int, int], shape: Shape) -> tuple[int, int]:
-    """The smallest (width, height) of the aspect of `size` that covers `shape`."""
-    width, height = size
-    scale = max(shape[1] / width, shape[0] / height)
-    return max(shape[1], round(width * scale)), max(shape[0], round(height * scale))
+def _scale(size: tuple[int, int], shape: Shape) -> float:
+    """How many pixels of an image of `size` (width, height) one pixel of `shape` stands for, along each axis."""
+    return min(size[0] / shape[1], size[1] / shape[0])
+
+
+def _draft(image: Image.Image, shape: Shape) -> None:
+    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, where twice the wanted one or more is left."""
+    if image.getexif().get(ExifTags.Base.Orientation) in QUARTER_TURNS:
+        shape = (shape[1], shape[0], shape[2])
+    scale = _scale(image.size, shape) / 2  # at the wanted size itself edges come out visibly different
+    image.draft(MODES[shape[2]], (round(image.width / scale), round(image.height / scale)))
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode in ("I", "F"):
+        raise Unreadable("has 32-bit pixels of unknown range")
+    if image.mode.startswith("I;16"):  # PIL's own conversion clips at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:  # else whatever lies under transparent parts comes to light
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert(mode)

@@ -1,0 +1,110 @@
+"""Streamed batches against the same images in memory."""
+
+import contextlib
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from ebm_jax.io import data, stream
+from ebm_jax.io.images import Unreadable
+from ebm_jax.io.source import Source, tolerant
+from ebm_jax.types import BadInput
+
+LENGTH, BATCH = 50, 12  # four batches an epoch, and two images left over
+BAD = (7, 8, 49)
+
+
+def source_of_noise(soft=False):
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (LENGTH, 4, 4, 3), np.uint8), rng.integers(0, 10, LENGTH)
+    soft_labels = rng.random((LENGTH, 10))
+
+    def read(row):
+        time.sleep(1e-4 * (row % 3))  # so that threads overtake each other
+        if row in BAD:
+            raise Unreadable("cannot be decoded (OSError)")
+        return pixels[row], soft_labels[row] if soft else int(labels[row])
+
+    return Source(LENGTH, read, lambda row: f"folder/{row}.png", 10)
+
+
+def forgiving(source):
+    return tolerant(source, len(BAD), lambda line: None)
+
+
+def assert_same(streamed, expected):
+    for ours, theirs in zip(streamed, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(("process", "num_processes"), [(0, 1), (0, 3), (1, 3), (2, 3)])
+def test_streamed_batches_are_those_in_memory_over_three_epochs(process, num_processes, soft):
+    in_memory = data.load(forgiving(source_of_noise(soft)), 2)
+    expected = data.make_batches(in_memory, 5, BATCH, process, num_processes)
+    source = forgiving(source_of_noise(soft))
+    with stream.open_batches(source, 5, BATCH, 3, process, num_processes) as batches:
+        for step in range(12):
+            assert_same(batches(step), expected(step))
+
+
+def test_a_stream_opened_at_any_step_and_one_that_jumps_give_the_same_batches():
+    expected = data.make_batches(data.load(forgiving(source_of_noise()), 2), 5, BATCH)
+    for first in (3, 4, 10_001):
+        with stream.open_batches(forgiving(source_of_noise()), 5, BATCH, 2) as batches:
+            for step in (first, first + 1, first + 1, 2, first):
+                assert_same(batches(step), expected(step))
+
+
+def noting_rows(read_rows):
+    return source_of_noise()._replace(read=lambda row: read_rows.append(row) or (np.zeros((2, 2, 1), np.uint8), 0))
+
+
+def test_a_process_reads_its_own_share_alone_and_in_order():
+    read_rows, share = [], BATCH // 3
+    with stream.open_batches(noting_rows(read_rows), 5, BATCH, 1, process=1, num_processes=3) as batches:
+        for step in range(8):
+            batches(step)
+    due = [row for step in range(8) for row in data.batch_rows(5, step, BATCH, LENGTH)[share : 2 * share]]
+    assert read_rows[: 8 * share] == due
+
+
+def test_reading_stays_at_most_three_batches_ahead():
+    read_rows = []
+    with stream.open_batches(noting_rows(read_rows), 5, BATCH, 2) as batches:
+        batches(0)
+        time.sleep(0.2)
+        assert BATCH < len(read_rows) <= 3 * BATCH
+
+
+def test_what_a_thread_raises_reaches_the_caller_unchanged_and_again():
+    source = tolerant(source_of_noise(), 2, lambda line: None)
+    with stream.open_batches(source, 5, BATCH, 3) as batches:
+        for _ in range(2):
+            with pytest.raises(BadInput, match=r"^folder/\d+\.png cannot be decoded .* limit of 2; mend or") as raised:
+                list(map(batches, range(8)))
+            assert raised.type is BadInput
+
+
+def test_a_set_smaller_than_a_batch_is_refused():
+    with (
+        pytest.raises(BadInput, match=r"train.batch_size 51 is larger than the data set of 50 images"),
+        stream.open_batches(source_of_noise(), 5, LENGTH + 1, 2),
+    ):
+        pass
+
+
+def test_threads_end_with_the_context_even_after_a_jump_and_an_error():
+    before = threading.active_count()
+    with contextlib.suppress(KeyError), stream.open_batches(forgiving(source_of_noise()), 5, BATCH, 4) as batches:
+        batches(0)
+        assert threading.active_count() > before
+        batches(7)
+        raise KeyError
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
