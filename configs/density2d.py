@@ -1,6 +1,6 @@
 """Two-dimensional densities, where the truth is known: the eight Gaussians, or another one by its name.
 
-    python run.py --config=configs/density2d.py [--config.data.name=two_moons|checkerboard|rings|spirals|pinwheel]
+python run.py --config=configs/density2d.py [--config.data.name=two_moons|checkerboard|rings|spirals|pinwheel]
 """
 
 from configs import default

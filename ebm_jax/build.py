@@ -2,7 +2,8 @@
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 
 from ebm_jax import applications, parallel
 from ebm_jax.evaluation import density
-from ebm_jax.io import checkpoint, data, densities
+from ebm_jax.io import checkpoint, data, densities, files, source, stream, tfds
 from ebm_jax.io.workdir import read_config
 from ebm_jax.models import conditions, energy, layers, networks, spectral
 from ebm_jax.sampling import replay
@@ -69,6 +70,7 @@ SMALLEST_SIDE = 8  # pixels: three halvings
 SOFT = {"soft": None, "size": 1, "position": 2, "rotation": 2}  # conditions whose labels are vectors, of what length
 DENSITY_GRID = 400  # cells a side: 8 in the narrowest feature's standard deviation; the checkerboard needs tens
 RESIDUAL = ("resnet32", "resnet32_large", "resnet32_wider", "resnet128")  # networks with dropout and attention
+NOISE_IMAGES = 256  # of data.source=noise
 DRY_RUN = {  # what train.dry_run=True puts over a config
     "model.width": 8,
     "chain.num_steps": 2,
@@ -134,6 +136,7 @@ def check(config: Config, num_devices: int) -> None:
 
     for key in CHOICES:
         choice(config, key)
+    _among("data.source", config.data.source.partition(":")[0], SOURCES | {"density": None})
     require(AT_LEAST_ONE, lambda value: value >= 1, "at least 1")
     require(NOT_NEGATIVE, lambda value: value >= 0, "at least 0")
     require(POSITIVE, lambda value: value > 0, "greater than 0")
@@ -193,34 +196,99 @@ def example_labels(config: Config, places: Places) -> Labels:
     return choice(config, "data.condition")(places, config.model.num_classes)
 
 
-def make_dataset(config: Config) -> data.Dataset:
-    """The images to train on, whose shape and classes are those that the config states.
+@contextmanager
+def open_batches(config: Config, warn: Callable[[str], None]) -> Iterator[Callable[[int], Batch]]:
+    """The function step -> batch of the config's data, whose shape and labels are those that the config states.
 
-    An unconditional model sees label 0 everywhere.
+    A 2-D density is drawn from. Images live in memory where `data.memory_gib` has room for all, and stream from their
+    source elsewhere; the batches are the same. The reading ends with the context.
+
+    Args:
+      warn: takes one line for each image that cannot be used.
+
+    Raises:
+      BadInput: the data cannot be had, does not fit the config, or is smaller than one batch.
     """
-    source, name, split = config.data.source, config.data.name, config.data.split
-    if source == "sklearn":
-        if name != "digits":
-            raise BadInput(f"data.name '{name}' is not in scikit-learn's bundle; use digits, or data.source=tfds")
-        dataset = data.digits(split)
-    else:
-        dataset = data.tfds_images(name, split, config.data.dir, config.data.manual_dir, config.data.verify_checksums)
-    shape = dataset.images.shape[1:]
-    if shape != tuple(config.data.shape):
-        raise BadInput(f"data.shape {tuple(config.data.shape)} is not the shape of {name}; use {shape}")
-    if config.model.num_classes not in (1, dataset.num_classes):
-        raise BadInput(
-            f"model.num_classes {config.model.num_classes} does not fit {name}; use 1 (unconditional) or "
-            f"{dataset.num_classes}"
-        )
-    return dataset if config.model.num_classes > 1 else dataset._replace(labels=dataset.labels * 0)
-
-
-def make_batches(config: Config) -> Callable[[int], Batch]:
-    """The function step -> batch of the config's data."""
+    seed, batch_size, workers = config.train.seed, config.train.batch_size, config.data.workers
     if config.data.source == "density":
-        return data.sampled_batches(make_density(config).sample, config.train.seed, config.train.batch_size)
-    return data.make_batches(make_dataset(config), config.train.seed, config.train.batch_size)
+        yield data.sampled_batches(make_density(config).sample, seed, batch_size)
+        return
+    images = source.tolerant(make_source(config), config.data.max_unreadable, warn)
+    data.check_length(images.length, batch_size)
+    if images.length * math.prod(config.data.shape) <= config.data.memory_gib * 2**30:
+        yield data.make_batches(data.load(images, workers), seed, batch_size)
+        return
+    with stream.open_batches(images, seed, batch_size, workers) as batches:
+        yield batches
+
+
+def make_source(config: Config) -> source.Source:
+    """The images that `data.source` and `data.name` mean; an unconditional model sees label 0 everywhere.
+
+    Raises:
+      BadInput: there are none, or their shape or number of classes is not the config's.
+    """
+    kind, _, path = config.data.source.partition(":")
+    images = _among("data.source", kind, SOURCES)(config, path)
+    num_classes, name = config.model.num_classes, path or config.data.name
+    soft = label_shape(config) is not None
+    if num_classes != images.num_classes and (soft or num_classes > 1):
+        use = f"{images.num_classes}" if soft else f"1 (unconditional) or {images.num_classes}"
+        raise BadInput(f"model.num_classes {num_classes} does not fit {name}; use {use}")
+    if soft or num_classes > 1:
+        return images
+    return images._replace(read=lambda row: (images.read(row)[0], 0))
+
+
+def _tfds_source(config: Config, path: str) -> source.Source:
+    del path
+    return tfds.tfds_source(
+        config.data.name,
+        config.data.split,
+        tuple(config.data.shape),
+        crop=config.data.crop,
+        condition=config.data.condition,
+        data_dir=config.data.dir,
+        manual_dir=config.data.manual_dir,
+        verify_checksums=config.data.verify_checksums,
+    )
+
+
+def _sklearn_source(config: Config, path: str) -> source.Source:
+    del path
+    if config.data.name != "digits":
+        raise BadInput(f"data.name '{config.data.name}' is not in scikit-learn's bundle; use digits")
+    digits = data.digits(config.data.split)
+    if tuple(config.data.shape) != digits.images.shape[1:]:
+        raise BadInput(
+            f"data.shape {tuple(config.data.shape)} is not the shape of digits; use {digits.images.shape[1:]}"
+        )
+    return data.as_source(digits, "digits")
+
+
+def _file_source(make: Callable[..., source.Source]) -> Callable[[Config, str], source.Source]:
+    def from_path(config: Config, path: str) -> source.Source:
+        if not path:
+            raise BadInput(f"data.source {config.data.source} names no file or folder; use {config.data.source}:PATH")
+        return make(path, config.data.split, tuple(config.data.shape), crop=config.data.crop)
+
+    return from_path
+
+
+def _noise_source(config: Config, path: str) -> source.Source:
+    del path
+    shape = (NOISE_IMAGES, *config.data.shape)
+    noise = data.noise(shape, config.model.num_classes, soft=label_shape(config) is not None)
+    return data.as_source(noise, "noise")
+
+
+SOURCES: dict[str, Callable[[Config, str], source.Source]] = {
+    "tfds": _tfds_source,
+    "sklearn": _sklearn_source,
+    "folder": _file_source(files.folder_source),
+    "npz": _file_source(files.npz_source),
+    "noise": _noise_source,
+}
 
 
 def make_density(config: Config) -> densities.Density:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
+from ebm_jax import build
 from ebm_jax.io.workdir import describe, differences, flat, read_config
 from ebm_jax.types import BadInput, Config
 
@@ -41,6 +42,8 @@ def parse(argv: list[str]) -> Command:
     mode, workdir = _mode_and_workdir(argv, source)
     config = read_config(workdir) if mode == "sample" else _from_file(source)
     asked = _overridden(config, argv)
+    if mode != "sample" and asked.train.dry_run:
+        asked = build.dry_run(asked)
     if mode == "sample" and (differing := differences(config, asked)):
         raise BadInput(
             f"--workdir {workdir} holds another run: {describe(differing)}; only --config.sample keys may change"

@@ -8,14 +8,17 @@ from ebm_jax.types import Config
 
 
 def prepare(config: Config, folder: Path) -> int:
-    """Download, verify and prepare the config's data, and read it once; `folder` is not touched.
+    """Download, verify and prepare the config's data, and read it; `folder` is not touched.
+
+    Where it streams, the first batch alone is read.
 
     Raises:
       BadInput: the data cannot be had.
     """
     del folder
     build.check(config, 1)
-    dataset = build.make_dataset(config)
-    n, *shape = dataset.images.shape
-    report.say(f"{config.data.name} {config.data.split}: {n} images of {'x'.join(map(str, shape))}, ready")
+    with build.open_batches(config, report.warn) as batches:
+        images = batches(0).images
+    shape = "x".join(map(str, images.shape[1:]))
+    report.say(f"{config.data.name} {config.data.split}: ready, images of {shape}")
     return 0

@@ -7,13 +7,15 @@ import jax
 import numpy as np
 
 from ebm_jax import build, parallel
-from ebm_jax.io import report
+from ebm_jax.io import figures, report
 from ebm_jax.training.state import network_params
-from ebm_jax.types import Config
+from ebm_jax.types import Config, Params
 
 
 def sample(config: Config, folder: Path) -> int:
     """Write samples/STEP_N.png, a grid, and samples/STEP_N.npz: images, labels, energies. Earlier ones stay.
+
+    For a 2-D density the picture is of data, samples and learned density.
 
     Raises:
       BadInput: there is no checkpoint to sample from.
@@ -35,7 +37,10 @@ def sample(config: Config, folder: Path) -> int:
     )
 
     path = _unused(folder / "samples", restored.step)
-    report.write_grid(path.with_suffix(".png"), images)
+    if config.data.source == "density":
+        _write_density(path.with_suffix(".png"), config, params, images)
+    else:
+        report.write_grid(path.with_suffix(".png"), images)
     np.savez(path.with_suffix(".npz"), images=images, labels=labels, energies=energies)
     report.say(
         f"{len(images)} samples of step {restored.step}, {config.sample.weights} weights, {config.sample.num_steps} "
@@ -43,6 +48,14 @@ def sample(config: Config, folder: Path) -> int:
     )
     report.say(f"wrote {path.with_suffix('.png')} and {path.with_suffix('.npz')}")
     return 0
+
+
+def _write_density(path: Path, config: Config, params: Params, points: np.ndarray) -> None:
+    """The figure of the 2-D law, of chains under the model of it, and of the model's density."""
+    data_points = build.make_density(config).sample(np.random.default_rng(config.sample.seed), len(points))
+    result, log_q = build.density_report(config, params)
+    figures.density_figure(path, data_points, points, log_q)
+    report.say(report.density_line(result._asdict()))
 
 
 def _unused(folder: Path, step: int | None) -> Path:

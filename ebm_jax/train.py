@@ -1,10 +1,10 @@
 """The verb that trains: data in, steps, and whatever leaves the machine: metrics, pictures, checkpoints."""
 
+import contextlib
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -36,9 +36,10 @@ def train(config: Config, folder: Path) -> int:
     mesh = parallel.device_mesh()
     build.check(config, mesh.size)
     workdir.check(folder, config)
-    batches = build.make_batches(config)
-    workdir.claim(folder, config)
-    with checkpoint.open_manager(folder, config.checkpoint.keep) as manager:
+    with contextlib.ExitStack() as stack:
+        batches = stack.enter_context(build.open_batches(config, report.warn))
+        workdir.claim(folder, config)
+        manager = stack.enter_context(checkpoint.open_manager(folder, config.checkpoint.keep))
         start, state = _start(config, mesh, manager, folder)
         if start >= config.train.num_steps:
             report.say(f"{folder} has done its {start} steps; raise train.num_steps to go on")
@@ -46,8 +47,9 @@ def train(config: Config, folder: Path) -> int:
         report.say(
             f"training {config.data.name} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s) in {folder}"
         )
-        with report.Reporter(folder, start, config.train.num_steps) as reporter, _stop_signal() as stop_signal:
-            done = _loop(config, mesh, manager, reporter, batches, state, start, stop_signal)
+        reporter = stack.enter_context(report.Reporter(folder, start, config.train.num_steps))
+        stop_signal = stack.enter_context(_stop_signal())
+        done = _loop(config, mesh, manager, reporter, batches, state, start, stop_signal)
     signum = stop_signal()
     if done < config.train.num_steps:
         report.say(f"stopped and saved at step {done}; the same command goes on from there")
@@ -140,7 +142,7 @@ def _density_watcher(config: Config, mesh: Mesh, reporter: report.Reporter) -> C
     return draw
 
 
-@contextmanager
+@contextlib.contextmanager
 def _stop_signal() -> Iterator[Callable[[], int | None]]:
     """Turn the first Ctrl-C or SIGTERM into a value to be asked for; the second acts as it always did."""
     received: list[int] = []

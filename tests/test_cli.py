@@ -11,6 +11,8 @@ import run
 ROOT = Path(run.__file__).parent
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
 
+DENSITY = f"--config={ROOT / 'configs' / 'density2d.py'}"
+
 BAD = {
     "no config": ([], "--config is missing; usage:"),
     "no such config": ([f"--config={ROOT}/configs/digit.py"], "configs/digits.py"),
@@ -35,7 +37,7 @@ BAD = {
     "not a probability": ([DIGITS, "--config.buffer.restart_prob=1.5"], "a probability, 0 to 1"),
     "a decay of one": ([DIGITS, "--config.optim.ema_decay=1.0"], "at least 0 and below 1"),
     "misspelt choice": ([DIGITS, "--config.loss.objective=sofplus"], "did you mean softplus?"),
-    "unknown network": ([DIGITS, "--config.model.name=resnet"], "use one of resnet32, mnist, small"),
+    "unknown network": ([DIGITS, "--config.model.name=resnet"], "use one of resnet32, resnet32_large"),
     "batch not divisible": (
         [DIGITS, "--config.train.batch_size=100"],
         "batch_size 100 is not divisible by 8 devices; use 96 or 104",
@@ -62,7 +64,25 @@ BAD = {
         "data.shape (16, 16, 1) is not the shape of digits; use (8, 8, 1)",
     ),
     "tiny shape": ([DIGITS, "--config.data.shape=(4,4,1)"], "at least 8 pixels a side"),
-    "unknown data": ([DIGITS, "--config.data.source=tfds"], "'digits' is not a TFDS set that is known here"),
+    "unknown data": ([DIGITS, "--config.data.source=tfds"], "'digits' is not a TFDS set"),
+    "misspelt source": ([DIGITS, "--config.data.source=foldr:here"], "did you mean folder?"),
+    "a folder without its path": ([DIGITS, "--config.data.source=folder"], "use folder:PATH"),
+    "no such folder": ([DIGITS, "--config.data.source=folder:/no/such"], "/no/such is not a folder"),
+    "no such file": ([DIGITS, "--config.data.source=npz:/no/such.npz"], "/no/such.npz does not exist"),
+    "unknown density": ([DENSITY, "--config.data.name=moons"], "did you mean two_moons?"),
+    "a network for images": ([DENSITY, "--config.model.name=small"], "density needs mlp"),
+    "a shape of images": ([DENSITY, "--config.data.shape=(8,8,1)"], "it must be (2,)"),
+    "classes of a density": ([DENSITY, "--config.model.num_classes=4"], "mlp takes no labels, use 1"),
+    "dropout that the network lacks": (
+        [DIGITS, "--config.model.dropout=0.5"],
+        "model.dropout 0.5 does not go with model.name small; use one of resnet32, ",
+    ),
+    "attention that the network lacks": ([DIGITS, "--config.model.attention=True"], "model.attention True does not go"),
+    "a label of another length": (
+        [DIGITS, "--config.data.condition=position"],
+        "model.num_classes 1 does not fit data.condition position; use 2",
+    ),
+    "unknown type": ([DIGITS, "--config.model.dtype=float16"], "use one of float32, bfloat16"),
     "unknown split": ([DIGITS, "--config.data.split=tset"], "use one of train, test"),
     "more quiet steps than steps": ([DIGITS, "--config.sample.quiet_steps=400"], "at most sample.num_steps, 300"),
 }

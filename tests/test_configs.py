@@ -1,17 +1,22 @@
-"""Every shipped config builds, and a full training step of it has the shapes it says."""
+"""Every shipped config builds, has the shapes it says in a full training step, and runs when shrunk."""
 
 import importlib
+import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ebm_jax import build, parallel
 from ebm_jax.io.workdir import flat
 from ebm_jax.types import Batch
 
-NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.py") if path.stem != "__init__")
+FOLDER = Path(__file__).parents[1] / "configs"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+ASKED_FOR = """cifar10 cifar10_conditional cifar10_wider_conditional imagenet32 imagenet128 mnist fashion_mnist
+fashion_mnist_conditional dsprites_shape dsprites_size dsprites_position dsprites_rotation density2d folder digits"""
 
 
 def config_of(name):
@@ -19,21 +24,48 @@ def config_of(name):
 
 
 def abstract_batch(config):
-    size = config.train.batch_size
-    images = jax.ShapeDtypeStruct((size, *config.data.shape), jnp.uint8)
-    return Batch(images, jax.ShapeDtypeStruct((size,), jnp.int32))  # pyright: ignore[reportArgumentType]
+    size, soft = config.train.batch_size, build.label_shape(config)
+    images = jax.ShapeDtypeStruct((size, *config.data.shape), jnp.float32 if len(config.data.shape) == 1 else jnp.uint8)
+    labels = jax.ShapeDtypeStruct((size, *(soft or ())), jnp.int32 if soft is None else jnp.float32)
+    return Batch(images, labels)  # pyright: ignore[reportArgumentType]
+
+
+def shapes(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+def test_every_experiment_has_its_config():
+    assert set(ASKED_FOR.split()) <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_full_step_gives_back_a_state_of_the_same_shapes_and_finite_many_metrics(name):
+def test_a_full_step_gives_back_a_state_of_the_same_shapes_and_scalar_metrics(name):
     config, mesh = config_of(name), parallel.device_mesh()
     build.check(config, mesh.size)
     state = build.abstract_state(config, mesh)
     after, metrics = jax.eval_shape(build.make_step(config, mesh), state, abstract_batch(config))
-    assert jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, after) == jax.tree.map(
-        lambda _: True, state
-    )
+    assert shapes(after) == shapes(state)
     assert all(metric.shape == () for metric in metrics.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
+    config, mesh = build.dry_run(config_of(name)), parallel.device_mesh()
+    build.check(config, mesh.size)
+    state, step = build.make_state(config, mesh), build.make_step(config, mesh)
+    before = jax.device_get(state.params)
+    with build.open_batches(config, pytest.fail) as batches:
+        batch = batches(0)
+        assert shapes(batch) == shapes(
+            jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), abstract_batch(config))
+        )
+        for index in range(config.train.num_steps):
+            state, metrics = step(state, parallel.place_batch(mesh, batches(index)))
+    assert int(state.step) == 3
+    assert all(np.isfinite(value) for value in jax.device_get(metrics).values())
+    moved = jax.tree.map(lambda old, new: bool((old != new).any()), before, jax.device_get(state.params))
+    assert all(jax.tree.leaves(moved["head"]["kernel"]))
+    assert (jax.device_get(state.buffer.visits) > 0).any()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,8 +85,15 @@ def test_a_config_is_locked_and_has_the_keys_of_default(name):
         config.chain.nmu_steps = 3
 
 
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"default"}))
+def test_a_configs_docstring_gives_its_command_and_what_was_measured(name):
+    text = importlib.import_module(f"configs.{name}").__doc__
+    assert f"python run.py --config=configs/{name}.py" in text
+    assert re.search(r"[Nn]ot measured|\d+ (steps|s\b)", text)
+
+
 def test_every_key_is_explained_beside_it_or_by_its_name():
-    source = (Path(__file__).parents[1] / "configs" / "default.py").read_text()
+    source = (FOLDER / "default.py").read_text()
     plain = {"split", "seed", "num_images"}
     lines = [
         line.strip()

@@ -16,7 +16,7 @@ from PIL import Image
 
 import run
 from ebm_jax import build, parallel
-from ebm_jax.io import checkpoint, report
+from ebm_jax.io import checkpoint, data, report
 from ebm_jax.io.workdir import read_config
 
 ROOT = Path(run.__file__).parent
@@ -144,13 +144,13 @@ def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(tmp_pa
 def test_non_finite_energies_stop_the_run_and_leave_the_last_good_checkpoint(tmp_path, capsys, monkeypatch):
     assert run.main(command(tmp_path / "run", train__num_steps=3)) == 0
     good = bits(final_state(tmp_path / "run").state)
-    poisoned = build.make_dataset
+    load = data.load
 
-    def no_numbers(config):
-        dataset = poisoned(config)
+    def no_numbers(source, workers):
+        dataset = load(source, workers)
         return dataset._replace(images=np.full(dataset.images.shape, np.nan, np.float32))
 
-    monkeypatch.setattr(build, "make_dataset", no_numbers)
+    monkeypatch.setattr(data, "load", no_numbers)
     assert run.main(command(tmp_path / "run", train__num_steps=9)) == 2
     error = capsys.readouterr().err
     assert "step 4: energy_data is nan; the checkpoint of step 3 is good" in error
@@ -233,3 +233,81 @@ def test_killed_at_once_a_run_starts_again_from_its_newest_checkpoint(tmp_path):
     disturbed, undisturbed = (bits(final_state(tmp_path / name).state) for name in ("run", "undisturbed"))
     for a, b in zip(disturbed, undisturbed, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def density_command(workdir, mode="train", **changes):
+    words = command(workdir, mode, **changes)
+    return [words[0], f"--config={ROOT / 'configs' / 'density2d.py'}", *words[2:]]
+
+
+def test_a_density_run_measures_itself_and_draws_data_samples_and_density_side_by_side(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    assert run.main(density_command(workdir, log__images_every=3)) == 0
+    lines = [json.loads(line) for line in (workdir / report.EVALUATION).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6]
+    for line in lines:
+        assert line["kl"] > 0
+        assert abs(line["nll"] - line["kl"] - line["entropy"]) < 1e-9
+    width, height = Image.open(workdir / "images" / "density_000006.png").size
+    assert width > 2 * height, "three panels side by side"
+    assert f"KL(data || model) {lines[-1]['kl']:.4f} nats" in capsys.readouterr().out
+
+    assert run.main(density_command(workdir, "sample", sample__num_images=20)) == 0
+    assert f"KL(data || model) {lines[-1]['kl']:.4f} nats" in capsys.readouterr().out
+    points = np.load(workdir / "samples" / "000006_0.npz")["images"]
+    assert points.shape == (20, 2)
+    assert ((points >= 0) & (points <= 1)).all()
+    assert (workdir / "samples" / "000006_0.png").exists()
+
+
+def test_a_dry_run_of_any_config_needs_no_data_and_ends_in_seconds(tmp_path, capsys):
+    words = ["run.py", f"--config={ROOT / 'configs' / 'cifar10_conditional.py'}", f"--workdir={tmp_path / 'run'}"]
+    assert run.main([*words, "--config.train.dry_run=True"]) == 0
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3]
+    assert read_config(tmp_path / "run").data.source == "noise"
+
+
+@pytest.fixture(scope="module")
+def picture_folder(tmp_path_factory):
+    """40 noisy pictures of 12x10 pixels in two classes, one more that is no picture."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for index in range(40):
+        path = folder / "train" / ("dark" if index % 2 else "light") / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        low = 0 if index % 2 else 128
+        Image.fromarray(rng.integers(low, low + 128, (12, 10, 3), np.uint8)).save(path)
+    (folder / "train" / "dark" / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+FOLDER = {
+    "data__shape": "(8,8,3)",
+    "data__crop": True,
+    "model__num_classes": 2,
+    "model__name": "small",
+    "buffer__restart_prob": 1.0,
+}
+
+
+@pytest.mark.parametrize("memory", [4.0, 0.0])
+def test_a_folder_with_a_broken_picture_trains_streamed_or_in_memory_to_the_same_bits(
+    tmp_path_factory, picture_folder, memory, capsys
+):
+    workdir = tmp_path_factory.getbasetemp() / f"folder_{memory}"
+    words = command(workdir, data__source=f"folder:{picture_folder}", data__memory_gib=memory, **FOLDER)
+    assert run.main(words) == 0
+    assert "broken.png cannot be decoded (UnidentifiedImageError); skipped, 1 so far" in capsys.readouterr().err
+    other = tmp_path_factory.getbasetemp() / f"folder_{4.0 - memory}"
+    if other.exists():
+        for a, b in zip(bits(final_state(workdir).state), bits(final_state(other).state), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_more_broken_pictures_than_allowed_are_one_clear_line(tmp_path, picture_folder, capsys):
+    words = command(tmp_path / "run", data__source=f"folder:{picture_folder}", data__max_unreadable=0, **FOLDER)
+    assert run.main(words) == 2
+    error = capsys.readouterr().err
+    assert "broken.png cannot be decoded" in error
+    assert "raise data.max_unreadable" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()

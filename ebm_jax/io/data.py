@@ -116,6 +116,23 @@ def prepare_tfds(name: str, data_dir: str, manual_dir: str, verify_checksums: bo
     return builder
 
 
+def noise(shape: tuple[int, ...], num_classes: int, *, soft: bool) -> Dataset:
+    """Uniform random images uint8 of `shape` [n, h, w, c] and labels, for a run that only shows that it runs."""
+    rng = np.random.default_rng(0)
+    images, n = rng.integers(0, 256, shape, np.uint8), shape[0]
+    labels = rng.random((n, num_classes), np.float32) if soft else rng.integers(0, num_classes, n).astype(np.int32)
+    return Dataset(images, labels, num_classes)
+
+
+def as_source(dataset: Dataset, name: str) -> Source:
+    """Arrays in memory as a source."""
+
+    def read(row: int) -> tuple[np.ndarray, np.ndarray]:
+        return dataset.images[row], dataset.labels[row]
+
+    return Source(len(dataset.images), read, lambda row: f"{name} image {row}", dataset.num_classes)
+
+
 def load(source: Source, workers: int) -> Dataset:
     """All images of a source in memory, read by `workers` threads straight into their place.
 

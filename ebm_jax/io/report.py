@@ -52,6 +52,14 @@ def warn(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def density_line(report: dict[str, float]) -> str:
+    """How far a model is from a 2-D law, in words; `report` has kl, nll and entropy, in nats."""
+    return (
+        f"KL(data || model) {report['kl']:.4f} nats, negative log-likelihood {report['nll']:+.4f}, of which the data's "
+        f"entropy is {report['entropy']:+.4f}"
+    )
+
+
 class Reporter:
     """The watchers of one training run, a context manager; lines of steps after `start` are dropped from the files."""
 
@@ -108,10 +116,7 @@ class Reporter:
             file.write(json.dumps({"step": step, **report}) + "\n")
         for name, value in report.items():
             self._events.add_scalar(f"evaluation/{name}", value, step)
-        say(
-            f"step {step}: KL(data || model) {report['kl']:.4f} nats, negative log-likelihood {report['nll']:+.4f}, "
-            f"of which the data's entropy is {report['entropy']:+.4f}"
-        )
+        say(f"step {step}: {density_line(report)}")
 
     def _measure_speed(self, step: int) -> None:
         now = time.perf_counter()

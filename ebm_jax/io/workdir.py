@@ -12,6 +12,7 @@ from ebm_jax.types import BadInput, Config
 CONFIG = "config.json"
 MAY_CHANGE = ("log", "checkpoint", "sample")  # groups of keys that a run may go on with under other values
 MAY_CHANGE_KEYS = ("train.num_steps", "train.cpu_devices", "data.dir", "data.manual_dir", "data.verify_checksums")
+MAY_CHANGE_KEYS += ("data.max_unreadable", "data.memory_gib", "data.workers")
 
 
 def check(workdir: Path, config: Config) -> None:

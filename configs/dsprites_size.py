@@ -1,0 +1,15 @@
+"""dSprites, 64x64x1, conditional on the sprite's scale, a number from 0.5 to 1.
+
+    python run.py --config=configs/dsprites_size.py
+
+As dsprites_shape, from which all constants come, with the release's flag --cond_size. Not measured.
+"""
+
+from configs import dsprites_shape
+
+
+def get_config():
+    config = dsprites_shape.get_config()
+    config.data.condition = "size"
+    config.model.num_classes = 1  # the label's length
+    return config

@@ -1,0 +1,14 @@
+"""Fashion-MNIST, 28x28x1, conditional on its ten classes, on a laptop.
+
+    python run.py --config=configs/fashion_mnist_conditional.py
+
+As fashion_mnist, with a class-conditional bias and gain in the residual block. Not in the paper. Not measured.
+"""
+
+from configs import fashion_mnist
+
+
+def get_config():
+    config = fashion_mnist.get_config()
+    config.model.num_classes = 10
+    return config
