@@ -3,7 +3,7 @@
     PEER_PYTHON benchmarks/density_torchebm.py recipe.json in.npz out.npz
 
 It knows nothing of ebm_jax. in.npz: float32 `data` [n, 2] and `points` [m, 2]. out.npz: energies [m] of the last and of
-the averaged weights, the number of training steps and their seconds.
+the averaged weights, the number of training steps, their seconds and CPU seconds.
 """
 
 import json
@@ -39,8 +39,8 @@ class Mlp(BaseModel):
         return self.net(8.0 * (x - 0.5)).squeeze(-1)
 
 
-def train(recipe: dict, data: torch.Tensor, seconds: float) -> tuple[nn.Module, nn.Module, int, float]:
-    """The model, its averaged weights, the steps done and their seconds."""
+def train(recipe: dict, data: torch.Tensor, seconds: float) -> tuple[nn.Module, nn.Module, dict]:
+    """The model, its averaged weights, and the counts: steps, seconds and CPU seconds."""
     torch.manual_seed(0)
     model = Mlp(recipe["width"])
     sampler = LangevinDynamics(model, step_size=recipe["step_size"], noise_scale=1.0, clamp=(0.0, 1.0))
@@ -49,7 +49,7 @@ def train(recipe: dict, data: torch.Tensor, seconds: float) -> tuple[nn.Module, 
         sampler,
         k_steps=recipe["chain_steps"],
         persistent=True,
-        buffer_size=recipe["peer_capacity"],
+        buffer_size=recipe["capacity"],
         init_steps=0,
         energy_reg_weight=recipe["energy_l2"],
     )
@@ -57,7 +57,7 @@ def train(recipe: dict, data: torch.Tensor, seconds: float) -> tuple[nn.Module, 
     loss_fn.replay_buffer.uniform_(0.0, 1.0)  # it ships N(0, 0.01²), the box's corner
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe["learning_rate"], betas=(recipe["peer_b1"], 0.999))
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe["ema_decay"]))
-    start, steps = time.perf_counter(), 0
+    start, start_cpu, steps = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < seconds:
         loss, _ = loss_fn(data[torch.randint(len(data), (recipe["batch_size"],))])
         optimizer.zero_grad()
@@ -65,7 +65,8 @@ def train(recipe: dict, data: torch.Tensor, seconds: float) -> tuple[nn.Module, 
         optimizer.step()
         averaged.update_parameters(model)
         steps += 1
-    return model, averaged, steps, time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
+    return model, averaged, {"steps": steps, "seconds": seconds, "cpu_seconds": cpu_seconds}
 
 
 def main(recipe_path: str, in_path: str, out_path: str) -> None:
@@ -76,10 +77,10 @@ def main(recipe_path: str, in_path: str, out_path: str) -> None:
     data, points = torch.from_numpy(arrays["data"]), torch.from_numpy(arrays["points"])
     torch.set_num_threads(recipe["peer_threads"])
     train(recipe, data, 1.0)
-    model, averaged, steps, seconds = train(recipe, data, recipe["seconds"])
+    model, averaged, counts = train(recipe, data, recipe["seconds"])
     with torch.no_grad():
         energies = {"last": model(points).numpy(), "averaged": averaged(points).numpy()}
-    np.savez(out_path, steps=steps, seconds=seconds, **energies)
+    np.savez(out_path, **counts, **energies)
 
 
 if __name__ == "__main__":
