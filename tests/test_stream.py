@@ -12,7 +12,7 @@ from ebm_jax.io.images import Unreadable
 from ebm_jax.io.source import Source, tolerant
 from ebm_jax.types import BadInput
 
-LENGTH, BATCH = 50, 12  # four batches an epoch, and two images left over
+LENGTH, BATCH = 210, 51  # four batches an epoch and 6 images left over; a batch and a third of it are read in pieces
 BAD = (7, 8, 49)
 
 
@@ -91,20 +91,28 @@ def test_what_a_thread_raises_reaches_the_caller_unchanged_and_again():
 
 def test_a_set_smaller_than_a_batch_is_refused():
     with (
-        pytest.raises(BadInput, match=r"train.batch_size 51 is larger than the data set of 50 images"),
+        pytest.raises(BadInput, match=r"train.batch_size 211 is larger than the data set of 210 images"),
         stream.open_batches(source_of_noise(), 5, LENGTH + 1, 2),
     ):
         pass
 
 
+def reading_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("grain-prefetch")]
+
+
+def wait_until_no_thread_reads():
+    deadline = time.monotonic() + 5
+    while reading_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def test_threads_end_with_the_context_even_after_a_jump_and_an_error():
-    before = threading.active_count()
+    wait_until_no_thread_reads()  # those of the test before
     with contextlib.suppress(KeyError), stream.open_batches(forgiving(source_of_noise()), 5, BATCH, 4) as batches:
         batches(0)
-        assert threading.active_count() > before
+        assert len(reading_threads()) == 4
         batches(7)
         raise KeyError
-    deadline = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    wait_until_no_thread_reads()
+    assert reading_threads() == []
