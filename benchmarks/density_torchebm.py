@@ -41,7 +41,7 @@ class Mlp(BaseModel):
 
 def train(recipe: dict, data: torch.Tensor, seconds: float) -> tuple[nn.Module, nn.Module, dict]:
     """The model, its averaged weights, and the counts: steps, seconds and CPU seconds."""
-    torch.manual_seed(0)
+    torch.manual_seed(recipe["seed"])
     model = Mlp(recipe["width"])
     sampler = LangevinDynamics(model, step_size=recipe["step_size"], noise_scale=1.0, clamp=(0.0, 1.0))
     loss_fn = ContrastiveDivergence(
@@ -55,7 +55,7 @@ def train(recipe: dict, data: torch.Tensor, seconds: float) -> tuple[nn.Module, 
     )
     loss_fn.initialize_buffer((2,))
     loss_fn.replay_buffer.uniform_(0.0, 1.0)  # it ships N(0, 0.01²), the box's corner
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe["learning_rate"], betas=(recipe["peer_b1"], 0.999))
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe["learning_rate"], betas=(recipe["b1"], 0.999))
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe["ema_decay"]))
     start, start_cpu, steps = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < seconds:
@@ -75,7 +75,7 @@ def main(recipe_path: str, in_path: str, out_path: str) -> None:
         recipe = json.load(file)
     arrays = np.load(in_path)
     data, points = torch.from_numpy(arrays["data"]), torch.from_numpy(arrays["points"])
-    torch.set_num_threads(recipe["peer_threads"])
+    torch.set_num_threads(recipe["threads"])
     train(recipe, data, 1.0)
     model, averaged, counts = train(recipe, data, recipe["seconds"])
     with torch.no_grad():
