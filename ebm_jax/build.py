@@ -9,11 +9,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from ebm_jax import applications, parallel
-from ebm_jax.io import checkpoint, data
+from ebm_jax.io import checkpoint, data, tfds
 from ebm_jax.io.workdir import read_config
 from ebm_jax.models import energy, layers, networks, spectral
 from ebm_jax.sampling import replay
@@ -118,7 +119,18 @@ def make_dataset(config: Config) -> data.Dataset:
             raise BadInput(f"data.name '{name}' is not in scikit-learn's bundle; use digits, or data.source=tfds")
         dataset = data.digits(split)
     else:
-        dataset = data.tfds_images(name, split, config.data.dir, config.data.manual_dir, config.data.verify_checksums)
+        images = tfds.tfds_source(
+            name,
+            split,
+            config.data.shape,
+            crop=False,
+            condition="class",
+            data_dir=config.data.dir,
+            manual_dir=config.data.manual_dir,
+            verify_checksums=config.data.verify_checksums,
+        )
+        pixels, labels = zip(*map(images.read, range(images.length)), strict=True)
+        dataset = data.Dataset(np.stack(pixels), np.array(labels, np.int32), images.num_classes)
     shape = dataset.images.shape[1:]
     if shape != tuple(config.data.shape):
         raise BadInput(f"data.shape {tuple(config.data.shape)} is not the shape of {name}; use {shape}")

@@ -14,11 +14,12 @@ class Unreadable(Exception):
     """An image that cannot be used; the message says why in a few words."""
 
 
-def decode(encoded: bytes, shape: Shape, crop: bool) -> np.ndarray:
+def decode(encoded: bytes, shape: Shape, crop: bool, gain: int = 1) -> np.ndarray:
     """The pixels of an encoded image (PNG, JPEG, whatever PIL reads) as uint8 of `shape` (height, width, channels).
 
     Args:
       crop: take images of any size, as `fit` does; else only those of exactly this height and width.
+      gain: factor of the stored pixels, before they are resized, for sets whose white is not 255.
 
     Raises:
       Unreadable: it is no image, or a truncated one, or of another size.
@@ -29,7 +30,8 @@ def decode(encoded: bytes, shape: Shape, crop: bool) -> np.ndarray:
                 raise Unreadable(f"is {image.size[1]}x{image.size[0]} and not {shape[0]}x{shape[1]}")
             if crop:
                 image.draft(MODES[shape[2]], _cover(image.size, shape))  # JPEG: decode at half size where that suffices
-            return pixels(fit(image.convert(MODES[shape[2]]), shape))
+            image = image.convert(MODES[shape[2]])
+            return pixels(fit(image if gain == 1 else image.point(lambda value: value * gain), shape))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises each of these
         raise Unreadable(f"cannot be decoded ({type(error).__name__})") from error
 
