@@ -29,14 +29,6 @@ from ebm_jax.training.step import make_train_step
 from ebm_jax.types import BadInput, Batch, Config, Energies, Images, Labels, Params, Places, PRNGKey
 
 CHOICES: dict[str, dict[str, Any]] = {
-    "data.condition": {
-        "class": conditions.classes,
-        "shape": conditions.classes,
-        "soft": conditions.one_hot,
-        "size": conditions.size,
-        "position": conditions.position,
-        "rotation": conditions.rotation,
-    },
     "model.name": {
         "resnet32": networks.resnet32,
         "resnet32_large": networks.resnet32_large,
@@ -69,6 +61,12 @@ BELOW_ONE = ["optim.b1", "optim.b2", "optim.ema_decay", "model.dropout"]
 SMALLEST_SIDE = 8  # pixels: three halvings
 SOFT = {"soft": None, "size": 1, "position": 2, "rotation": 2}  # conditions whose labels are vectors, of what length
 DENSITY_GRID = 400  # cells a side: 8 in the narrowest feature's standard deviation; the checkerboard needs tens
+EXAMPLES = {  # labels to sample under, of conditions that are not classes
+    "soft": conditions.one_hot,
+    "size": conditions.size,
+    "position": conditions.position,
+    "rotation": conditions.rotation,
+}
 RESIDUAL = ("resnet32", "resnet32_large", "resnet32_wider", "resnet128")  # networks with dropout and attention
 NOISE_IMAGES = 256  # of data.source=noise
 DRY_RUN = {  # what train.dry_run=True puts over a config
@@ -181,6 +179,8 @@ def _check_network(config: Config) -> None:
         raise BadInput(f"model.name {model.name} does not fit data.source {config.data.source}; density needs mlp")
     if model.name == "mlp" and model.num_classes > 1:
         raise BadInput(f"model.num_classes {model.num_classes} is out of range; mlp takes no labels, use 1")
+    if condition not in ("class", "soft") and config.data.source not in ("tfds", "noise"):
+        raise BadInput(f"data.condition '{condition}' is not in data.source {config.data.source}; use class or soft")
     length = SOFT.get(condition)
     if length not in (None, model.num_classes):
         raise BadInput(f"model.num_classes {model.num_classes} does not fit data.condition {condition}; use {length}")
@@ -193,7 +193,9 @@ def label_shape(config: Config) -> tuple[int, ...] | None:
 
 def example_labels(config: Config, places: Places) -> Labels:
     """Labels to sample under at these places of a picture; all 0 for an unconditional model."""
-    return choice(config, "data.condition")(places, config.model.num_classes)
+    condition = config.data.condition
+    examples = EXAMPLES[condition] if condition in EXAMPLES else conditions.classes
+    return examples(places, config.model.num_classes)
 
 
 @contextmanager

@@ -1,15 +1,10 @@
 """Data sets as arrays in memory, and batches as a pure function of (seed, step, process)."""
 
 import functools
-import io
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import requests
-from PIL import Image
 
 from ebm_jax.io.source import Source, stored_label
 from ebm_jax.types import BadInput, Batch
@@ -31,89 +26,10 @@ def digits(split: str) -> Dataset:
 
     bunch: Any = load_digits()
     is_test = np.arange(len(bunch.target)) % 5 == 4
-    _check_split("digits", split, ["train", "test"])
+    check_split("digits", split, ["train", "test"])
     rows = is_test if split == "test" else ~is_test
     images = np.rint(bunch.images[rows, :, :, None] * (255 / 16)).astype(np.uint8)
     return Dataset(images, bunch.target[rows].astype(np.int32), 10)
-
-
-def tfds_images(name: str, split: str, data_dir: str, manual_dir: str = "", verify_checksums: bool = True) -> Dataset:
-    """A TFDS set of equally sized images through `tfds.data_source`, prepared first where it is not yet.
-
-    Args: as `prepare_tfds`, and the split's name.
-    """
-    import tensorflow_datasets as tfds
-
-    builder = prepare_tfds(name, data_dir, manual_dir, verify_checksums)
-    _check_split(name, split, list(builder.info.splits))
-    try:
-        source: Any = tfds.data_source(
-            name,
-            split=split,
-            data_dir=builder._data_dir_root,
-            download=False,
-            decoders={"image": tfds.decode.SkipDecoding()},
-        )
-        records = source.__getitems__(list(range(len(source))))
-        with ThreadPoolExecutor() as pool:
-            images = np.stack(list(pool.map(_decode, (record["image"] for record in records), chunksize=256)))
-    except Exception as error:  # array_record, protobuf and PIL each raise their own
-        raise BadInput(f"{builder.data_path} is damaged ({_first_line(error)}); delete it and prepare again") from error
-    labels = np.array([record["label"] for record in records], np.int32)
-    return Dataset(images, labels, builder.info.features["label"].num_classes)
-
-
-def prepare_tfds(name: str, data_dir: str, manual_dir: str, verify_checksums: bool) -> Any:
-    """The TFDS builder of `name`, after it was downloaded and prepared, without TensorFlow, where it was not.
-
-    Args:
-      name: one of `ebm_jax.io.builders.BUILDERS`.
-      data_dir: TFDS's directory; empty is TFDS's own default.
-      manual_dir: take the source files from here instead; TFDS's checksums are verified. Empty: download.
-      verify_checksums: False takes whatever files lie in `manual_dir` and keeps what it prepares apart, in
-        `data_dir`/unverified, so that it never passes for the official data.
-
-    Raises:
-      BadInput: unknown name, no network and no files, a wrong checksum, a truncated file.
-    """
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.constants import DATA_DIR
-    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
-
-    from ebm_jax.io.builders import BUILDERS
-
-    if name not in BUILDERS:
-        raise BadInput(f"data.name '{name}' is not a TFDS set that is known here; use one of {', '.join(BUILDERS)}")
-    root = Path(data_dir or DATA_DIR).expanduser()
-    if not verify_checksums and not manual_dir:
-        raise BadInput("data.verify_checksums=False needs data.manual_dir, the directory of the unverified files")
-    manual = Path(manual_dir).expanduser() if manual_dir else None
-    builder = BUILDERS[name](data_dir=root if verify_checksums else root / "unverified", file_format="array_record")
-    if builder.data_path.exists():
-        return builder
-    urls = builder.source_urls()
-    if manual is not None:
-        missing = [url for url in urls if not (manual / _file(url)).is_file()]
-        if missing:
-            raise BadInput(f"data.manual_dir {manual} has no {_file(missing[0])}; put {missing[0]} there")
-    elif not _reachable(urls[0]):
-        files = ", ".join(map(_file, urls))
-        raise BadInput(
-            f"{name} is not in {root} and {urls[0]} cannot be reached; put {files} into a directory and give it as "
-            "--config.data.manual_dir=DIR"
-        )
-    builder.unverified_dir = None if verify_checksums else manual
-    download = tfds.download.DownloadConfig(manual_dir=manual, force_checksums_validation=True)
-    try:
-        builder.download_and_prepare(download_config=download)
-    except NonMatchingChecksumError as error:
-        raise BadInput(
-            f"{_first_line(error)} Fetch it again, or use it as it is with --config.data.manual_dir=DIR "
-            "--config.data.verify_checksums=False"
-        ) from error
-    except OSError as error:
-        raise BadInput(f"{name} cannot be prepared in {root} ({_first_line(error)})") from error
-    return builder
 
 
 def noise(shape: tuple[int, ...], num_classes: int, *, soft: bool) -> Dataset:
@@ -154,28 +70,8 @@ def load(source: Source, workers: int) -> Dataset:
     return Dataset(images, labels, source.num_classes)
 
 
-def _file(url: str) -> str:
-    return url.rsplit("/", 1)[-1]
-
-
-def _reachable(url: str) -> bool:
-    """One short attempt: TFDS itself retries for minutes where there is no network."""
-    try:
-        return requests.head(url, timeout=10, allow_redirects=True).ok
-    except requests.RequestException:
-        return False
-
-
-def _decode(encoded: bytes) -> np.ndarray:
-    pixels = np.asarray(Image.open(io.BytesIO(encoded)))
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-
-
-def _check_split(name: str, split: str, known: list[str]) -> None:
+def check_split(name: str, split: str, known: list[str]) -> None:
+    """Raises `BadInput` for a split that is not among the known ones."""
     if split not in known:
         raise BadInput(f"data.split '{split}' is not a split of {name}; use one of {', '.join(known)}")
 

@@ -15,13 +15,14 @@ class Unreadable(Exception):
     """An image that cannot be used; the message says why in a few words."""
 
 
-def decode(encoded: bytes, shape: Shape, crop: bool) -> np.ndarray:
+def decode(encoded: bytes, shape: Shape, crop: bool, gain: int = 1) -> np.ndarray:
     """The pixels of an encoded image (PNG, JPEG, whatever PIL reads) as uint8 of `shape` (height, width, channels).
 
     The first frame of an animation, upright as its EXIF orientation says, then as `conform`.
 
     Args:
       crop: take images of any size, as `fit` does; else only those of exactly this height and width.
+      gain: factor of the stored pixels, before they are resized, for sets whose white is not 255.
 
     Raises:
       Unreadable: it is no image, or a truncated one, or of another size.
@@ -31,7 +32,7 @@ def decode(encoded: bytes, shape: Shape, crop: bool) -> np.ndarray:
             if crop:
                 _draft(image, shape)
             ImageOps.exif_transpose(image, in_place=True)
-            return conform(image, shape, crop)
+            return conform(image if gain == 1 else image.point(lambda value: value * gain), shape, crop)
     except Unreadable:
         raise
     except Exception as error:  # damaged files made PIL raise OSError, SyntaxError, struct.error, TypeError and more
