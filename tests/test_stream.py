@@ -89,6 +89,24 @@ def test_what_a_thread_raises_reaches_the_caller_unchanged_and_again():
             assert raised.type is BadInput
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_after_an_error_any_step_can_be_asked_for(step):
+    source = forgiving(source_of_noise())
+    expected = data.make_batches(data.load(source, 2), 5, BATCH)
+    failing = [data.batch_rows(5, 1, BATCH, LENGTH)[20]]
+
+    def read(row):
+        if row in failing:
+            raise BadInput(f"row {failing.pop()}")
+        return source.read(row)
+
+    with stream.open_batches(source._replace(read=read), 5, BATCH, 1) as batches:
+        assert_same(batches(0), expected(0))
+        with pytest.raises(BadInput, match="row"):
+            batches(1)
+        assert_same(batches(step), expected(step))
+
+
 def test_a_set_smaller_than_a_batch_is_refused():
     with (
         pytest.raises(BadInput, match=r"train.batch_size 211 is larger than the data set of 210 images"),
