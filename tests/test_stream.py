@@ -80,6 +80,19 @@ def test_reading_stays_at_most_three_batches_ahead():
         assert BATCH < len(read_rows) <= 3 * BATCH
 
 
+def test_as_many_images_are_read_at_once_as_there_are_workers():
+    workers, first_of_thread = threading.Barrier(3, timeout=5), threading.local()
+
+    def read(row):
+        if not hasattr(first_of_thread, "done"):
+            first_of_thread.done = workers.wait()  # broken, and so an error, unless three are here at once
+        return np.zeros((2, 2, 1), np.uint8), 0
+
+    with stream.open_batches(source_of_noise()._replace(read=read), 5, BATCH, 3) as batches:
+        batches(0)
+    assert not workers.broken
+
+
 def test_what_a_thread_raises_reaches_the_caller_unchanged_and_again():
     source = tolerant(source_of_noise(), 2, lambda line: None)
     with stream.open_batches(source, 5, BATCH, 3) as batches:
