@@ -80,6 +80,19 @@ def test_reading_stays_at_most_three_batches_ahead():
         assert BATCH < len(read_rows) <= 3 * BATCH
 
 
+def test_as_many_images_are_read_at_once_as_there_are_workers():
+    workers, first_of_thread = threading.Barrier(3, timeout=5), threading.local()
+
+    def read(row):
+        if not hasattr(first_of_thread, "done"):
+            first_of_thread.done = workers.wait()  # broken, and so an error, unless three are here at once
+        return np.zeros((2, 2, 1), np.uint8), 0
+
+    with stream.open_batches(source_of_noise()._replace(read=read), 5, BATCH, 3) as batches:
+        batches(0)
+    assert not workers.broken
+
+
 def test_what_a_thread_raises_reaches_the_caller_unchanged_and_again():
     source = tolerant(source_of_noise(), 2, lambda line: None)
     with stream.open_batches(source, 5, BATCH, 3) as batches:
@@ -87,6 +100,24 @@ def test_what_a_thread_raises_reaches_the_caller_unchanged_and_again():
             with pytest.raises(BadInput, match=r"^folder/\d+\.png cannot be decoded .* limit of 2; mend or") as raised:
                 list(map(batches, range(8)))
             assert raised.type is BadInput
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_after_an_error_any_step_can_be_asked_for(step):
+    source = forgiving(source_of_noise())
+    expected = data.make_batches(data.load(source, 2), 5, BATCH)
+    failing = [data.batch_rows(5, 1, BATCH, LENGTH)[20]]
+
+    def read(row):
+        if row in failing:
+            raise BadInput(f"row {failing.pop()}")
+        return source.read(row)
+
+    with stream.open_batches(source._replace(read=read), 5, BATCH, 1) as batches:
+        assert_same(batches(0), expected(0))
+        with pytest.raises(BadInput, match="row"):
+            batches(1)
+        assert_same(batches(step), expected(step))
 
 
 def test_a_set_smaller_than_a_batch_is_refused():

@@ -3,12 +3,11 @@
 import io
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 
 from ebm_jax.types import Shape
 
 MODES = {1: "L", 3: "RGB"}
-QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 class Unreadable(Exception):
@@ -56,7 +55,7 @@ def conform(image: Image.Image, shape: Shape, crop: bool) -> np.ndarray:
 def fit(image: Image.Image, shape: Shape) -> Image.Image:
     """The largest centred part of the image that has the aspect of `shape`, shrunk or enlarged to that size."""
     height, width, _ = shape
-    scale = _scale(image.size, shape)
+    scale = min(image.width / width, image.height / height)
     box_width, box_height = width * scale, height * scale
     # A whole pixel, so that cropping alone copies pixels and does not interpolate between them.
     left, top = (image.width - box_width) // 2, (image.height - box_height) // 2
@@ -70,16 +69,12 @@ def pixels(image: Image.Image) -> np.ndarray:
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def _scale(size: tuple[int, int], shape: Shape) -> float:
-    """How many pixels of an image of `size` (width, height) one pixel of `shape` stands for, along each axis."""
-    return min(size[0] / shape[1], size[1] / shape[0])
-
-
 def _draft(image: Image.Image, shape: Shape) -> None:
-    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, where twice the wanted one or more is left."""
-    if image.getexif().get(ExifTags.Base.Orientation) in QUARTER_TURNS:
-        shape = (shape[1], shape[0], shape[2])
-    scale = _scale(image.size, shape) / 2  # at the wanted size itself edges come out visibly different
+    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, whichever way up it is stored.
+
+    At least twice the wanted size is left: at the wanted size itself edges come out visibly different.
+    """
+    scale = min(image.size) / (2 * max(shape[:2]))
     image.draft(MODES[shape[2]], (round(image.width / scale), round(image.height / scale)))
 
 
