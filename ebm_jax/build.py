@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,9 +194,7 @@ def label_shape(config: Config) -> tuple[int, ...] | None:
 
 def example_labels(config: Config, places: Places) -> Labels:
     """Labels to sample under at these places of a picture; all 0 for an unconditional model."""
-    condition = config.data.condition
-    examples = EXAMPLES[condition] if condition in EXAMPLES else conditions.classes
-    return examples(places, config.model.num_classes)
+    return EXAMPLES.get(config.data.condition, conditions.classes)(places, config.model.num_classes)
 
 
 @contextmanager
@@ -346,9 +345,16 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def _raw_params(config: Config, key: PRNGKey) -> tuple[Params, spectral.Vectors]:
+    """Parameters before spectral normalisation, and its vectors.
+
+    Not to be called under jit: a program with a random draw for each of many kernels compiles for half a minute, where
+    draws one by one are compiled once a shape.
+    """
     key_params, key_vectors = jax.random.split(key)
-    images, labels = jnp.zeros((1, *config.data.shape)), example_labels(config, jnp.zeros(1, jnp.int32))
-    params = make_network(config).init(key_params, images, labels)["params"]
+    images, labels = jax.eval_shape(
+        lambda: (jnp.zeros((1, *config.data.shape)), example_labels(config, jnp.zeros(1, jnp.int32)))
+    )
+    params = make_network(config).lazy_init(key_params, images, labels)["params"]
     return params, spectral.init(key_vectors, params) if config.model.spectral_norm else {}
 
 
@@ -357,11 +363,15 @@ def init_params(config: Config, key: PRNGKey) -> Params:
     return spectral.normalise(*_raw_params(config, key))
 
 
-def _init(config: Config) -> TrainState:
-    key_run, key_params, key_buffer = jax.random.split(jax.random.key(config.train.seed), 3)
+def _keys(config: Config) -> jax.Array:
+    """Keys of the run, the parameters and the replay buffer."""
+    return jax.random.split(jax.random.key(config.train.seed), 3)
+
+
+def _assemble(config: Config, key_run: PRNGKey, key_buffer: PRNGKey, *raw_params: Any) -> TrainState:
     dtype, shape = choice(config, "buffer.dtype"), tuple(config.data.shape)
     buffer = replay.init(key_buffer, config.buffer.capacity, shape, dtype, label_shape(config))
-    return init_state(key_run, *_raw_params(config, key_params), make_optimizer(config), buffer)
+    return init_state(key_run, *raw_params, make_optimizer(config), buffer)
 
 
 def _shardings(mesh: Mesh) -> Any:
@@ -370,7 +380,9 @@ def _shardings(mesh: Mesh) -> Any:
 
 def make_state(config: Config, mesh: Mesh) -> TrainState:
     """The state before the first step, laid out over the mesh; the same for any number of devices."""
-    return jax.jit(lambda: _init(config), out_shardings=_shardings(mesh))()
+    key_run, key_params, key_buffer = _keys(config)
+    assemble = jax.jit(partial(_assemble, config), out_shardings=_shardings(mesh))
+    return assemble(key_run, key_buffer, *_raw_params(config, key_params))
 
 
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
@@ -379,7 +391,11 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     def with_sharding(sharding, part):
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), part)
 
-    return jax.tree.map(with_sharding, _shardings(mesh), jax.eval_shape(lambda: _init(config)))
+    def init() -> TrainState:
+        key_run, key_params, key_buffer = _keys(config)
+        return _assemble(config, key_run, key_buffer, *_raw_params(config, key_params))
+
+    return jax.tree.map(with_sharding, _shardings(mesh), jax.eval_shape(init))
 
 
 def make_step(config: Config, mesh: Mesh) -> Callable:

@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ebm_jax.io.source import Source, stored_label
+from ebm_jax.io.source import Label, Source, stored_label
 from ebm_jax.types import BadInput, Batch
 
 CHUNK = 256  # images that a thread reads in one go
@@ -43,7 +44,7 @@ def noise(shape: tuple[int, ...], num_classes: int, *, soft: bool) -> Dataset:
 def as_source(dataset: Dataset, name: str) -> Source:
     """Arrays in memory as a source."""
 
-    def read(row: int) -> tuple[np.ndarray, np.ndarray]:
+    def read(row: int) -> tuple[np.ndarray, Label]:
         return dataset.images[row], dataset.labels[row]
 
     return Source(len(dataset.images), read, lambda row: f"{name} image {row}", dataset.num_classes)

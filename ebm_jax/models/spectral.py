@@ -45,9 +45,12 @@ def _iterate(kernel: Array, right: Array) -> tuple[Array, Array]:
 def init(key: PRNGKey, params: Params) -> Vectors:
     """Random singular vectors for every kernel to be normalised, after one power iteration."""
     kernels = _kernels(params)
-    keys = jax.random.split(key, max(len(kernels), 1))
-    starts = (_unit(jax.random.normal(k, kernel.shape[-1:])) for k, kernel in zip(keys, kernels.values(), strict=False))
-    return {name: _iterate(kernel, start) for (name, kernel), start in zip(kernels.items(), starts, strict=True)}
+    widest = max((kernel.shape[-1] for kernel in kernels.values()), default=1)
+    starts = jax.random.normal(key, (len(kernels), widest))  # one draw: each takes a compiler half a second
+    return {
+        name: _iterate(kernel, _unit(start[: kernel.shape[-1]]))
+        for (name, kernel), start in zip(kernels.items(), starts, strict=True)
+    }
 
 
 def power_iteration(params: Params, vectors: Vectors) -> Vectors:
