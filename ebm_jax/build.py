@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from ebm_jax import applications, parallel
+from ebm_jax import applications, draws, parallel
 from ebm_jax.evaluation import density
 from ebm_jax.io import checkpoint, data, densities, files, source, stream, tfds
 from ebm_jax.io.workdir import read_config
@@ -447,7 +447,7 @@ def make_sample_fn(config: Config) -> Callable[..., Images]:
         key_init, key_chain = jax.random.split(key)
         if init is None:
             n = num_images if labels is None else len(labels)
-            init = jax.random.uniform(key_init, (n, *shape))
+            init = draws.uniform(key_init, (n, *shape))
         if labels is None:
             labels = example_labels(config, jnp.arange(len(init)))
         energy_fn = energy.bind(apply, params, labels)

@@ -53,12 +53,14 @@ def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
     config, mesh = build.dry_run(config_of(name)), parallel.device_mesh()
     build.check(config, mesh.size)
     state, step = build.make_state(config, mesh), build.make_step(config, mesh)
+    fast_compile = {"xla_backend_optimization_level": 0}
     before = jax.device_get(state.params)
     with build.open_batches(config, pytest.fail) as batches:
         batch = batches(0)
         assert shapes(batch) == shapes(
             jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), abstract_batch(config))
         )
+        step = step.lower(state, parallel.place_batch(mesh, batch)).compile(compiler_options=fast_compile)
         for index in range(config.train.num_steps):
             state, metrics = step(state, parallel.place_batch(mesh, batches(index)))
     assert int(state.step) == 3

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from ebm_jax.types import Labels
+from ebm_jax import draws
+from ebm_jax.types import Labels, PRNGKey
 
 Features = Float[Array, "b _ _ _"]  # NHWC
 Kernel = Float[Array, "_ _ _ _"]  # HWIO
@@ -142,6 +143,11 @@ class Conv(nn.Module):
         return (convolution_half if self.half else convolution_same)(x, kernel)
 
 
+def dropout(key: PRNGKey, x: Features, rate: float) -> Features:
+    """Each element is 0 with probability `rate`, else divided by 1 - rate."""
+    return jnp.where(draws.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0)
+
+
 class ResidualBlock(nn.Module):
     """The paper's residual block (release utils.py: smart_res_block), with a class-conditional bias and gain.
 
@@ -161,7 +167,8 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: Features, labels: Labels | None, training: bool = False) -> Features:
         h = ClassBias(self.num_classes, name="bias1")(x, labels)
         h = Conv(self.features, self.kernel_init, name="conv1")(h)
-        h = nn.Dropout(self.dropout, deterministic=not training)(h)
+        if training and self.dropout:
+            h = dropout(self.make_rng("dropout"), h, self.dropout)
         h = ClassBias(self.num_classes, name="bias2")(self.activation(h), labels)
         h = Conv(self.features, self.second_kernel_init, name="conv2")(h)
         h = ClassGain(self.num_classes, name="gain2")(h, labels)

@@ -5,24 +5,35 @@ utils.py: get_weight. Without spectral normalisation they start at Glorot unifor
 whatever the type of the computation, so that energies keep their digits.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
+from ebm_jax import draws
 from ebm_jax.models.layers import Activation, ClassBias, ClassGain, Conv, ResidualBlock, SelfAttention, leaky_relu
 from ebm_jax.models.spectral import HEAD
-from ebm_jax.types import Energies, Images, Labels
+from ebm_jax.types import Energies, Images, Labels, PRNGKey
 
-glorot = nn.initializers.glorot_uniform()
+
+def glorot(key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+    """Glorot uniform: U(-1, 1) sqrt(6 / (fan in + fan out)), of kernels [..., c_in, c_out]."""
+    fans = (shape[-2] + shape[-1]) * math.prod(shape[:-2])
+    return (math.sqrt(6 / fans) * (2 * draws.uniform(key, shape) - 1)).astype(dtype)
+
+
+def gaussian(std: float) -> Callable:
+    """The initialiser N(0, std²)."""
+    return lambda key, shape, dtype=jnp.float32: (std * draws.normal(key, shape)).astype(dtype)
 
 
 def kernel_inits(spectral_norm: bool) -> tuple[Callable, Callable]:
     """Initialisers of ordinary kernels and of second convolutions."""
     if spectral_norm:
-        return nn.initializers.normal(1.0), nn.initializers.normal(1e-10)
+        return gaussian(1.0), gaussian(1e-10)
     return glorot, nn.initializers.zeros
 
 

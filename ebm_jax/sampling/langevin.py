@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
+from ebm_jax import draws
 from ebm_jax.sampling.kernel import Info, Kernel, Project, energy_and_grad, norms, unit_box
 from ebm_jax.types import EnergyFn, Images, PRNGKey, Scalar
 
@@ -51,7 +51,7 @@ def langevin(
         return LangevinState(project(x))
 
     def step(key: PRNGKey, state: LangevinState, energy_fn: EnergyFn) -> tuple[LangevinState, Info]:
-        noise = noise_std * jax.random.normal(key, state.x.shape, state.x.dtype)
+        noise = noise_std * draws.normal(key, state.x.shape)
         at = state.x if tied else state.x + noise
         energy, grad = energy_and_grad(energy_fn, at)
         moved = at - step_size * jnp.clip(grad, -grad_clip, grad_clip)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, UInt8
 
-from ebm_jax import parallel
+from ebm_jax import draws, parallel
 from ebm_jax.models import energy, spectral
 from ebm_jax.sampling import kernel as kernels
 from ebm_jax.sampling import replay
@@ -84,4 +84,4 @@ def dequantise(key: PRNGKey, images: UInt8[Array, "b *event"] | Images) -> Image
     """uint8 pixels v as v/256 + U(0, 1/256) in [0, 1] (release data.py); float images as they are."""
     if images.dtype != jnp.uint8:
         return images
-    return (images.astype(jnp.float32) + jax.random.uniform(key, images.shape)) / 256.0
+    return (images.astype(jnp.float32) + draws.uniform(key, images.shape)) / 256.0

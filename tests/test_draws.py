@@ -1,0 +1,36 @@
+"""Flat draws are `jax.random`'s own."""
+
+import jax
+import numpy as np
+import pytest
+
+from ebm_jax import draws
+
+SHAPES = [(), (5,), (4, 4, 3, 2), (2, 3, 5, 1)]
+
+
+PAIRS = {
+    "normal": (draws.normal, jax.random.normal),
+    "uniform": (draws.uniform, jax.random.uniform),
+    "bernoulli": (
+        lambda key, shape: draws.bernoulli(key, 0.3, shape),
+        lambda key, shape: jax.random.bernoulli(key, 0.3, shape),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_draws_are_those_of_jax_random_bit_for_bit(name, shape):
+    ours, theirs = PAIRS[name]
+    expected = theirs(jax.random.key(7), shape)
+    for draw in (ours, jax.jit(ours, static_argnums=1)):
+        actual = draw(jax.random.key(7), shape)
+        assert actual.dtype == expected.dtype
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_draws_of_many_keys_are_those_of_each():
+    keys = jax.random.split(jax.random.key(0), 3)
+    together = jax.vmap(lambda key: draws.normal(key, (2, 3)))(keys)
+    np.testing.assert_array_equal(together, [jax.random.normal(key, (2, 3)) for key in keys])
