@@ -24,16 +24,13 @@ from ebm_jax.io import builders, images, tfds
 from ebm_jax.types import BadInput
 
 RNG = np.random.default_rng(0)
-FASHION = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz")
 
 
-def jpeg(height, width, mode="RGB", form="jpeg"):
-    """An encoded image of one colour at each pixel of a coarse random grid."""
-    channels = Image.new(mode, (1, 1)).getbands()
-    grid = RNG.integers(0, 256, (4, 4, len(channels)), np.uint8)
-    image = Image.fromarray(grid, mode).resize((width, height))
+def jpeg(height, width):
+    """An encoded picture of a coarse random grid."""
+    grid = RNG.integers(0, 256, (4, 4, 3), np.uint8)
     encoded = io.BytesIO()
-    image.save(encoded, format=form)
+    Image.fromarray(grid).resize((width, height)).save(encoded, format="jpeg")
     return encoded.getvalue()
 
 
@@ -372,22 +369,37 @@ def test_imagenets_cmyk_and_png_files_become_rgb_jpegs_of_the_same_colours(archi
     np.testing.assert_allclose(colours["n02105855_2933.JPEG"], [10, 200, 100], atol=3)
 
 
-def test_rows_are_tfds_own_over_several_shards_and_threads(archives, tmp_path):
-    folder, written = archives("mnist")
+@pytest.fixture
+def hasty_threads():
+    """Threads take turns a thousand times more often, so that what they must not share shows."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(5e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_rows_are_tfds_own_over_several_shards(archives, tmp_path):
+    folder = archives("mnist")[0]
     builder = builders.BUILDERS["mnist"](data_dir=tmp_path / "unverified", file_format="array_record")
     builder.unverified_dir = folder
-    config = official.download.DownloadConfig(manual_dir=folder, num_shards=7)
+    config = official.download.DownloadConfig(manual_dir=folder, num_shards=3)
     builder.download_and_prepare(download_config=config)
+    assert len(builder.info.splits["train"].filenames) == 3
     reference = official.data_source("mnist", split="train", data_dir=tmp_path / "unverified", download=False)
-    assert len(builder.info.splits["train"].filenames) == 7
-    read = source("mnist", "train", (28, 28, 1), tmp_path, folder)
-    rows = np.random.default_rng(1).integers(0, len(written["train"]), 500)
+    read = everything(source("mnist", "train", (28, 28, 1), tmp_path, folder))
+    for (pixels, label), record in zip(read, reference, strict=True):
+        np.testing.assert_array_equal(pixels, record["image"])
+        assert label == record["label"]
+
+
+def test_threads_that_read_at_once_each_get_their_own_row(opened, hasty_threads):
+    opened("mnist", "train", (28, 28, 1))
+    builder = official.builder("mnist", data_dir=opened.root / "unverified", file_format="array_record")
+    record_at = tfds._records(builder.info.splits["train"].file_instructions)
+    alone = [record_at(row) for row in range(30)]
+    rows = np.random.default_rng(1).integers(0, 30, 20_000).tolist()
     with ThreadPoolExecutor(8) as pool:
-        got = list(pool.map(lambda row: read.read(int(row)), rows))
-    for row, (pixels, label) in zip(rows, got, strict=True):
-        expected = reference[int(row)]
-        np.testing.assert_array_equal(pixels, expected["image"])
-        assert label == expected["label"]
+        assert list(pool.map(record_at, rows, chunksize=100)) == [alone[row] for row in rows]
 
 
 def test_a_record_is_named_by_its_set_split_and_row(opened):
@@ -432,10 +444,11 @@ def test_a_truncated_archive_is_named_and_nothing_is_kept(name, archives, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["svhn_cropped", "dsprites", "imagenet_resized/8x8", "dtd", "celeb_a"])
-def test_a_page_of_html_in_place_of_an_archive_is_named(name, archives, tmp_path):
+@pytest.mark.parametrize("content", [b"<html>quota exceeded</html>", b""])
+def test_a_page_of_html_or_nothing_in_place_of_an_archive_is_named(name, content, archives, tmp_path):
     broken = shutil.copytree(archives(name)[0], tmp_path / "broken")
     path = broken / WRITERS[name][1]
-    path.write_text("<html>quota exceeded</html>")
+    path.write_bytes(content)
     shape = archives(name)[1]["train"][0][0].shape
     assert refused(name, "train", shape, tmp_path, broken).startswith(f"{path} is truncated or not the expected file")
 
@@ -480,12 +493,14 @@ def test_what_must_be_fetched_by_hand_is_said_before_any_download(name, first, w
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_unverified_files_never_pass_for_the_official_set(name, archives, opened, tmp_path):
+def test_unverified_files_never_pass_for_the_official_set(name, archives, opened):
     folder, written = archives(name)
-    line = refused(name, "train", written["train"][0][0].shape, tmp_path, folder, verify=True)
+    shape = written["train"][0][0].shape
+    opened(name, "train", shape)  # prepares them, unverified
+    line = refused(name, "train", shape, opened.root, folder, verify=True)
     assert "wrong checksum" in line
     assert "--config.data.verify_checksums=False" in line
-    assert not (opened.root / name).exists()
+    assert not list((opened.root / name).rglob("dataset_info.json"))
 
 
 def test_an_unknown_set_is_refused_with_the_known_ones_and_the_cure(tmp_path):
@@ -574,7 +589,7 @@ def test_damaged_records_are_named(archives, tmp_path):
 def test_the_real_fashion_mnist_is_prepared_under_its_official_checksums(shared_data, tmp_path):
     folder = shared_data / "fashion_mnist"
     read = source("fashion_mnist", "test", (28, 28, 1), tmp_path, folder, verify=True)
-    pixels = gzip.decompress((folder / FASHION[2]).read_bytes())[16:]
+    pixels = gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes())[16:]
     labels = gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes())[8:]
     expected = zip(np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28, 1), labels, strict=True)
     assert rows_of(everything(read)) == rows_of(expected)

@@ -39,7 +39,7 @@ CONDITIONS: dict[str, Condition] = {  # dSprites' as in the release, data.py:430
     "rotation": Condition(("value_orientation",), lambda angle: _vector(np.cos(angle), np.sin(angle)), 2),
 }
 
-GAIN = {"dsprites": 255}  # its pixels are 0 and 1: README of github.com/google-deepmind/dsprites-dataset, "imgs"
+GAIN = {"dsprites": 255}  # black is 0 and white is 1: google-research/task_adaptation data/dsprites.py, preprocess_fn
 
 
 def tfds_source(
@@ -55,7 +55,8 @@ def tfds_source(
 ) -> Source:
     """The images of one split of a TFDS set, prepared first where it is not yet; no record is kept in memory.
 
-    dSprites, stored by TFDS as 0 and 1, is read as 0 and 255.
+    dSprites, stored by TFDS as 0 and 1 as its authors do (the release, too, takes them as they are for values in
+    [0, 1]: data.py:429-471), is read as 0 and 255.
 
     Args:
       name, data_dir, manual_dir, verify_checksums: as in `prepare_tfds`.
