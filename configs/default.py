@@ -39,6 +39,7 @@ def get_config() -> Any:
     config.model.dtype = "float32"  # float32, bfloat16: of the computation; parameters and energies stay float32
 
     config.chain = ConfigDict()
+    config.chain.kernel = "langevin"  # langevin; mala: tied Langevin with a Metropolis test, exact at any step size
     config.chain.num_steps = 60  # K, steps of a chain in one training step; release, CIFAR-10
     config.chain.step_size = 10.0  # s, factor of the gradient; release, CIFAR-10
     config.chain.noise_scale = 0.005  # σ, noise of one step, pixels being in [0, 1]; release train.py:736

@@ -23,6 +23,7 @@ from ebm_jax.models import conditions, energy, layers, networks, spectral
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.kernel import Kernel
 from ebm_jax.sampling.langevin import langevin
+from ebm_jax.sampling.mala import mala
 from ebm_jax.training import losses
 from ebm_jax.training.optimizer import clipped_adam
 from ebm_jax.training.state import PARTITION, TrainState, init_state, network_params
@@ -40,6 +41,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "small": networks.SmallNet,
         "mlp": networks.Mlp,
     },
+    "chain.kernel": {"langevin": None, "mala": None},
     "model.activation": {"leaky_relu": layers.leaky_relu, "swish": nn.swish},
     "model.dtype": {"float32": jnp.float32, "bfloat16": jnp.bfloat16},
     "buffer.dtype": {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "uint8": jnp.uint8},
@@ -144,6 +146,8 @@ def check(config: Config, num_devices: int) -> None:
     require(["buffer.restart_prob"], lambda value: 0 <= value <= 1, "a probability, 0 to 1")
     steps = config.sample.num_steps
     require(["sample.quiet_steps"], lambda value: value <= steps, f"at most sample.num_steps, {steps}")
+    if config.chain.kernel == "mala":
+        _check_mala(config)
     _check_shape(config, require)
     _check_network(config)
     for key in ("train.batch_size", "buffer.capacity"):
@@ -157,6 +161,13 @@ def check(config: Config, num_devices: int) -> None:
             f"buffer.capacity {config.buffer.capacity} is smaller than train.batch_size {config.train.batch_size}; "
             f"use at least {config.train.batch_size}"
         )
+
+
+def _check_mala(config: Config) -> None:
+    if not config.chain.tied or config.chain.temperature == 0:
+        raise BadInput("chain.kernel mala needs chain.tied=True and a chain.temperature above 0; or use langevin")
+    if config.model.dropout and config.model.dropout_in_chains:
+        raise BadInput("chain.kernel mala needs one energy for a whole chain; use model.dropout_in_chains=False")
 
 
 def _check_shape(config: Config, require: Callable) -> None:
@@ -180,11 +191,11 @@ def _check_network(config: Config) -> None:
         raise BadInput(f"model.name {model.name} does not fit data.source {config.data.source}; density needs mlp")
     if model.name == "mlp" and model.num_classes > 1:
         raise BadInput(f"model.num_classes {model.num_classes} is out of range; mlp takes no labels, use 1")
-    if condition not in ("class", "soft") and config.data.source not in ("tfds", "noise"):
-        raise BadInput(f"data.condition '{condition}' is not in data.source {config.data.source}; use class or soft")
     length = SOFT.get(condition)
     if length not in (None, model.num_classes):
         raise BadInput(f"model.num_classes {model.num_classes} does not fit data.condition {condition}; use {length}")
+    if condition not in ("class", "soft") and config.data.source not in ("tfds", "noise"):
+        raise BadInput(f"data.condition '{condition}' is not in data.source {config.data.source}; use class or soft")
 
 
 def label_shape(config: Config) -> tuple[int, ...] | None:
@@ -328,14 +339,13 @@ def make_apply(config: Config) -> energy.ApplyFn:
 
 
 def make_kernel(config: Config, temperature: float | None = None) -> Kernel:
-    """The chain's kernel, at the config's temperature or another."""
+    """The chain's kernel, at the config's temperature or another; at 0 all are Langevin's noise-free descent."""
     chain = config.chain
-    return langevin(
-        chain.step_size,
-        None if chain.tied else chain.noise_scale,
-        grad_clip=chain.grad_clip,
-        temperature=chain.temperature if temperature is None else temperature,
-    )
+    temperature = chain.temperature if temperature is None else temperature
+    if chain.kernel == "mala" and temperature > 0:
+        return mala(chain.step_size, grad_clip=chain.grad_clip, temperature=temperature)
+    noise_scale = None if chain.tied else chain.noise_scale
+    return langevin(chain.step_size, noise_scale, grad_clip=chain.grad_clip, temperature=temperature)
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:

@@ -117,9 +117,9 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: report.Reporter) -> Cal
     first_rows = jax.jit(
         lambda buffer: replay.decode(buffer.images[:GRID]), out_shardings=parallel.shardings(mesh, parallel.REPLICATED)
     )
-    key = jax.random.key(config.sample.seed)
 
     def draw(step: int, state: TrainState) -> None:
+        key = jax.random.key(config.sample.seed)  # the same at every step, so that pictures can be compared
         rows = np.asarray(first_rows(state.buffer))
         reporter.image("buffer", step, rows.reshape(-1, *config.data.shape))
         images, _, _ = sampler(network_params(state, build.choice(config, "sample.weights")), key, 0)
@@ -130,12 +130,12 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: report.Reporter) -> Cal
 
 def _density_watcher(config: Config, mesh: Mesh, reporter: report.Reporter) -> Callable[[int, TrainState], None]:
     """The function that measures a state's model against the 2-D law it learns, and writes both beside its samples."""
-    sampler, key = build.make_sampler(config, mesh), jax.random.key(config.sample.seed)
+    sampler = build.make_sampler(config, mesh)
     data_points = build.make_density(config).sample(np.random.default_rng(config.sample.seed), config.sample.num_images)
 
     def draw(step: int, state: TrainState) -> None:
         params = network_params(state, build.choice(config, "sample.weights"))
-        points, _, _ = sampler(params, key, 0)
+        points, _, _ = sampler(params, jax.random.key(config.sample.seed), 0)
         result, log_q = build.density_report(config, params)
         reporter.density(step, data_points, np.asarray(points), log_q, result._asdict())
 

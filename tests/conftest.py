@@ -19,10 +19,11 @@ jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 
-# Many tests compile the same small program: once is enough.
-CACHE = tempfile.TemporaryDirectory(prefix="ebm_jax_test_cache_")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name  # for the processes that tests start
-jax.config.update("jax_compilation_cache_dir", CACHE.name)
+# Many tests compile the same small program: once is enough, for all of xdist's processes and those that tests start.
+if "EBM_JAX_TEST_CACHE" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory(prefix="ebm_jax_test_cache_")
+    os.environ["EBM_JAX_TEST_CACHE"] = os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+jax.config.update("jax_compilation_cache_dir", os.environ["EBM_JAX_TEST_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jaxtyping.install_import_hook("ebm_jax", "beartype.beartype")
 
