@@ -2,7 +2,7 @@
 
     python run.py --config=configs/density2d.py [--config.data.name=two_moons|checkerboard|rings|spirals|pinwheel]
 
-Every 1,500 steps and at the end it writes a picture of data, samples and learned density side by side, and the exact KL
+Every 2,000 steps and at the end it writes a picture of data, samples and learned density side by side, and the exact KL
 divergence and negative log-likelihood, by integration over a grid. Not in the paper. The chain is MALA: at walls as
 steep as the checkerboard's, tied Langevin without the Metropolis test is so far off its law that training diverges.
 """
@@ -29,12 +29,12 @@ def get_config():
     config.loss.energy_l2 = 1e-3
     config.optim.learning_rate = 2e-3
     config.train.batch_size = 256
-    config.train.num_steps = 4_500
-    config.sample.num_images = 4_096
-    config.sample.batch_size = 4_096
-    config.sample.num_steps = 1_000
+    config.train.num_steps = 4_000
+    config.sample.num_images = 2_048
+    config.sample.batch_size = 2_048
+    config.sample.num_steps = 500
     config.sample.quiet_steps = 0
     config.log.every = 500
-    config.log.images_every = 1_500
-    config.checkpoint.every = 1_500
+    config.log.images_every = 2_000
+    config.checkpoint.every = 2_000
     return config

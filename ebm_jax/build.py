@@ -312,12 +312,20 @@ def make_density(config: Config) -> densities.Density:
     return _among("data.name", config.data.name, densities.DENSITIES)
 
 
-def density_report(config: Config, params: Params) -> tuple[density.GridReport, np.ndarray]:
-    """How far the model is from the law it was trained on, and its log-density float64 [side · side] on the grid."""
+def make_density_report(config: Config) -> Callable[[Params], tuple[density.GridReport, np.ndarray]]:
+    """The function params -> (how far the model is from its 2-D law, its log-density on a grid).
+
+    The log-density is float64 [side · side], in nats.
+    """
     energy_fn, points = make_energy_fn(config), density.grid(DENSITY_GRID)
-    energies = density.grid_energies(lambda x: energy_fn(params, x), points)
-    report = density.report_of_energies(energies, make_density(config).log_density(points))
-    return report, -energies - report.log_z
+    log_density = make_density(config).log_density(points)
+
+    def report_of(params: Params) -> tuple[density.GridReport, np.ndarray]:
+        energies = density.grid_energies(lambda x: energy_fn(params, x), points)
+        report = density.report_of_energies(energies, log_density)
+        return report, -energies - report.log_z
+
+    return report_of
 
 
 def make_network(config: Config) -> nn.Module:

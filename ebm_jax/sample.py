@@ -53,7 +53,7 @@ def sample(config: Config, folder: Path) -> int:
 def _write_density(path: Path, config: Config, params: Params, points: np.ndarray) -> None:
     """The figure of the 2-D law, of chains under the model of it, and of the model's density."""
     data_points = build.make_density(config).sample(np.random.default_rng(config.sample.seed), len(points))
-    result, log_q = build.density_report(config, params)
+    result, log_q = build.make_density_report(config)(params)
     figures.density_figure(path, data_points, points, log_q)
     report.say(report.density_line(result._asdict()))
 

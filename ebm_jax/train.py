@@ -130,13 +130,13 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: report.Reporter) -> Cal
 
 def _density_watcher(config: Config, mesh: Mesh, reporter: report.Reporter) -> Callable[[int, TrainState], None]:
     """The function that measures a state's model against the 2-D law it learns, and writes both beside its samples."""
-    sampler = build.make_sampler(config, mesh)
+    sampler, report_of = build.make_sampler(config, mesh), build.make_density_report(config)
     data_points = build.make_density(config).sample(np.random.default_rng(config.sample.seed), config.sample.num_images)
 
     def draw(step: int, state: TrainState) -> None:
         params = network_params(state, build.choice(config, "sample.weights"))
         points, _, _ = sampler(params, jax.random.key(config.sample.seed), 0)
-        result, log_q = build.density_report(config, params)
+        result, log_q = report_of(params)
         reporter.density(step, data_points, np.asarray(points), log_q, result._asdict())
 
     return draw
