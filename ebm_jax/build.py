@@ -210,7 +210,7 @@ def example_labels(config: Config, places: Places) -> Labels:
 
 @contextmanager
 def open_batches(config: Config, warn: Callable[[str], None]) -> Iterator[Callable[[int], Batch]]:
-    """The function step -> batch of the config's data, whose shape and labels are those that the config states.
+    """The function step -> this process's rows of a batch of the config's data, in the shape that the config states.
 
     A 2-D density is drawn from. Images live in memory where `data.memory_gib` has room for all, and stream from their
     source elsewhere; the batches are the same. The reading ends with the context.
@@ -222,15 +222,16 @@ def open_batches(config: Config, warn: Callable[[str], None]) -> Iterator[Callab
       BadInput: the data cannot be had, does not fit the config, or is smaller than one batch.
     """
     seed, batch_size, workers = config.train.seed, config.train.batch_size, config.data.workers
+    share = {"process": jax.process_index(), "num_processes": jax.process_count()}
     if config.data.source == "density":
-        yield data.sampled_batches(make_density(config).sample, seed, batch_size)
+        yield data.sampled_batches(make_density(config).sample, seed, batch_size, **share)
         return
     images = source.tolerant(make_source(config), config.data.max_unreadable, warn)
     data.check_length(images.length, batch_size)
     if images.length * math.prod(config.data.shape) <= config.data.memory_gib * 2**30:
-        yield data.make_batches(data.load(images, workers), seed, batch_size)
+        yield data.make_batches(data.load(images, workers), seed, batch_size, **share)
         return
-    with stream.open_batches(images, seed, batch_size, workers) as batches:
+    with stream.open_batches(images, seed, batch_size, workers, **share) as batches:
         yield batches
 
 

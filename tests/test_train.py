@@ -261,7 +261,7 @@ def test_a_density_run_measures_itself_and_draws_data_samples_and_density_side_b
 
 
 def test_a_dry_run_of_any_config_needs_no_data_and_ends_in_seconds(tmp_path, capsys):
-    words = ["run.py", f"--config={ROOT / 'configs' / 'mnist.py'}", f"--workdir={tmp_path / 'run'}"]
+    words = ["run.py", f"--config={ROOT / 'configs' / 'fashion_mnist.py'}", f"--workdir={tmp_path / 'run'}"]
     assert run.main([*words, "--config.train.dry_run=True"]) == 0
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3]
     assert read_config(tmp_path / "run").data.source == "noise"
