@@ -39,8 +39,8 @@ class Mlp(BaseModel):
         return self.net(8.0 * (x - 0.5)).squeeze(-1)
 
 
-def train(recipe: dict, data: torch.Tensor, seconds: float) -> tuple[nn.Module, nn.Module, dict]:
-    """The model, its averaged weights, and the counts: steps, seconds and CPU seconds."""
+def train(recipe: dict, data: torch.Tensor, seconds: float) -> tuple[dict[str, nn.Module], dict]:
+    """The model's last and averaged weights, and the counts: steps, seconds and CPU seconds."""
     torch.manual_seed(recipe["seed"])
     model = Mlp(recipe["width"])
     sampler = LangevinDynamics(model, step_size=recipe["step_size"], noise_scale=1.0, clamp=(0.0, 1.0))
@@ -56,17 +56,20 @@ def train(recipe: dict, data: torch.Tensor, seconds: float) -> tuple[nn.Module, 
     loss_fn.initialize_buffer((2,))
     loss_fn.replay_buffer.uniform_(0.0, 1.0)  # it ships N(0, 0.01²), the box's corner
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe["learning_rate"], betas=(recipe["b1"], 0.999))
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe["ema_decay"]))
+    averages = {
+        f"ema {decay}": AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) for decay in recipe["ema_decays"]
+    }
     start, start_cpu, steps = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < seconds:
         loss, _ = loss_fn(data[torch.randint(len(data), (recipe["batch_size"],))])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        averaged.update_parameters(model)
+        for average in averages.values():
+            average.update_parameters(model)
         steps += 1
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
-    return model, averaged, {"steps": steps, "seconds": seconds, "cpu_seconds": cpu_seconds}
+    return {"last": model, **averages}, {"steps": steps, "seconds": seconds, "cpu_seconds": cpu_seconds}
 
 
 def main(recipe_path: str, in_path: str, out_path: str) -> None:
@@ -77,9 +80,9 @@ def main(recipe_path: str, in_path: str, out_path: str) -> None:
     data, points = torch.from_numpy(arrays["data"]), torch.from_numpy(arrays["points"])
     torch.set_num_threads(recipe["threads"])
     train(recipe, data, 1.0)
-    model, averaged, counts = train(recipe, data, recipe["seconds"])
+    models, counts = train(recipe, data, recipe["seconds"])
     with torch.no_grad():
-        energies = {"last": model(points).numpy(), "averaged": averaged(points).numpy()}
+        energies = {name: model(points).numpy() for name, model in models.items()}
     np.savez(out_path, **counts, **energies)
 
 
