@@ -4,11 +4,11 @@
 
 PATH is the interpreter of an environment of its own with torchebm 0.8.0 and torch for the CPU. The two run one after
 the other. Ours is configs/density2d.py as it is. Equal for both: the points of data, the network, its first weights'
-law, batch, number of chain steps, buffer's capacity, learning rate, Adam's β and the grid that measures them. Their own:
-the chain (ours MALA; torchebm's Langevin, clamped to the box, begun in uniform noise), what the buffer does with the
-chains (ours restarts 2 %, torchebm perturbs 5 %), our clipping of gradients, and what PEER says, the best of a short
-search on eight_gaussians (threads, β1, capacity, learning rate, step size; 8 to 30 seconds a run). torchebm does not
-average weights; it gets three averages beside the last weights, and the best of the four counts.
+law, batch, number of chain steps, buffer's capacity, learning rate, Adam's β and the grid that measures them. Their
+own: the chain (ours MALA; torchebm's Langevin, clamped to the box, begun in uniform noise), what the buffer does with
+the chains (ours restarts 2 %, torchebm perturbs 5 %), our clipping of gradients, and what PEER says, the best of a
+short search on eight_gaussians (threads, β1, capacity, learning rate, step size; 8 to 30 seconds a run). torchebm does
+not average weights; it gets three averages beside the last weights, and the best of the four counts.
 
 The clock starts after our compilation, and after a second of training that is thrown away on the peer's side. CPU
 seconds are those of the process with all its threads: on a machine that others load, wall time says less.

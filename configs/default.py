@@ -25,7 +25,7 @@ def get_config() -> Any:
     config.data.verify_checksums = True  # False: take what lies in manual_dir, and keep it apart
     config.data.max_unreadable = 100  # unreadable or wrongly sized images to step over before giving up
     config.data.memory_gib = 4.0  # GiB; sets whose pixels fit live in memory, larger ones stream, in equal order
-    config.data.workers = 8  # threads that read and decode
+    config.data.workers = 0  # threads that read and decode; 0: one a core
 
     config.model = ConfigDict()
     config.model.name = "resnet32"  # resnet32, resnet32_large, resnet32_wider, resnet128, mnist, dsprites, small, mlp

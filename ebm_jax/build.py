@@ -55,10 +55,10 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 AT_LEAST_ONE = ["model.width", "model.num_classes", "chain.num_steps", "buffer.capacity", "train.batch_size"]
 AT_LEAST_ONE += ["train.num_steps", "sample.num_images", "sample.batch_size", "sample.num_steps", "log.every"]
-AT_LEAST_ONE += ["checkpoint.every", "checkpoint.keep", "data.workers"]
+AT_LEAST_ONE += ["checkpoint.every", "checkpoint.keep"]
 NOT_NEGATIVE = ["chain.noise_scale", "chain.temperature", "loss.energy_l2", "optim.clip_scale", "optim.clip_offset"]
 NOT_NEGATIVE += ["train.seed", "train.cpu_devices", "sample.seed", "sample.quiet_steps", "log.images_every"]
-NOT_NEGATIVE += ["data.max_unreadable", "data.memory_gib"]
+NOT_NEGATIVE += ["data.max_unreadable", "data.memory_gib", "data.workers"]
 POSITIVE = ["chain.step_size", "chain.grad_clip", "optim.learning_rate"]
 BELOW_ONE = ["optim.b1", "optim.b2", "optim.ema_decay", "model.dropout"]
 SMALLEST_SIDE = 8  # pixels: three halvings
@@ -221,7 +221,8 @@ def open_batches(config: Config, warn: Callable[[str], None]) -> Iterator[Callab
     Raises:
       BadInput: the data cannot be had, does not fit the config, or is smaller than one batch.
     """
-    seed, batch_size, workers = config.train.seed, config.train.batch_size, config.data.workers
+    seed, batch_size = config.train.seed, config.train.batch_size
+    workers = config.data.workers or parallel.cores()
     share = {"process": jax.process_index(), "num_processes": jax.process_count()}
     if config.data.source == "density":
         yield data.sampled_batches(make_density(config).sample, seed, batch_size, **share)
@@ -350,11 +351,11 @@ def make_apply(config: Config) -> energy.ApplyFn:
 def make_kernel(config: Config, temperature: float | None = None) -> Kernel:
     """The chain's kernel, at the config's temperature or another; at 0 all are Langevin's noise-free descent."""
     chain = config.chain
-    temperature = chain.temperature if temperature is None else temperature
-    if chain.kernel == "mala" and temperature > 0:
-        return mala(chain.step_size, grad_clip=chain.grad_clip, temperature=temperature)
+    heat: float = chain.temperature if temperature is None else temperature
+    if chain.kernel == "mala" and heat > 0:
+        return mala(chain.step_size, grad_clip=chain.grad_clip, temperature=heat)
     noise_scale = None if chain.tied else chain.noise_scale
-    return langevin(chain.step_size, noise_scale, grad_clip=chain.grad_clip, temperature=temperature)
+    return langevin(chain.step_size, noise_scale, grad_clip=chain.grad_clip, temperature=heat)
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -387,10 +388,12 @@ def _keys(config: Config) -> jax.Array:
     return jax.random.split(jax.random.key(config.train.seed), 3)
 
 
-def _assemble(config: Config, key_run: PRNGKey, key_buffer: PRNGKey, *raw_params: Any) -> TrainState:
+def _assemble(
+    config: Config, key_run: PRNGKey, key_buffer: PRNGKey, params: Params, vectors: spectral.Vectors
+) -> TrainState:
     dtype, shape = choice(config, "buffer.dtype"), tuple(config.data.shape)
     buffer = replay.init(key_buffer, config.buffer.capacity, shape, dtype, label_shape(config))
-    return init_state(key_run, *raw_params, make_optimizer(config), buffer)
+    return init_state(key_run, params, vectors, make_optimizer(config), buffer)
 
 
 def _shardings(mesh: Mesh) -> Any:

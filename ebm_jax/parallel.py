@@ -27,10 +27,14 @@ def split_cpu(wanted: int, *sizes: int) -> None:
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     divisor = math.gcd(*sizes)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    number = wanted or max(n for n in range(1, cores + 1) if divisor % n == 0)
+    number = wanted or max(n for n in range(1, cores() + 1) if divisor % n == 0)
     with contextlib.suppress(RuntimeError):  # JAX runs already, in a notebook say: its devices stay
         jax.config.update("jax_num_cpu_devices", number)
+
+
+def cores() -> int:
+    """The number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def device_mesh(devices: Sequence[Any] | None = None) -> Mesh:
