@@ -353,7 +353,7 @@ def test_imagenets_cmyk_and_png_files_become_rgb_jpegs_of_the_same_colours(archi
     special = {"n01739381": ("n01739381_1309.JPEG", cmyk), "n02105855": ("n02105855_2933.JPEG", png)}
     inner = {f"{synset}.tar": tar_of({name: data.getvalue()}) for synset, (name, data) in special.items()}
     (folder / "ILSVRC2012_img_train.tar").write_bytes(tar_of(inner))
-    tfds.prepare_tfds("imagenet2012", str(tmp_path), str(folder), verify_checksums=False)
+    source("imagenet2012", "train", (16, 16, 3), tmp_path, folder, crop=True)  # prepares it
     place = {
         "data_dir": tmp_path / "unverified",
         "download": False,
@@ -543,7 +543,8 @@ def test_with_tensorflow_any_registered_set_is_read_through_its_own_builder(tmp_
 
 def test_a_set_that_lies_there_in_another_format_is_named(archives, tmp_path):
     folder = archives("mnist")[0]
-    data_path = tfds.prepare_tfds("mnist", str(tmp_path), str(folder), verify_checksums=False).data_path
+    source("mnist", "train", (28, 28, 1), tmp_path, folder)  # prepares it
+    (data_path,) = (tmp_path / "unverified" / "mnist").iterdir()
     info = json.loads((data_path / "dataset_info.json").read_text())
     (data_path / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
     assert "another format than array_record" in refused("mnist", "train", (28, 28, 1), tmp_path, folder)
@@ -573,14 +574,14 @@ def test_what_a_set_has_not_is_refused_with_what_it_has(name, split, shape, cond
 
 def test_damaged_records_are_named(archives, tmp_path):
     folder = archives("mnist")[0]
-    builder = tfds.prepare_tfds("mnist", str(tmp_path), str(folder), verify_checksums=False)
-    record = next(builder.data_path.glob("*train.array_record*"))
-    content = record.read_bytes()
     read = source("mnist", "train", (28, 28, 1), tmp_path, folder)
+    (data_path,) = (tmp_path / "unverified" / "mnist").iterdir()
+    record = next(data_path.glob("*train.array_record*"))
+    content = record.read_bytes()
     for damaged in (content[: len(content) // 2], b""):
         record.write_bytes(damaged)
         line = refused("mnist", "train", (28, 28, 1), tmp_path, folder)
-        assert line.startswith(f"{builder.data_path} is damaged")
+        assert line.startswith(f"{data_path} is damaged")
         assert line.endswith("; delete it and prepare again")
     with pytest.raises(BadInput, match="is damaged"):
         everything(read)

@@ -59,15 +59,19 @@ def tfds_source(
     [0, 1]: data.py:429-471), is read as 0 and 255.
 
     Args:
-      name, data_dir, manual_dir, verify_checksums: as in `prepare_tfds`.
+      name: one of `ebm_jax.io.builders.BUILDERS`, which need no TensorFlow; or any set of TFDS where it is installed.
       shape: (height, width, channels) of the images; with `crop` they are brought to it, else they must have it.
       condition: what the label is. "class": the record's `label`, or 0 where it has none. For dSprites "shape"
         (0 square, 1 ellipse, 2 heart), and as float32 vectors "size" [1] in 0.5..1, "position" [2] (x, y) in 0..1 and
         "rotation" [2] (cos, sin). For CelebA one of the 40 attributes, such as "Smiling": 0 no, 1 yes.
+      data_dir: TFDS's directory; empty is TFDS's own default.
+      manual_dir: take the source files from here instead; TFDS's checksums are verified. Empty: download.
+      verify_checksums: False takes whatever files lie in `manual_dir` and keeps what it prepares apart, in
+        `data_dir`/unverified, so that it never passes for the official data.
 
     Raises:
-      BadInput: as `prepare_tfds`; unknown split or condition; images of another shape; damaged records, which `read`
-        may raise too.
+      BadInput: unknown name, split or condition; no network and no files, a wrong checksum, a truncated file; images of
+        another shape; damaged records, which `read` may raise too.
     """
     builder = _builder(name, data_dir, verify_checksums, manual_dir)
     features = dict(builder.info.features.items())
@@ -88,24 +92,6 @@ def tfds_source(
     with _intact(builder):
         record_at(length - 1)  # a copy that was cut short is seen now, not hours later
     return Source(length, read, lambda row: f"{name} {split} record {row}", chosen.num_classes)
-
-
-def prepare_tfds(name: str, data_dir: str, manual_dir: str, verify_checksums: bool) -> Any:
-    """The TFDS builder of `name`, after it was downloaded and prepared where it was not.
-
-    Args:
-      name: one of `ebm_jax.io.builders.BUILDERS`, which need no TensorFlow; or any set of TFDS where it is installed.
-      data_dir: TFDS's directory; empty is TFDS's own default.
-      manual_dir: take the source files from here instead; TFDS's checksums are verified. Empty: download.
-      verify_checksums: False takes whatever files lie in `manual_dir` and keeps what it prepares apart, in
-        `data_dir`/unverified, so that it never passes for the official data.
-
-    Raises:
-      BadInput: unknown name, no network and no files, a wrong checksum, a truncated file.
-    """
-    builder = _builder(name, data_dir, verify_checksums, manual_dir)
-    _prepare(name, builder, manual_dir, verify_checksums)
-    return builder
 
 
 def _builder(name: str, data_dir: str, verify_checksums: bool, manual_dir: str) -> Any:
