@@ -60,6 +60,8 @@ def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
         assert shapes(batch) == shapes(
             jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), abstract_batch(config))
         )
+        if config.model.num_classes == 1 and build.label_shape(config) is None:
+            assert (batch.labels == 0).all(), "an unconditional model sees no classes"
         step = step.lower(state, parallel.place_batch(mesh, batch)).compile(compiler_options=fast_compile)
         for index in range(config.train.num_steps):
             state, metrics = step(state, parallel.place_batch(mesh, batches(index)))

@@ -81,3 +81,15 @@ def test_a_start_outside_the_box_is_brought_into_it():
     assert ((x >= 0) & (x <= 1)).all()
     inside = mala(1e-4, project=unit_box).init(jnp.full((1, 2), 3.0), normal_energy(0.5, 1.0))
     np.testing.assert_array_equal(inside.x, 1.0)
+
+
+def test_clipped_proposals_move_on_a_wall_where_full_ones_are_all_rejected():
+    def wall(x):
+        return 4e3 * jnp.abs(x[:, 0] - 0.5)
+
+    start = np.full((1_000, 1), 0.9)  # the full drift, 3e-4 · 4e3 = 1.2, leaves the box on the other side
+    stuck, info = end(mala(3e-4), start, wall, 50)
+    np.testing.assert_array_equal(stuck, np.float32(0.9))
+    assert (info.acceptance < 1e-6).all()
+    freed, _ = end(mala(3e-4, grad_clip=60.0), start, wall, 50)
+    assert np.abs(freed - 0.5).max() < 0.1
