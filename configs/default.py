@@ -16,7 +16,7 @@ def get_config() -> Any:
     config.data = ConfigDict()
     config.data.source = "tfds"  # tfds, sklearn (bundled digits), folder:PATH, npz:PATH, density (2-D), noise
     config.data.name = "cifar10"  # a TFDS set; digits for sklearn; a 2-D density; else any word
-    config.data.condition = "class"  # what labels say: class; dsprites: shape, size, position, rotation; or soft
+    config.data.condition = "class"  # class; dsprites: shape, size, position, rotation; a CelebA attribute; soft
     config.data.shape = (32, 32, 3)  # height, width, channels of an image; (2,) for a density
     config.data.split = "train"
     config.data.crop = False  # True: shrink images, aspect kept, and crop their centre; False: refuse other sizes
@@ -24,7 +24,7 @@ def get_config() -> Any:
     config.data.manual_dir = ""  # take source files from here instead of downloading; empty: download
     config.data.verify_checksums = True  # False: take what lies in manual_dir, and keep it apart
     config.data.max_unreadable = 100  # unreadable or wrongly sized images to step over before giving up
-    config.data.memory_gib = 4.0  # GiB; sets whose pixels fit live in memory, larger ones stream, in equal order
+    config.data.memory_gib = 1.0  # GiB; sets whose pixels fit live in memory, larger ones stream, in equal order
     config.data.workers = 0  # threads that read and decode; 0: one a core
 
     config.model = ConfigDict()

@@ -105,7 +105,9 @@ class Reporter:
         self._events.add_image(name, grid(images), step, dataformats="HWC")
         return path
 
-    def density(self, step: int, data: np.ndarray, samples: np.ndarray, log_q: np.ndarray, report: dict[str, float]):
+    def density(
+        self, step: int, data: np.ndarray, samples: np.ndarray, log_q: np.ndarray, report: dict[str, float]
+    ) -> None:
         """Write images/density_STEP.png and a line of evaluation.jsonl, and say how far the model is from the truth.
 
         Args:
