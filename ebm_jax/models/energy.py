@@ -1,15 +1,29 @@
-"""From a network to an energy: a function of images alone, which is all that a sampler sees."""
+"""The algebra of energies: from a network to a function of images alone, and from such functions to others.
 
-from collections.abc import Callable
+With q(x) = exp(-U(x)) / Z for each energy, what an operation does to the laws:
+
+    conjunction     q₁ q₂ / Z            both: a product of experts
+    disjunction     w₁ Z₁ q₁ + w₂ Z₂ q₂  either: a mixture, weighted by the normalisers, which nobody knows
+    weighted        q^w / Z              w > 1 sharpens, 0 < w < 1 flattens
+    negation        1 / q                not; only inside a conjunction, and only on a bounded set, is there a law
+    tempered        q^(1/T) / Z
+    clamped         q(x_free | x_known)
+    ensemble        (q₁ ... q_M)^(1/M) / Z
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import DTypeLike
+from jaxtyping import Array, Bool, DTypeLike, Float
 
 from ebm_jax.models.spectral import HEAD
-from ebm_jax.types import Energies, EnergyFn, Images, Labels, Params, PRNGKey
+from ebm_jax.parallel import over_members
+from ebm_jax.types import BadInput, Energies, EnergyFn, Images, Labels, Params, PRNGKey, Scalar
 
 ApplyFn = Callable[..., Energies]
 
@@ -46,3 +60,107 @@ def _in_dtype(params: Params, dtype: DTypeLike) -> Params:
 def bind(apply: ApplyFn, params: Params, labels: Labels | None = None, dropout_key: PRNGKey | None = None) -> EnergyFn:
     """The energy of images under fixed parameters, one fixed label an image where given, and one fixed dropout mask."""
     return lambda images: apply(params, images, labels, dropout_key=dropout_key)
+
+
+def conjunction(*energy_fns: EnergyFn) -> EnergyFn:
+    """Images likely under all of the energies: U = Σ U_i, the product of the laws."""
+    return lambda images: reduce(operator.add, (energy_fn(images) for energy_fn in energy_fns))
+
+
+def disjunction(*energy_fns: EnergyFn, weights: Sequence[float | Scalar] | None = None) -> EnergyFn:
+    """Images likely under any of the energies: U = -log Σ w_i exp(-U_i), a mixture of the unnormalised laws.
+
+    Args:
+      weights: w_i > 0, one for each energy; all 1 where None. Shares of the mixture only where all Z_i are equal.
+    """
+    factors = None if weights is None else jnp.stack([jnp.asarray(weight, jnp.float32) for weight in weights])[:, None]
+
+    def energy_fn(images: Images) -> Energies:
+        return -jax.nn.logsumexp(-jnp.stack([member(images) for member in energy_fns]), axis=0, b=factors)
+
+    return energy_fn
+
+
+def weighted(energy_fn: EnergyFn, weight: float | Scalar) -> EnergyFn:
+    """weight · U."""
+    return lambda images: weight * energy_fn(images)
+
+
+def negation(energy_fn: EnergyFn) -> EnergyFn:
+    """-U: what the energy finds likely becomes unlikely. Put a `weighted` one of it into a conjunction."""
+    return weighted(energy_fn, -1.0)
+
+
+def tempered(energy_fn: EnergyFn, temperature: float | Scalar) -> EnergyFn:
+    """U / T, T > 0."""
+    return lambda images: energy_fn(images) / temperature
+
+
+def clamped(energy_fn: EnergyFn, images: Images, known: Bool[Array, "b *event"]) -> EnergyFn:
+    """The energy of the free values, where the known ones are those of `images`.
+
+    What a chain moves at known places changes nothing. A sampler of it is a sampler of q(free | known), whatever its
+    kernel; put the known values back into its result.
+    """
+    return lambda x: energy_fn(jnp.where(known, images, x))
+
+
+def class_energies(apply: ApplyFn, params: Params, num_classes: int) -> Callable[[Images], Float[Array, "b k"]]:
+    """The function images -> U(x, y) of every class y, [b, num_classes]: minus the logits of a classifier."""
+
+    def energies_of(images: Images) -> Float[Array, "b k"]:
+        labels = jnp.arange(num_classes)[:, None] * jnp.ones(len(images), jnp.int32)
+        return jax.lax.map(lambda labels: apply(params, images, labels), labels).T
+
+    return energies_of
+
+
+def stack(members: Sequence[Params]) -> Params:
+    """The parameters of several networks of one architecture as one tree, every leaf [members, ...].
+
+    Wherever the project takes parameters, such a tree is an ensemble (`of_members`).
+
+    Raises:
+      BadInput: there are none, or two differ in architecture.
+    """
+    if not members:
+        raise BadInput("an ensemble of 0 members has no energy; give at least one")
+    shapes = [_shapes(member) for member in members]
+    for index, other in enumerate(shapes):
+        for name in sorted(shapes[0].keys() | other.keys()):
+            if shapes[0].get(name) != other.get(name):
+                there, here = other.get(name, "absent"), shapes[0].get(name, "absent")
+                raise BadInput(
+                    f"member {index} of the ensemble has another architecture than member 0: {name} is {there} there "
+                    f"and {here} in member 0; use runs of one model config"
+                )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+
+
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+
+
+def num_members(params: Params) -> int | None:
+    """How many members stacked parameters have; None for those of a single network."""
+    kernel = params[HEAD]["kernel"]
+    return kernel.shape[0] if kernel.ndim == 3 else None
+
+
+def member(params: Params, index: int | Array) -> Params:
+    """The parameters of one member of stacked ones."""
+    return jax.tree.map(lambda leaf: leaf[index], params)
+
+
+def of_members(apply: ApplyFn) -> ApplyFn:
+    """`apply` that also takes stacked parameters, and then gives the mean of the members' energies."""
+
+    def mean(
+        params: Params, images: Images, labels: Labels | None = None, dropout_key: PRNGKey | None = None
+    ) -> Energies:
+        if num_members(params) is None:
+            return apply(params, images, labels, dropout_key=dropout_key)
+        return over_members(lambda one: apply(one, images, labels, dropout_key=dropout_key), params).mean(0)
+
+    return mean

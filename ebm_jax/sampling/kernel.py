@@ -1,16 +1,17 @@
 """What a sampler is, two pure functions, and the one loop that runs it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from ebm_jax.types import Energies, EnergyFn, Images, PRNGKey
+from ebm_jax.types import Energies, EnergyFn, Images, PRNGKey, Scalar
 
 Project = Callable[[Images], Images]
+Frames = Float[Array, "frames b *event"]
 
 
 class Info(NamedTuple):
@@ -41,6 +42,57 @@ def run(kernel: Kernel, key: PRNGKey, x: Images, energy_fn: EnergyFn, num_steps:
 
     state, info = lax.scan(body, kernel.init(x, energy_fn), jax.random.split(key, num_steps))
     return state.x, info
+
+
+Stages = Sequence[tuple[Kernel, int]]
+"""What a whole chain does: kernels one after another, each with its number of steps."""
+
+
+def run_stages(stages: Stages, key: PRNGKey, x: Images, energy_fn: EnergyFn) -> tuple[Images, Info]:
+    """`run` of each kernel in turn, from where the one before ended. Info fields are [all steps, b]."""
+    infos = []
+    for (kernel, num_steps), key_stage in zip(stages, jax.random.split(key, len(stages)), strict=True):
+        x, info = run(kernel, key_stage, x, energy_fn, num_steps)
+        infos.append(info)
+    return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *infos)
+
+
+def trace(kernel: Kernel, key: PRNGKey, x: Images, energy_fn: EnergyFn, num_frames: int, every: int) -> Frames:
+    """The chains' positions after each of `num_frames` times `every` steps, the start not among them."""
+
+    def frame(state, keys):
+        state, _ = lax.scan(lambda state, key: kernel.step(key, state, energy_fn), state, keys)
+        return state, state.x
+
+    keys = jax.random.split(key, (num_frames, every))
+    return lax.scan(frame, kernel.init(x, energy_fn), keys)[1]
+
+
+class ScheduledState(NamedTuple):
+    """The state of the kernel that runs, and how many steps it has run."""
+
+    inner: Any
+    count: Int[Array, ""]
+
+    @property
+    def x(self) -> Images:
+        return self.inner.x
+
+
+def scheduled(kernel_of: Callable[[Scalar], Kernel], values: Float[Array, " steps"]) -> Kernel:
+    """The kernel whose step t is that of `kernel_of(values[t])`: annealing, where the values are temperatures.
+
+    All kernels must share one kind of state. Steps beyond the last value use the last value.
+    """
+
+    def init(x: Images, energy_fn: EnergyFn) -> ScheduledState:
+        return ScheduledState(kernel_of(values[0]).init(x, energy_fn), jnp.zeros((), jnp.int32))
+
+    def step(key: PRNGKey, state: ScheduledState, energy_fn: EnergyFn) -> tuple[ScheduledState, Info]:
+        inner, info = kernel_of(values[state.count]).step(key, state.inner, energy_fn)
+        return ScheduledState(inner, state.count + 1), info
+
+    return Kernel(init, step)
 
 
 def resampled(kernel: Kernel, energy_of: Callable[[PRNGKey], EnergyFn]) -> Kernel:
