@@ -39,17 +39,21 @@ def get_config() -> Any:
     config.model.dtype = "float32"  # float32, bfloat16: of the computation; parameters and energies stay float32
 
     config.chain = ConfigDict()
-    config.chain.kernel = "langevin"  # langevin; mala: tied Langevin with a Metropolis test, exact at any step size
+    config.chain.kernel = "langevin"  # langevin; mala, hmc: with a Metropolis test, exact at any step size
     config.chain.num_steps = 60  # K, steps of a chain in one training step; release, CIFAR-10
     config.chain.step_size = 10.0  # s, factor of the gradient; release, CIFAR-10
     config.chain.noise_scale = 0.005  # σ, noise of one step, pixels being in [0, 1]; release train.py:736
     config.chain.tied = False  # True: the exact Langevin equation, noise sqrt(2 s T) in place of noise_scale
     config.chain.grad_clip = 0.01  # c, per element of the gradient; inf: none; release, CIFAR-10
     config.chain.temperature = 1.0  # T, multiplies the variance of the noise
+    config.chain.anneal_from = 0.0  # T of a training chain's first step, falling geometrically; 0: constant
+    config.chain.quiet_steps = 0  # of a training chain's steps, the last ones without noise
+    config.chain.num_leaps = 5  # leapfrog steps of one step of hmc
 
     config.buffer = ConfigDict()
     config.buffer.capacity = 10_000  # chains over all devices; release
     config.buffer.restart_prob = 0.05  # share of chains restarted from U[0, 1] in a step; release train.py:241
+    config.buffer.relabel_prob = 0.0  # share of other chains that change to a label of the data batch in a step
     config.buffer.dtype = "float32"  # float32, bfloat16 or uint8; the last two round stochastically
     config.buffer.ring = False  # True: results overwrite the oldest chains (release); False: their own slots
 
@@ -57,6 +61,8 @@ def get_config() -> Any:
     config.loss.objective = "cd"  # cd, softplus, logsumexp; release
     config.loss.energy_l2 = 1.0  # λ; release train.py:65
     config.loss.energy_l2_form = "sum"  # sum: λ(U(x+)² + U(x-)²), the paper's; difference: λ(U(x+)² - U(x-)²)
+    config.loss.label_weight = 0.0  # γ of a contrast of U(x+, y) with U(x+, wrong y), so that energies classify; ours
+    config.loss.label_margin = 0.05  # energy by which a wrong label shall lie above the right one
 
     config.optim = ConfigDict()
     config.optim.learning_rate = 1e-4  # paper; the release's default is 3e-4
@@ -70,6 +76,9 @@ def get_config() -> Any:
     config.train.batch_size = 128  # images over all devices; release
     config.train.num_steps = 100_000  # release: 70k to 120k for CIFAR-10
     config.train.seed = 0
+    config.train.num_models = (
+        1  # M > 1: M models of the seeds seed, seed + 1 ... in one program, sampled as an ensemble
+    )
     config.train.dry_run = False  # True: three tiny steps on noise for data, to see in seconds that a config runs
     config.train.cpu_devices = 0  # without TPU or GPU: JAX devices to split the CPU into; 0: one a core
 
@@ -78,8 +87,33 @@ def get_config() -> Any:
     config.sample.batch_size = 64  # images sampled at once by --mode=sample
     config.sample.num_steps = 300  # chain steps from uniform noise
     config.sample.quiet_steps = 100  # of these, the last ones without noise
+    config.sample.anneal_from = 0.0  # T of the first step, falling geometrically to chain.temperature; 0: constant
     config.sample.weights = "ema"  # ema, or raw: the last step's
     config.sample.seed = 0
+    config.sample.task = (
+        "generate"  # film, transition, compose, inpaint, restore, super_resolve, colourise, classify, ...
+    )
+    config.sample.labels = (
+        ""  # classes in turn: "3" or "3,5"; vectors: "0.5 0.5"; compose takes sums: "1+3"; empty: all
+    )
+    config.sample.split = "test"  # images that a task starts from
+    config.sample.mask = (
+        "lower"  # what inpaint does not know: lower, upper, left, right, centre, random, or a .npy file
+    )
+    config.sample.corruption = "salt_and_pepper"  # what restore undoes: salt_and_pepper, noise, blur
+    config.sample.amount = 0.2  # of it: share of pixels, noise's standard deviation, or blur's in pixels
+    config.sample.factor = 2  # pixels a side of one low-resolution pixel, for super_resolve
+    config.sample.strength = 0.2  # share of the misfit to the measurement that one chain step removes, 0 to 1
+    config.sample.with_runs = ""  # folders of other runs, apart by commas: members of the ensemble, or parts to compose
+    config.sample.with_labels = ""  # compose: labels of each of these runs, apart by "+"; empty: all in turn
+    config.sample.snapshots = 1  # newest checkpoints of each run that are members of the ensemble; release: 10
+    config.sample.ensemble = "mean"  # mean of the members' energies; turns: one member a round, needs a buffer; release
+    config.sample.buffer_capacity = 0  # chains of a sampling buffer that is kept in the run's folder; 0: fresh chains
+    config.sample.rounds = 20  # of chains drawn from the sampling buffer, moved and put back
+    config.sample.restart_prob = 0.01  # share of them restarted from noise; release test_inception.py
+    config.sample.relabel_prob = 0.1  # share of the others that take another label; release test_inception.py
+    config.sample.film_every = 10  # steps between two frames of a film
+    config.sample.neighbours = 5  # nearest training images of each sample
 
     config.log = ConfigDict()
     config.log.every = 100  # steps between two lines of metrics

@@ -11,4 +11,8 @@ from configs import fashion_mnist
 def get_config():
     config = fashion_mnist.get_config()
     config.model.num_classes = 10
+    config.buffer.relabel_prob = 0.1
+    config.loss.label_weight = 0.5
+    config.loss.label_margin = 0.05
+    config.train.num_steps = 1_400
     return config

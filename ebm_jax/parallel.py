@@ -16,6 +16,7 @@ from ebm_jax.types import PRNGKey
 AXIS = "data"
 REPLICATED: Any = PartitionSpec()
 SHARDED: Any = PartitionSpec(AXIS)
+MEMBERS_SHARDED: Any = PartitionSpec(None, AXIS)
 
 
 def split_cpu(wanted: int, *sizes: int) -> None:
@@ -46,6 +47,15 @@ def device_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 def shardings(mesh: Mesh, specs: Any) -> Any:
     """The tree of partition specs `specs` as shardings on `mesh`."""
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
+
+
+def abstract(tree: Any, mesh: Mesh, specs: Any) -> Any:
+    """The tree as shapes and types, laid out over the mesh as the prefix `specs` says."""
+
+    def with_sharding(sharding, part):
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), part)
+
+    return jax.tree.map(with_sharding, shardings(mesh, specs), tree)
 
 
 def over_devices(
@@ -100,7 +110,7 @@ def mean_over_devices(tree: Any) -> Any:
     return lax.pmean(tree, AXIS)
 
 
-def place_batch(mesh: Mesh, batch: Any) -> Any:
+def place_batch(mesh: Mesh, batch: Any, spec: Any = SHARDED) -> Any:
     """The rows that this process read, as arrays over all devices of all processes."""
-    sharding = NamedSharding(mesh, SHARDED)
+    sharding = NamedSharding(mesh, spec)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)

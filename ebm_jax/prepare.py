@@ -19,6 +19,6 @@ def prepare(config: Config, folder: Path) -> int:
     build.check(config, 1)
     with build.open_batches(config, report.warn) as batches:
         images = batches(0).images
-    shape = "x".join(map(str, images.shape[1:]))
+    shape = "x".join(map(str, images.shape[-len(config.data.shape) :]))
     report.say(f"{config.data.name} {config.data.split}: ready, images of {shape}")
     return 0

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -79,7 +79,7 @@ def _loop(
     train_step, draw_pictures = build.make_step(config, mesh), watcher(config, mesh, reporter)
     unseen: tuple[int, Metrics] | None = None
     for step in range(start, config.train.num_steps):
-        state, metrics = train_step(state, parallel.place_batch(mesh, batches(step)))
+        state, metrics = train_step(state, build.place_batch(config, mesh, batches(step)))
         done = step + 1
         _observe(unseen, reporter, config, manager)
         unseen = (done, metrics)
@@ -104,9 +104,16 @@ def _observe(
     """Wait for a step's metrics, stop if one is not finite, show them."""
     if unseen is None:
         return
-    step, metrics = unseen[0], {name: float(value) for name, value in jax.device_get(unseen[1]).items()}
+    step, metrics = unseen[0], _by_member(jax.device_get(unseen[1]))
     guard.check_finite(step, metrics, manager.latest_step())
     reporter.progress(step, metrics, config.log.every)
+
+
+def _by_member(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Metrics as numbers; of several models the mean under the metric's name, and each under NAME_0, NAME_1 ..."""
+    numbers = {name: float(np.mean(value)) for name, value in metrics.items()}
+    each = {f"{name}_{m}": float(one) for name, value in metrics.items() if value.ndim for m, one in enumerate(value)}
+    return numbers | each
 
 
 def _picture_maker(config: Config, mesh: Mesh, reporter: report.Reporter) -> Callable[[int, TrainState], None]:
@@ -114,14 +121,17 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: report.Reporter) -> Cal
     few = config.copy_and_resolve_references()
     few.sample.num_images = few.sample.batch_size = GRID
     sampler = build.make_sampler(few, mesh)
-    first_rows = jax.jit(
-        lambda buffer: replay.decode(buffer.images[:GRID]), out_shardings=parallel.shardings(mesh, parallel.REPLICATED)
-    )
+    each = -(-GRID // config.train.num_models)
+
+    def first_rows(buffer: replay.ReplayBuffer) -> jax.Array:
+        return replay.decode(buffer.images[..., :each, :])
+
+    first_rows = jax.jit(first_rows, out_shardings=parallel.shardings(mesh, parallel.REPLICATED))
 
     def draw(step: int, state: TrainState) -> None:
         key = jax.random.key(config.sample.seed)  # the same at every step, so that pictures can be compared
         rows = np.asarray(first_rows(state.buffer))
-        reporter.image("buffer", step, rows.reshape(-1, *config.data.shape))
+        reporter.image("buffer", step, rows.reshape(-1, *config.data.shape)[:GRID])
         images, _, _ = sampler(network_params(state, build.choice(config, "sample.weights")), key, 0)
         reporter.image("chains", step, np.asarray(images)[:GRID])
 

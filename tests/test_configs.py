@@ -62,9 +62,9 @@ def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
         )
         if config.model.num_classes == 1 and build.label_shape(config) is None:
             assert (batch.labels == 0).all(), "an unconditional model sees no classes"
-        step = step.lower(state, parallel.place_batch(mesh, batch)).compile(compiler_options=fast_compile)
+        step = step.lower(state, build.place_batch(config, mesh, batch)).compile(compiler_options=fast_compile)
         for index in range(config.train.num_steps):
-            state, metrics = step(state, parallel.place_batch(mesh, batches(index)))
+            state, metrics = step(state, build.place_batch(config, mesh, batches(index)))
     assert int(state.step) == 3
     assert all(np.isfinite(value) for value in jax.device_get(metrics).values())
     moved = jax.tree.map(lambda old, new: bool((old != new).any()), before, jax.device_get(state.params))
@@ -109,6 +109,6 @@ def test_every_key_is_explained_beside_it_or_by_its_name():
 
 
 def test_every_key_is_read_by_the_package():
-    package = "".join(path.read_text() for path in (Path(build.__file__).parent).rglob("*.py"))
+    package = "".join(path.read_text() for path in Path(build.__file__).parents[1].rglob("*.py"))
     unread = [key for key in flat(config_of("default")) if key.split(".")[1] not in package.replace("_" + key, "")]
     assert not unread

@@ -68,11 +68,14 @@ def test_training_comes_closer_to_the_truth_than_any_model_that_misses_a_mode_or
     optimizer = clipped_adam(2e-3, 0.0, 0.999)
     step = make_train_step(
         apply,
-        langevin(step_size),
+        [(langevin(step_size), 20)],
         losses.regularised(losses.contrastive_divergence, 1e-4, losses.energy_l2_sum),
         optimizer,
-        chain_steps=20,
         restart_prob=0.02,
+        relabel_prob=0.0,
+        label_weight=0.0,
+        label_margin=0.05,
+        num_classes=1,
         ring=False,
         ema_decay=0.99,
     )

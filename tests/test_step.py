@@ -41,12 +41,28 @@ def batch_for(seed=0, num_classes=2):
     return Batch(cast(Any, np.asarray(images)), labels)
 
 
-def setup(devices=1, kernel=STILL, capacity=BATCH, objective=losses.contrastive_divergence, apply=apply, **options):
+def setup(
+    devices=1,
+    kernel=STILL,
+    capacity=BATCH,
+    objective=losses.contrastive_divergence,
+    apply=apply,
+    chain_steps=1,
+    **options,
+):
     mesh = parallel.device_mesh(jax.devices()[:devices])
     optimizer = optax.sgd(0.1)
     objective = losses.regularised(objective, 0.1, losses.energy_l2_sum)
-    settings = {"chain_steps": 1, "restart_prob": 0.0, "ring": False, "ema_decay": 0.5} | options
-    step = make_train_step(apply, kernel, objective, optimizer, **settings)
+    settings = {
+        "restart_prob": 0.0,
+        "relabel_prob": 0.0,
+        "label_weight": 0.0,
+        "label_margin": 0.05,
+        "num_classes": 2,
+        "ring": False,
+        "ema_decay": 0.5,
+    } | options
+    step = make_train_step(apply, [(kernel, chain_steps)], objective, optimizer, **settings)
     step = parallel.over_devices(step, mesh, (PARTITION, parallel.SHARDED), (PARTITION, parallel.REPLICATED), (0,))
     visited = {"labels": jnp.arange(capacity, dtype=jnp.int32) % 2, "visits": jnp.ones(capacity, jnp.int32)}
     buffer = replay.init(jax.random.key(7), capacity, SHAPE)._replace(**visited)

@@ -5,6 +5,7 @@ the state lies over devices, so a run restores on another number of them.
 """
 
 import itertools
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,15 +19,17 @@ from jaxtyping import Array, UInt32
 DIRECTORY = "checkpoints"
 
 
-def open_manager(workdir: Path, keep: int = 1, read_only: bool = False) -> ocp.CheckpointManager:
-    """The checkpoints of a run; `keep` newest ones stay. Close it when done."""
+def open_manager(
+    workdir: Path, keep: int = 1, read_only: bool = False, directory: str = DIRECTORY
+) -> ocp.CheckpointManager:
+    """The checkpoints in a `directory` of a run's folder; `keep` newest ones stay. Close it when done."""
     options = ocp.CheckpointManagerOptions(max_to_keep=None if read_only else keep, read_only=read_only)
-    return ocp.CheckpointManager((workdir / DIRECTORY).absolute(), options=options)
+    return ocp.CheckpointManager((workdir / directory).absolute(), options=options)
 
 
-def exists(workdir: Path) -> bool:
-    """Whether the run ever finished a checkpoint."""
-    folder = workdir / DIRECTORY
+def exists(workdir: Path, directory: str = DIRECTORY) -> bool:
+    """Whether anything ever finished a checkpoint there."""
+    folder = workdir / directory
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
@@ -52,11 +55,14 @@ class Restored(NamedTuple):
     """What is wrong with each newer checkpoint, by its step; all are left on disk."""
 
 
-def restore_newest(manager: ocp.CheckpointManager, abstract: Any) -> Restored:
-    """The newest checkpoint whose arrays are what was saved; `abstract` states shapes, types and shardings."""
+def restore_newest(manager: ocp.CheckpointManager, abstract: Any, before: float = math.inf) -> Restored:
+    """The newest checkpoint, of a step less than `before`, whose arrays are what was saved.
+
+    `abstract` states shapes, types and shardings.
+    """
     args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
     skipped: dict[int, str] = {}
-    for step in sorted(manager.all_steps(), reverse=True):
+    for step in sorted((step for step in manager.all_steps() if step < before), reverse=True):
         try:
             restored = manager.restore(step, args=args)
             state, meta = restored["state"], restored["meta"]
@@ -69,13 +75,13 @@ def restore_newest(manager: ocp.CheckpointManager, abstract: Any) -> Restored:
     return Restored(None, None, skipped)
 
 
-def set_aside(manager: ocp.CheckpointManager, workdir: Path, steps: Iterable[int]) -> None:
-    """Move damaged checkpoints to damaged_checkpoints/: Orbax would not save the same step again over them."""
+def set_aside(manager: ocp.CheckpointManager, workdir: Path, steps: Iterable[int], directory: str = DIRECTORY) -> None:
+    """Move damaged checkpoints to damaged_DIRECTORY/: Orbax would not save the same step again over them."""
     for step in steps:
-        aside = workdir / f"damaged_{DIRECTORY}"
+        aside = workdir / f"damaged_{directory}"
         aside.mkdir(exist_ok=True)
         number = next(n for n in itertools.count() if not (aside / f"{step}_{n}").exists())
-        (workdir / DIRECTORY / str(step)).rename(aside / f"{step}_{number}")
+        (workdir / directory / str(step)).rename(aside / f"{step}_{number}")
     manager.reload()
 
 

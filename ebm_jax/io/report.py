@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
@@ -18,13 +18,16 @@ from ebm_jax.io.workdir import write_atomically
 
 METRICS, EVALUATION = "metrics.jsonl", "evaluation.jsonl"
 SHOWN = {"energy_data": "U data", "energy_samples": "samples", "energy_gap": "gap", "chain_grad_norm": "chain |∇U|"}
+CAPTION = 16  # pixels above a row of images
+FRAME_MS = 80  # of a film
+STRIP = 12  # frames of a film in its strip
 TILE = 56  # pixels: small images are enlarged to at least about this side in a grid
 
 
-def grid(images: np.ndarray) -> np.ndarray:
-    """Images [n, h, w, c] in [0, 1] as one nearly square uint8 picture, row by row, small ones enlarged."""
+def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Images [n, h, w, c] in [0, 1] as one uint8 picture, row by row, nearly square unless told; small ones grow."""
     n, h, w, c = images.shape
-    columns = math.ceil(math.sqrt(n))
+    columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     scale = max(1, TILE // max(h, w))
     pixels = np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8).repeat(scale, 1).repeat(scale, 2)
@@ -35,11 +38,54 @@ def grid(images: np.ndarray) -> np.ndarray:
     return tiles.reshape(rows * tiles.shape[1], columns * tiles.shape[3], c)
 
 
-def write_grid(path: Path, images: np.ndarray) -> None:
+def write_grid(path: Path, images: np.ndarray, columns: int | None = None) -> None:
     """The grid of images [n, h, w, c] in [0, 1], c being 1 or 3, as a PNG file."""
-    picture = grid(images)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture).save(path)
+    _picture(grid(images, columns)).save(path)
+
+
+def _picture(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def write_rows(path: Path, rows: dict[str, np.ndarray]) -> None:
+    """A PNG file of rows of images [n, h, w, c], each under its caption: an image and what became of it in one column.
+
+    Rows may differ in size and channels; all are shown in colour where one is, and as large as the largest.
+    """
+    largest = max(max(images.shape[1:3]) for images in rows.values())
+    strips = [_as_large(images, largest) for images in rows.values()]
+    channels = max(strip.shape[3] for strip in strips)
+    pictures = [_picture(grid(strip.repeat(channels // strip.shape[3], 3), len(strip))) for strip in strips]
+    height = sum(picture.height + CAPTION for picture in pictures)
+    whole = Image.new(pictures[0].mode, (max(picture.width for picture in pictures), height), "white")
+    draw, top = ImageDraw.Draw(whole), 0
+    for caption, picture in zip(rows, pictures, strict=True):
+        draw.text((4, top + 2), caption, fill="black")
+        whole.paste(picture, (0, top + CAPTION))
+        top += picture.height + CAPTION
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole.save(path)
+
+
+def _as_large(images: np.ndarray, side: int) -> np.ndarray:
+    """Images enlarged by a whole factor, to at most `side` pixels."""
+    factor = max(1, side // max(images.shape[1:3]))
+    return images.repeat(factor, 1).repeat(factor, 2)
+
+
+def write_film(path: Path, frames: np.ndarray) -> None:
+    """An animated GIF of chains [frames, n, h, w, c] as grids; it loops, and holds its last frame for two seconds."""
+    pictures = [_picture(grid(images)) for images in frames]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    durations = [FRAME_MS] * (len(pictures) - 1) + [2_000]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+
+
+def write_strip(path: Path, frames: np.ndarray) -> None:
+    """A PNG file of chains [frames, n, h, w, c], one a row, at most STRIP evenly spaced frames from left to right."""
+    chosen = frames[np.unique(np.linspace(0, len(frames) - 1, STRIP).round().astype(int))]
+    write_grid(path, chosen.swapaxes(0, 1).reshape(-1, *frames.shape[2:]), len(chosen))
 
 
 def say(text: str) -> None:

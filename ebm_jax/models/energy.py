@@ -153,6 +153,12 @@ def member(params: Params, index: int | Array) -> Params:
     return jax.tree.map(lambda leaf: leaf[index], params)
 
 
+def members(params: Params) -> list[Params]:
+    """The parameters of each member; of a single network, those alone."""
+    count = num_members(params)
+    return [params] if count is None else [member(params, index) for index in range(count)]
+
+
 def of_members(apply: ApplyFn) -> ApplyFn:
     """`apply` that also takes stacked parameters, and then gives the mean of the members' energies."""
 

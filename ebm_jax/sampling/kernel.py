@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ebm_jax.types import Energies, EnergyFn, Images, PRNGKey, Scalar
 
@@ -57,15 +57,27 @@ def run_stages(stages: Stages, key: PRNGKey, x: Images, energy_fn: EnergyFn) -> 
     return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *infos)
 
 
-def trace(kernel: Kernel, key: PRNGKey, x: Images, energy_fn: EnergyFn, num_frames: int, every: int) -> Frames:
-    """The chains' positions after each of `num_frames` times `every` steps, the start not among them."""
+def trace(kernel: Kernel, key: PRNGKey, x: Images, energy_fn: EnergyFn, num_steps: int, every: int) -> Frames:
+    """What `run` passes through: the positions after every `every` steps and, last, at the end.
+
+    Returns:
+      [ceil(num_steps / every), b, *event], the start not among them; the last is `run`'s result for the same key.
+    """
+
+    def step(state, key):
+        return kernel.step(key, state, energy_fn)[0], None
 
     def frame(state, keys):
-        state, _ = lax.scan(lambda state, key: kernel.step(key, state, energy_fn), state, keys)
+        state, _ = lax.scan(step, state, keys)
         return state, state.x
 
-    keys = jax.random.split(key, (num_frames, every))
-    return lax.scan(frame, kernel.init(x, energy_fn), keys)[1]
+    keys = jax.random.split(key, num_steps)
+    whole = num_steps // every
+    state, frames = lax.scan(frame, kernel.init(x, energy_fn), keys[: whole * every].reshape(whole, every))
+    if num_steps % every == 0:
+        return frames
+    state, _ = lax.scan(step, state, keys[whole * every :])
+    return jnp.concatenate([frames, state.x[None]])
 
 
 class ScheduledState(NamedTuple):
@@ -118,6 +130,27 @@ def energy_and_grad(energy_fn: EnergyFn, x: Images) -> tuple[Energies, Images]:
 
     (_, energies), grads = jax.value_and_grad(total, has_aux=True)(x)
     return energies, grads
+
+
+def metropolis(
+    key: PRNGKey, log_ratio: Energies, proposal: Images, project: Project
+) -> tuple[Energies, Bool[Array, " b"]]:
+    """The Metropolis test: the probability that each proposal is accepted, and whether it is.
+
+    A proposal that `project` would move is outside the support, and refused; so is one whose `log_ratio` is no number.
+    """
+    inside = (project(proposal) == proposal).all(tuple(range(1, proposal.ndim)))
+    valid = inside & ~jnp.isnan(log_ratio)
+    acceptance = jnp.where(valid, jnp.exp(jnp.minimum(log_ratio, 0.0)), 0.0)
+    return acceptance, jax.random.uniform(key, acceptance.shape) < acceptance
+
+
+def accepted_or_old(accepted: Bool[Array, " b"], new: Sequence[Array], old: Sequence[Array]) -> list[Array]:
+    """Field by field, the new rows of the accepted chains and the old ones of the others."""
+    return [
+        jnp.where(accepted.reshape(-1, *(1,) * (after.ndim - 1)), after, before)
+        for after, before in zip(new, old, strict=True)
+    ]
 
 
 def norms(x: Images) -> Float[Array, " b"]:

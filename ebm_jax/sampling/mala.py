@@ -6,7 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from ebm_jax import draws
-from ebm_jax.sampling.kernel import Info, Kernel, Project, energy_and_grad, norms, unit_box
+from ebm_jax.sampling.kernel import (
+    Info,
+    Kernel,
+    Project,
+    accepted_or_old,
+    energy_and_grad,
+    metropolis,
+    norms,
+    unit_box,
+)
 from ebm_jax.types import Energies, EnergyFn, Images, PRNGKey, Scalar
 
 
@@ -55,16 +64,10 @@ def mala(
         key_noise, key_accept = jax.random.split(key)
         x, mean = state.x, drifted(state.x, state.grad)
         y = mean + jnp.sqrt(variance) * draws.normal(key_noise, x.shape)
-        inside = (project(y) == y).all(tuple(range(1, y.ndim)))
         energy, grad = energy_and_grad(energy_fn, y)
         log_ratio = (state.energy - energy) / temperature + log_proposal(x, drifted(y, grad)) - log_proposal(y, mean)
-        acceptance = jnp.where(inside, jnp.exp(jnp.minimum(log_ratio, 0.0)), 0.0)
-        accepted = jax.random.uniform(key_accept, acceptance.shape) < acceptance
-
-        def chosen(new: Images, old: Images) -> Images:
-            return jnp.where(accepted.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-        moved = MalaState(*map(chosen, MalaState(y, energy, grad), state))
+        acceptance, accepted = metropolis(key_accept, log_ratio, y, project)
+        moved = MalaState(*accepted_or_old(accepted, MalaState(y, energy, grad), state))
         return moved, Info(moved.energy, norms(moved.grad), acceptance)
 
     return Kernel(init, step)

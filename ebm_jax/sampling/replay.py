@@ -8,13 +8,14 @@ the buffer.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, Num
 
+from ebm_jax.parallel import REPLICATED
 from ebm_jax.types import Labels, PRNGKey
 
 Rows = Float[Array, "n pixels"]
@@ -30,6 +31,11 @@ class ReplayBuffer(NamedTuple):
     """How often the chain was drawn and run since it last started from noise."""
     position: Int[Array, ""]
     """The slot that a first-in-first-out ring writes next."""
+
+
+def partition(rows: Any) -> ReplayBuffer:
+    """How a buffer lies on the mesh; `rows` is the spec of its rows."""
+    return ReplayBuffer(images=rows, labels=rows, visits=rows, position=REPLICATED)
 
 
 class Draw(NamedTuple):
@@ -60,20 +66,25 @@ def init(
     return ReplayBuffer(encode(key_encode, images, dtype), labels, zeros, jnp.zeros((), jnp.int32))
 
 
-def draw(key: PRNGKey, buffer: ReplayBuffer, fresh_labels: Labels, restart_prob: float) -> Draw:
+def draw(
+    key: PRNGKey, buffer: ReplayBuffer, fresh_labels: Labels, restart_prob: float, relabel_prob: float = 0.0
+) -> Draw:
     """One chain for each of `fresh_labels` ([n] or [n, k]), from n different slots drawn uniformly, n <= capacity.
 
     With probability `restart_prob` in [0, 1] a chain starts anew from U[0, 1]. It then takes its fresh label, and so
     does a chain on its first visit; giving the labels of the data batch makes the chains' labels follow the data's. All
-    others keep the label they were run under.
+    others keep the label they were run under, but for a share `relabel_prob` in [0, 1] that goes on under its fresh
+    label: images of one class then stand as negatives under the energy of another, without which a conditional energy
+    never compares classes (the release does so by storing no labels).
     """
-    key_slots, key_restart, key_noise = jax.random.split(key, 3)
+    key_slots, key_restart, key_noise, key_relabel = jax.random.split(key, 4)
     n = fresh_labels.shape[0]
     slots = distinct_slots(key_slots, buffer.images.shape[0], n)
     old, visits = decode(buffer.images[slots]), buffer.visits[slots]
     restart = jax.random.bernoulli(key_restart, restart_prob, (n,))
     x = jnp.where(restart[:, None], jax.random.uniform(key_noise, old.shape), old)
-    is_new = (restart | (visits == 0)).reshape(n, *(1,) * (fresh_labels.ndim - 1))
+    relabelled = jax.random.bernoulli(key_relabel, relabel_prob, (n,))
+    is_new = (restart | relabelled | (visits == 0)).reshape(n, *(1,) * (fresh_labels.ndim - 1))
     labels = jnp.where(is_new, fresh_labels, buffer.labels[slots])
     return Draw(x, labels, jnp.where(restart, 0, visits), slots)
 

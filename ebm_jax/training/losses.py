@@ -26,6 +26,15 @@ def softplus(data: Energies, samples: Energies) -> Scalar:
     return jax.nn.softplus(data - samples).mean()
 
 
+def label_contrast(data: Energies, wrong: Energies, margin: float) -> Scalar:
+    """margin · mean softplus((U(x+, y) - U(x+, y')) / margin): energies of data under their own and under wrong labels.
+
+    It lets go of images whose wrong label lies a few margins, > 0, above their own. Where differences are much smaller
+    than the margin it is linear, and the energies' constants, which differ from class to class, feel nothing of it.
+    """
+    return margin * jax.nn.softplus((data - wrong) / margin).mean()
+
+
 def logsumexp(gather: Gather) -> Objective:
     """mean U(x+) - Σ w U(x-), w = softmax(-U(x-)) over the whole batch, held fixed (release: logsumexp).
 

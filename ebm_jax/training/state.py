@@ -1,13 +1,15 @@
 """The value that is a run: every array that going on needs, and how each is laid out over the devices."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
 from ebm_jax.models import spectral
 from ebm_jax.parallel import REPLICATED, SHARDED
+from ebm_jax.sampling import replay
 from ebm_jax.sampling.replay import ReplayBuffer
 from ebm_jax.types import Params, PRNGKey
 
@@ -28,16 +30,21 @@ class TrainState(NamedTuple):
     buffer: ReplayBuffer
 
 
-PARTITION = TrainState(
-    step=REPLICATED,
-    key=REPLICATED,
-    params=REPLICATED,
-    ema=REPLICATED,
-    opt_state=REPLICATED,
-    spectral=REPLICATED,
-    buffer=ReplayBuffer(images=SHARDED, labels=SHARDED, visits=SHARDED, position=REPLICATED),
-)
-"""How each part lies on the mesh, as a prefix of the state's tree."""
+def partition(rows: Any) -> TrainState:
+    """How each part lies on the mesh, as a prefix of the state's tree; `rows` is the spec of the buffer's rows."""
+    return TrainState(
+        step=REPLICATED,
+        key=REPLICATED,
+        params=REPLICATED,
+        ema=REPLICATED,
+        opt_state=REPLICATED,
+        spectral=REPLICATED,
+        buffer=replay.partition(rows),
+    )
+
+
+PARTITION = partition(SHARDED)
+"""That of a single model."""
 
 
 def init_state(
@@ -60,5 +67,11 @@ def init_state(
 
 
 def network_params(state: TrainState, ema: bool) -> Params:
-    """The parameters to evaluate the network with: the running mean, or those of the last step."""
-    return state.ema if ema else spectral.normalise(state.params, state.spectral)
+    """The parameters to evaluate the network with: the running mean, or those of the last step.
+
+    Those of several models stay stacked.
+    """
+    if ema:
+        return state.ema
+    normalise = spectral.normalise if state.step.ndim == 0 else jax.vmap(spectral.normalise)
+    return normalise(state.params, state.spectral)

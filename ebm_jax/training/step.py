@@ -6,13 +6,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Int, UInt8
 
 from ebm_jax import draws, parallel
 from ebm_jax.models import energy, spectral
 from ebm_jax.sampling import kernel as kernels
 from ebm_jax.sampling import replay
-from ebm_jax.sampling.kernel import Kernel
+from ebm_jax.sampling.kernel import Stages
+from ebm_jax.training import losses
 from ebm_jax.training.losses import Objective
 from ebm_jax.training.state import TrainState
 from ebm_jax.types import Batch, Images, Metrics, PRNGKey
@@ -22,12 +23,15 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 def make_train_step(
     apply: energy.ApplyFn,
-    kernel: Kernel,
+    stages: Stages,
     objective: Objective,
     optimizer: optax.GradientTransformation,
     *,
-    chain_steps: int,
     restart_prob: float,
+    relabel_prob: float,
+    label_weight: float,
+    label_margin: float,
+    num_classes: int,
     ring: bool,
     ema_decay: float,
     dropout_in_chains: bool = False,
@@ -39,31 +43,48 @@ def make_train_step(
     parameters and of the chains (mean over chains and steps), and the chains' age in visits.
 
     Args:
+      stages: what a chain does in one step.
+      relabel_prob: share of chains from the buffer that take another label (`replay.draw`).
+      label_weight: γ >= 0 of a term that the paper does not have, γ `losses.label_contrast` of the data and a random
+        wrong class each: contrastive divergence never compares the classes of one image, so that without it the
+        energies of a conditional model hardly classify (docs/results.md).
+      label_margin: of that term, in units of energy.
+      num_classes: of the labels, where `label_weight` > 0.
       dropout_in_chains: the chains move under dropout too, a new mask at every step of theirs, as in the release, whose
         ResNet32Large has it on in all of training (train.py:544). The loss always has it.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = parallel.device_key(jax.random.fold_in(state.key, state.step))
-        key_data, key_draw, key_chain, key_dropout, key_store = jax.random.split(key, 5)
+        key_data, key_draw, key_chain, key_dropout, key_store, key_wrong = jax.random.split(key, 6)
         vectors = spectral.power_iteration(state.params, state.spectral)
         params = parallel.varying(state.params)
 
         x_data = dequantise(key_data, batch.images)
-        drawn = replay.draw(key_draw, state.buffer, batch.labels, restart_prob)
+        drawn = replay.draw(key_draw, state.buffer, batch.labels, restart_prob, relabel_prob)
         chain_energy = partial(energy.bind, apply, spectral.normalise(params, vectors), drawn.labels)
-        chain_kernel = kernels.resampled(kernel, chain_energy) if dropout_in_chains else kernel
+        chain = [(kernels.resampled(kernel, chain_energy), n) for kernel, n in stages] if dropout_in_chains else stages
         start = drawn.x.reshape(x_data.shape)
-        x_samples, info = kernels.run(chain_kernel, key_chain, start, chain_energy(), chain_steps)
+        x_samples, info = kernels.run_stages(chain, key_chain, start, chain_energy())
         x_samples = jax.lax.stop_gradient(x_samples)
 
         def loss_fn(params):
-            images = jnp.concatenate([x_data, x_samples])
-            labels = jnp.concatenate([batch.labels, drawn.labels])
-            energies = apply(spectral.normalise(params, vectors), images, labels, dropout_key=key_dropout)
-            data, samples = jnp.split(energies, 2)
+            images, labels = [x_data, x_samples], [batch.labels, drawn.labels]
+            if label_weight:
+                images, labels = [*images, x_data], [*labels, wrong_labels(key_wrong, batch.labels, num_classes)]
+            energies = apply(
+                spectral.normalise(params, vectors),
+                jnp.concatenate(images),
+                jnp.concatenate(labels),
+                dropout_key=key_dropout,
+            )
+            data, samples, *wrong = jnp.split(energies, len(images))
             metrics = {"energy_data": data.mean(), "energy_samples": samples.mean()}
-            return objective(data, samples), metrics
+            loss = objective(data, samples)
+            if wrong:
+                metrics["energy_wrong_label"] = wrong[0].mean()
+                loss += label_weight * losses.label_contrast(data, wrong[0], label_margin)
+            return loss, metrics
 
         (loss, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
         metrics |= {"loss": loss, "chain_grad_norm": info.grad_norm.mean(), "chain_visits": drawn.visits.mean()}
@@ -78,6 +99,11 @@ def make_train_step(
         return TrainState(state.step + 1, state.key, new_params, ema, opt_state, vectors, buffer), metrics
 
     return train_step
+
+
+def wrong_labels(key: PRNGKey, labels: Int[Array, " b"], num_classes: int) -> Int[Array, " b"]:
+    """For each label another one, uniform among the other num_classes - 1."""
+    return (labels + jax.random.randint(key, labels.shape, 1, num_classes)) % num_classes
 
 
 def dequantise(key: PRNGKey, images: UInt8[Array, "b *event"] | Images) -> Images:

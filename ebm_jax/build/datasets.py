@@ -1,0 +1,140 @@
+"""The data that a config names, as a source of images and as batches."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from ebm_jax import parallel
+from ebm_jax.build.choices import among, label_shape
+from ebm_jax.io import data, densities, files, source, stream, tfds
+from ebm_jax.types import BadInput, Batch, Config
+
+NOISE_IMAGES = 256  # of data.source=noise
+
+
+BatchAt = Callable[[int], Batch]
+
+
+@contextlib.contextmanager
+def open_batches(config: Config, warn: Callable[[str], None]) -> Iterator[BatchAt]:
+    """The function step -> this process's rows of a batch of the config's data, in the shape that the config states.
+
+    A 2-D density is drawn from. Images live in memory where `data.memory_gib` has room for all, and stream from their
+    source elsewhere; the batches are the same. Where several models are trained, each has the batches of its own seed,
+    and the arrays a leading axis of members. The reading ends with the context.
+
+    Args:
+      warn: takes one line for each image that cannot be used.
+
+    Raises:
+      BadInput: the data cannot be had, does not fit the config, or is smaller than one batch.
+    """
+    with contextlib.ExitStack() as stack:
+        batches_of = _batches_of(config, warn, stack)
+        members = [batches_of(seed) for seed in member_seeds(config)]
+        yield members[0] if len(members) == 1 else lambda step: _stacked([batch_at(step) for batch_at in members])
+
+
+def _batches_of(config: Config, warn: Callable[[str], None], stack: contextlib.ExitStack) -> Callable[[int], BatchAt]:
+    """The function seed -> the batches of a run of this seed; the images are found, or read, once."""
+    batch_size, workers = config.train.batch_size, config.data.workers or parallel.cores()
+    share = {"process": jax.process_index(), "num_processes": jax.process_count()}
+    if config.data.source == "density":
+        return lambda seed: data.sampled_batches(make_density(config).sample, seed, batch_size, **share)
+    images = source.tolerant(make_source(config), config.data.max_unreadable, warn)
+    data.check_length(images.length, batch_size)
+    if images.length * math.prod(config.data.shape) <= config.data.memory_gib * 2**30:
+        dataset = data.load(images, workers)
+        return lambda seed: data.make_batches(dataset, seed, batch_size, **share)
+    return lambda seed: stack.enter_context(stream.open_batches(images, seed, batch_size, workers, **share))
+
+
+def member_seeds(config: Config) -> range:
+    """The seed of each model that the run trains."""
+    return range(config.train.seed, config.train.seed + config.train.num_models)
+
+
+def _stacked(batches: list[Batch]) -> Batch:
+    images, labels = (np.stack(column) for column in zip(*batches, strict=True))
+    return Batch(images, labels)  # pyright: ignore[reportArgumentType]
+
+
+def make_source(config: Config) -> source.Source:
+    """The images that `data.source` and `data.name` mean; an unconditional model sees label 0 everywhere.
+
+    Raises:
+      BadInput: there are none, or their shape or number of classes is not the config's.
+    """
+    kind, _, path = config.data.source.partition(":")
+    images = among("data.source", kind, SOURCES)(config, path)
+    num_classes, name = config.model.num_classes, path or config.data.name
+    soft = label_shape(config) is not None
+    if num_classes != images.num_classes and (soft or num_classes > 1):
+        use = f"{images.num_classes}" if soft else f"1 (unconditional) or {images.num_classes}"
+        raise BadInput(f"model.num_classes {num_classes} does not fit {name}; use {use}")
+    if soft or num_classes > 1:
+        return images
+    return images._replace(read=lambda row: (images.read(row)[0], 0))
+
+
+def _tfds_source(config: Config, path: str) -> source.Source:
+    del path
+    return tfds.tfds_source(
+        config.data.name,
+        config.data.split,
+        tuple(config.data.shape),
+        crop=config.data.crop,
+        condition=config.data.condition,
+        data_dir=config.data.dir,
+        manual_dir=config.data.manual_dir,
+        verify_checksums=config.data.verify_checksums,
+    )
+
+
+def _sklearn_source(config: Config, path: str) -> source.Source:
+    del path
+    if config.data.name != "digits":
+        raise BadInput(f"data.name '{config.data.name}' is not in scikit-learn's bundle; use digits")
+    digits = data.digits(config.data.split)
+    if tuple(config.data.shape) != digits.images.shape[1:]:
+        raise BadInput(
+            f"data.shape {tuple(config.data.shape)} is not the shape of digits; use {digits.images.shape[1:]}"
+        )
+    return data.as_source(digits, "digits")
+
+
+def _file_source(make: Callable[..., source.Source]) -> Callable[[Config, str], source.Source]:
+    def from_path(config: Config, path: str) -> source.Source:
+        if not path:
+            raise BadInput(f"data.source {config.data.source} names no file or folder; use {config.data.source}:PATH")
+        return make(path, config.data.split, tuple(config.data.shape), crop=config.data.crop)
+
+    return from_path
+
+
+def _noise_source(config: Config, path: str) -> source.Source:
+    del path
+    shape = (NOISE_IMAGES, *config.data.shape)
+    noise = data.noise(shape, config.model.num_classes, soft=label_shape(config) is not None)
+    return data.as_source(noise, "noise")
+
+
+SOURCES: dict[str, Callable[[Config, str], source.Source]] = {
+    "tfds": _tfds_source,
+    "sklearn": _sklearn_source,
+    "folder": _file_source(files.folder_source),
+    "npz": _file_source(files.npz_source),
+    "noise": _noise_source,
+}
+
+
+def make_density(config: Config) -> densities.Density:
+    """The 2-D law that `data.name` names.
+
+    Raises:
+      BadInput: none has this name.
+    """
+    return among("data.name", config.data.name, densities.DENSITIES)

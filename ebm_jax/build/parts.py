@@ -1,0 +1,199 @@
+"""The pure parts of a run: network, kernel, optimiser, state and step."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from ebm_jax import parallel
+from ebm_jax.build.checks import RESIDUAL
+from ebm_jax.build.choices import choice, example_labels, label_shape, value_of
+from ebm_jax.build.datasets import member_seeds
+from ebm_jax.models import energy, spectral
+from ebm_jax.sampling import replay
+from ebm_jax.sampling.hmc import hmc
+from ebm_jax.sampling.kernel import Kernel, Stages, scheduled
+from ebm_jax.sampling.langevin import langevin
+from ebm_jax.sampling.mala import mala
+from ebm_jax.training import losses
+from ebm_jax.training.optimizer import clipped_adam
+from ebm_jax.training.state import TrainState, init_state, partition
+from ebm_jax.training.step import make_train_step
+from ebm_jax.types import Batch, Config, Metrics, Params, PRNGKey, Scalar
+
+
+def make_network(config: Config) -> nn.Module:
+    """The Flax module of the energy."""
+    model = config.model
+    only_residual = {"attention": model.attention, "dropout": model.dropout} if model.name in RESIDUAL else {}
+    return choice(config, "model.name")(
+        width=model.width,
+        num_classes=model.num_classes,
+        spectral_norm=model.spectral_norm,
+        activation=choice(config, "model.activation"),
+        **only_residual,
+    )
+
+
+def make_apply(config: Config) -> energy.ApplyFn:
+    """The network as the pure function apply(params, images, labels=None, dropout_key=None) -> energies."""
+    return energy.from_module(make_network(config), choice(config, "model.dtype"))
+
+
+def make_kernel(config: Config, temperature: float | Scalar) -> Kernel:
+    """The chain's kernel at a temperature, above 0 where it has a Metropolis test."""
+    chain = config.chain
+    if chain.kernel == "mala":
+        return mala(chain.step_size, grad_clip=chain.grad_clip, temperature=temperature)
+    if chain.kernel == "hmc":
+        return hmc(chain.step_size, chain.num_leaps, temperature=temperature)
+    return _langevin(config, temperature)
+
+
+def _langevin(config: Config, temperature: float | Scalar) -> Kernel:
+    chain = config.chain
+    noise_scale = None if chain.tied else chain.noise_scale
+    return langevin(chain.step_size, noise_scale, grad_clip=chain.grad_clip, temperature=temperature)
+
+
+def make_stages(config: Config, group: str = "sample") -> Stages:
+    """What a whole chain does: the config's kernel for `num_steps` of the group, the last `quiet_steps` without noise.
+
+    Langevin's chain is one loop whose temperature ends at 0. A Metropolis test has no temperature 0: there the last
+    steps are Langevin's noise-free descent. The parameters of the last step are the group's: "chain" trains, "sample"
+    samples.
+    """
+    steps, quiet = value_of(config, f"{group}.num_steps"), value_of(config, f"{group}.quiet_steps")
+    last = config.chain.temperature
+    first = value_of(config, f"{group}.anneal_from") or last
+    temperatures = np.geomspace(first, last, steps - quiet) if first != last else np.full(steps - quiet, last)
+    if config.chain.kernel == "langevin":
+        return (_stage(partial(_langevin, config), np.concatenate([temperatures, np.zeros(quiet)])),)
+    noisy = _stage(partial(make_kernel, config), temperatures)
+    descent = _stage(partial(_langevin, config), np.zeros(quiet))
+    return tuple(stage for stage in (noisy, descent) if stage[1])
+
+
+def _stage(kernel_at: Callable[[float | Scalar], Kernel], temperatures: np.ndarray) -> tuple[Kernel, int]:
+    """One kernel that goes through the temperatures; the plain one where they are all equal."""
+    if len(set(temperatures)) == 1:
+        return kernel_at(float(temperatures[0])), len(temperatures)
+    return scheduled(kernel_at, jnp.asarray(temperatures, jnp.float32)), len(temperatures)
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """Adam with the paper's per-element clip."""
+    optim = config.optim
+    return clipped_adam(optim.learning_rate, optim.b1, optim.b2, optim.clip_scale, optim.clip_offset)
+
+
+def _raw_params(config: Config, key: PRNGKey) -> tuple[Params, spectral.Vectors]:
+    """Parameters before spectral normalisation, and its vectors.
+
+    Not to be called under jit: a program with a random draw for each of many kernels compiles for half a minute, where
+    draws one by one are compiled once a shape.
+    """
+    key_params, key_vectors = jax.random.split(key)
+    images, labels = jax.eval_shape(
+        lambda: (jnp.zeros((1, *config.data.shape)), example_labels(config, jnp.zeros(1, jnp.int32)))
+    )
+    params = make_network(config).lazy_init(key_params, images, labels)["params"]
+    return params, spectral.init(key_vectors, params) if config.model.spectral_norm else {}
+
+
+def init_params(config: Config, key: PRNGKey) -> Params:
+    """Untrained parameters of the network, spectrally normalised where the config says so."""
+    return spectral.normalise(*_raw_params(config, key))
+
+
+def _ingredients(config: Config, seed: int) -> tuple[PRNGKey, PRNGKey, Params, spectral.Vectors]:
+    """Keys of the run and of the replay buffer, and what `_raw_params` gives."""
+    key_run, key_params, key_buffer = jax.random.split(jax.random.key(seed), 3)
+    return key_run, key_buffer, *_raw_params(config, key_params)
+
+
+def _stacked_ingredients(config: Config) -> tuple[PRNGKey, PRNGKey, Params, spectral.Vectors]:
+    """Those of the run's one model, or of all its models, stacked."""
+    members = [_ingredients(config, seed) for seed in member_seeds(config)]
+    return members[0] if len(members) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+
+
+def _assemble(
+    config: Config, key_run: PRNGKey, key_buffer: PRNGKey, params: Params, vectors: spectral.Vectors
+) -> TrainState:
+    if config.train.num_models > 1:
+        return jax.vmap(partial(_assemble_one, config))(key_run, key_buffer, params, vectors)
+    return _assemble_one(config, key_run, key_buffer, params, vectors)
+
+
+def _assemble_one(
+    config: Config, key_run: PRNGKey, key_buffer: PRNGKey, params: Params, vectors: spectral.Vectors
+) -> TrainState:
+    dtype, shape = choice(config, "buffer.dtype"), tuple(config.data.shape)
+    buffer = replay.init(key_buffer, config.buffer.capacity, shape, dtype, label_shape(config))
+    return init_state(key_run, params, vectors, make_optimizer(config), buffer)
+
+
+def _partition(config: Config) -> TrainState:
+    return partition(parallel.SHARDED if config.train.num_models == 1 else parallel.MEMBERS_SHARDED)
+
+
+def _shardings(config: Config, mesh: Mesh) -> Any:
+    return parallel.shardings(mesh, _partition(config))
+
+
+def place_batch(config: Config, mesh: Mesh, batch: Batch) -> Batch:
+    """The rows that this process read, as arrays over all devices of all processes."""
+    return parallel.place_batch(mesh, batch, _partition(config).buffer.images)
+
+
+def make_state(config: Config, mesh: Mesh) -> TrainState:
+    """The state before the first step, laid out over the mesh; the same for any number of devices."""
+    assemble = jax.jit(partial(_assemble, config), out_shardings=_shardings(config, mesh))
+    return assemble(*_stacked_ingredients(config))
+
+
+def abstract_state(config: Config, mesh: Mesh) -> TrainState:
+    """Shapes, types and shardings of the state, without making it."""
+    state = jax.eval_shape(lambda: _assemble(config, *_stacked_ingredients(config)))
+    return parallel.abstract(state, mesh, _partition(config))
+
+
+def make_step(config: Config, mesh: Mesh) -> Callable:
+    """The compiled training step (state, batch) -> (state, metrics) over all devices; it consumes its state.
+
+    With several models all leaves, and the metrics, have a leading axis of members.
+    """
+    objective = choice(config, "loss.objective")
+    step = make_train_step(
+        make_apply(config),
+        make_stages(config, "chain"),
+        losses.regularised(objective, config.loss.energy_l2, choice(config, "loss.energy_l2_form")),
+        make_optimizer(config),
+        restart_prob=config.buffer.restart_prob,
+        relabel_prob=config.buffer.relabel_prob,
+        label_weight=config.loss.label_weight,
+        label_margin=config.loss.label_margin,
+        num_classes=config.model.num_classes,
+        ring=config.buffer.ring,
+        ema_decay=config.optim.ema_decay,
+        dropout_in_chains=config.model.dropout > 0 and config.model.dropout_in_chains,
+    )
+
+    def step_of_members(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return parallel.over_members(lambda member: step(*member), (state, batch))
+
+    specs = _partition(config)
+    return parallel.over_devices(
+        step if config.train.num_models == 1 else step_of_members,
+        mesh,
+        in_specs=(specs, specs.buffer.images),
+        out_specs=(specs, parallel.REPLICATED),
+        donate_argnums=(0,),
+    )

@@ -1,0 +1,74 @@
+"""A sampling buffer: chains that wait between two rounds of sampling, shared by all members of an ensemble.
+
+Sampling never starts from zero again, and several models maintain one set of chains. The release's ensemble, which its
+reported numbers come from, takes turns: round t moves a batch of the buffer under snapshot t mod 10 alone, with 1 % of
+the chains restarted and 10 % relabelled (test_inception.py: compute_inception).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Int
+
+from ebm_jax.parallel import REPLICATED
+from ebm_jax.sampling import replay
+from ebm_jax.sampling.kernel import Stages, run_stages
+from ebm_jax.sampling.replay import ReplayBuffer
+from ebm_jax.types import EnergyFn, Images, Labels, PRNGKey
+
+EnergyOfRound = Callable[[Int[Array, ""], Labels], EnergyFn]
+
+
+class Pool(NamedTuple):
+    """The chains, and the number of rounds done."""
+
+    chains: ReplayBuffer
+    rounds: Int[Array, ""]
+
+
+def init(
+    key: PRNGKey,
+    capacity: int,
+    event_shape: tuple[int, ...],
+    dtype: DTypeLike = jnp.float32,
+    label_shape: tuple[int, ...] | None = None,
+) -> Pool:
+    """`capacity` chains of uniform noise, as `replay.init`, before the first round."""
+    return Pool(replay.init(key, capacity, event_shape, dtype, label_shape), jnp.zeros((), jnp.int32))
+
+
+def partition(rows: Any) -> Pool:
+    """How a pool lies on the mesh; `rows` is the spec of the chains' rows."""
+    return Pool(replay.partition(rows), REPLICATED)
+
+
+def advance(
+    key: PRNGKey,
+    pool: Pool,
+    fresh_labels: Labels,
+    energy_of: EnergyOfRound,
+    stages: Stages,
+    event_shape: tuple[int, ...],
+    *,
+    restart_prob: float,
+    relabel_prob: float = 0.0,
+) -> tuple[Pool, Images, Labels]:
+    """One round: n chains, one for each of `fresh_labels`, are drawn, run through `stages` and put back.
+
+    Args:
+      energy_of: (round, labels [n]) -> the energy of this round. Members of an ensemble take turns where it depends on
+        the round; under their mean energy it does not.
+      restart_prob, relabel_prob: as in `replay.draw`.
+
+    Returns:
+      The pool after the round, the chains' positions [n, *event] and their labels.
+    """
+    key_draw, key_chain, key_store = jax.random.split(key, 3)
+    drawn = replay.draw(key_draw, pool.chains, fresh_labels, restart_prob, relabel_prob)
+    start = drawn.x.reshape(-1, *event_shape)
+    images, _ = run_stages(stages, key_chain, start, energy_of(pool.rounds, drawn.labels))
+    chains = replay.store(key_store, pool.chains, drawn, images.reshape(-1, math.prod(event_shape)))
+    return Pool(chains, pool.rounds + 1), images, drawn.labels
