@@ -1,5 +1,26 @@
-"""Energy-based models in JAX: train one with run.py, then use it from research code through these four functions."""
+"""Energy-based models in JAX: train one with run.py, then use it from research code through these functions.
 
-from ebm_jax.build import init_params, load, make_energy_fn, make_sample_fn
+The algebra of energies is `ebm_jax.models.energy`; what an energy does for a user, `ebm_jax.applications`.
+"""
 
-__all__ = ["init_params", "load", "make_energy_fn", "make_sample_fn"]
+from ebm_jax.build import (
+    init_params,
+    init_sampling_buffer,
+    load,
+    make_buffered_sample_fn,
+    make_energy_fn,
+    make_sample_fn,
+    make_stages,
+)
+from ebm_jax.models.energy import stack
+
+__all__ = [
+    "init_params",
+    "init_sampling_buffer",
+    "load",
+    "make_buffered_sample_fn",
+    "make_energy_fn",
+    "make_sample_fn",
+    "make_stages",
+    "stack",
+]

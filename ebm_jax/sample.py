@@ -1,53 +1,122 @@
-"""The verb that samples: chains from fresh noise under a run's newest valid checkpoint, as a picture and as arrays."""
+"""The verb that uses a trained run: chains from noise, from a sampling buffer, or one of the tasks, as files."""
 
 import itertools
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from ebm_jax import build, parallel
-from ebm_jax.io import figures, report
-from ebm_jax.training.state import network_params
-from ebm_jax.types import Config, Params
+from ebm_jax import build, parallel, tasks
+from ebm_jax.io import checkpoint, figures, report
+from ebm_jax.sampling import replay
+from ebm_jax.types import BadInput, Config, Params
 
 
 def sample(config: Config, folder: Path) -> int:
-    """Write samples/STEP_N.png, a grid, and samples/STEP_N.npz: images, labels, energies. Earlier ones stay.
+    """Write samples/TASK_STEP_N.png, a picture, and .npz, the arrays; a film has a .gif too. Earlier ones stay.
 
-    For a 2-D density the picture is of data, samples and learned density.
+    For samples of a 2-D density the picture is of data, samples and learned density.
 
     Raises:
-      BadInput: there is no checkpoint to sample from.
+      BadInput: there is no checkpoint to sample from, or the task does not fit the run.
     """
-    parallel.split_cpu(config.train.cpu_devices, config.buffer.capacity)
+    parallel.split_cpu(config.train.cpu_devices, config.buffer.capacity, config.sample.buffer_capacity)
     mesh = parallel.device_mesh()
     build.check(config, mesh.size)
-    restored = build.restore(folder, build.abstract_state(config, mesh))
-    for step, reason in restored.skipped.items():
+    build.check_task(config, mesh.size)
+    params, step = _weights(config, folder, mesh)
+    task = config.sample.task
+    name = "" if task == "generate" else f"{task}_"
+    if task == "generate":
+        result = _generate(config, folder, mesh, params, step)
+    else:
+        key = jax.random.key(config.sample.seed)
+        result = tasks.TASKS[task](tasks.Run(config, params, mesh, build.make_stages(config), key))
+    path = _unused(folder / "samples", f"{name}{step:06d}")
+    result.draw(path)
+    np.savez(path.with_suffix(".npz"), **result.arrays)  # pyright: ignore[reportArgumentType]
+    report.say(result.line)
+    report.say(f"wrote {path.with_suffix('.png')} and {path.with_suffix('.npz')}")
+    return 0
+
+
+def _weights(config: Config, folder: Path, mesh: Mesh) -> tuple[Params, int]:
+    """The parameters of this run, and of those that make an ensemble with it, stacked."""
+    found = build.restore_params(folder, config, mesh, config.sample.snapshots)
+    for step, reason in found.skipped.items():
         report.warn(f"skipped a damaged checkpoint, step {step}: {reason}")
-    params = network_params(restored.state, build.choice(config, "sample.weights"))
+    parts = [found.params]
+    if config.sample.task != "compose":
+        for other in build.other_runs(config):
+            build.check_member(config, other)
+            parts.append(build.load(other, snapshots=config.sample.snapshots)[1])
+    return jax.device_put(build.together(parts), parallel.shardings(mesh, parallel.REPLICATED)), found.step or 0
+
+
+def _generate(config: Config, folder: Path, mesh: Mesh, params: Params, step: int) -> tasks.Result:
+    """Chains from fresh noise, or those of the sampling buffer after some more rounds."""
+    if config.sample.buffer_capacity:
+        images, labels, energies, origin = _continued(config, folder, mesh, params)
+    else:
+        images, labels, energies = _fresh(config, mesh, params)
+        origin = f"{config.sample.num_steps} chain steps from noise"
+
+    def draw(path: Path) -> None:
+        if config.data.source == "density":
+            _write_density(path.with_suffix(".png"), config, params, images)
+        else:
+            report.write_grid(path.with_suffix(".png"), images)
+
+    line = f"{len(images)} samples of step {step}, {config.sample.weights} weights, {origin}, "
+    line += f"mean energy {energies.mean():+.4f}"
+    return tasks.Result({"images": images, "labels": labels, "energies": energies}, draw, line)
+
+
+def _fresh(config: Config, mesh: Mesh, params: Params) -> tuple[np.ndarray, ...]:
     sampler, key = build.make_sampler(config, mesh), jax.random.key(config.sample.seed)
     batches, total = [], 0
     while total < config.sample.num_images:
         batches.append(jax.device_get(sampler(params, jax.random.fold_in(key, len(batches)), total)))
         total += len(batches[-1][0])
-    images, labels, energies = (
-        np.concatenate(parts)[: config.sample.num_images] for parts in zip(*batches, strict=True)
-    )
+    return tuple(np.concatenate(parts)[: config.sample.num_images] for parts in zip(*batches, strict=True))
 
-    path = _unused(folder / "samples", restored.step)
-    if config.data.source == "density":
-        _write_density(path.with_suffix(".png"), config, params, images)
-    else:
-        report.write_grid(path.with_suffix(".png"), images)
-    np.savez(path.with_suffix(".npz"), images=images, labels=labels, energies=energies)
-    report.say(
-        f"{len(images)} samples of step {restored.step}, {config.sample.weights} weights, {config.sample.num_steps} "
-        f"chain steps from noise, mean energy {energies.mean():+.4f}"
-    )
-    report.say(f"wrote {path.with_suffix('.png')} and {path.with_suffix('.npz')}")
-    return 0
+
+def _continued(
+    config: Config, folder: Path, mesh: Mesh, params: Params
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    """The oldest chains of the run's sampling buffer, which is restored, moved on by some rounds, and saved again."""
+    init, advance, abstract = build.make_rounds(config, mesh)
+    directory = f"sampling_buffer_{config.sample.buffer_capacity}"
+    with checkpoint.open_manager(folder, keep=2, directory=directory) as manager:
+        restored = checkpoint.restore_newest(manager, abstract)
+        for number, reason in restored.skipped.items():
+            report.warn(f"skipped a damaged sampling buffer, round {number}: {reason}")
+        if restored.step is None and restored.skipped:
+            raise BadInput(
+                f"every copy of the sampling buffer in {folder / directory} is damaged; move that folder away to "
+                "begin a new one"
+            )
+        checkpoint.set_aside(manager, folder, restored.skipped, directory)
+        key = jax.random.key(config.sample.seed)
+        buffer = init(key) if restored.step is None else restored.state
+        report.say(f"sampling buffer of {config.sample.buffer_capacity} chains, {restored.step or 0} rounds so far")
+        for _ in range(config.sample.rounds):
+            buffer = advance(params, key, buffer)
+        done = (restored.step or 0) + config.sample.rounds
+        checkpoint.save(manager, done, buffer)
+    images, labels, energies = _oldest(config, params, jax.device_get(buffer.chains))
+    return images, labels, energies, f"sampling buffer after {done} rounds of {config.sample.num_steps} chain steps"
+
+
+def _oldest(config: Config, params: Params, chains: replay.ReplayBuffer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The chains that were visited most often, with their labels and energies."""
+    order = np.argsort(-chains.visits, kind="stable")[: config.sample.num_images]
+    images = np.asarray(replay.decode(chains.images[order])).reshape(-1, *config.data.shape)
+    labels = np.asarray(chains.labels)[order]
+    energy_fn, size = jax.jit(build.make_energy_fn(config)), config.sample.batch_size
+    parts = [energy_fn(params, images[at : at + size], labels[at : at + size]) for at in range(0, len(images), size)]
+    return images, labels, np.concatenate([np.asarray(part) for part in parts])
 
 
 def _write_density(path: Path, config: Config, params: Params, points: np.ndarray) -> None:
@@ -58,7 +127,8 @@ def _write_density(path: Path, config: Config, params: Params, points: np.ndarra
     report.say(report.density_line(result._asdict()))
 
 
-def _unused(folder: Path, step: int | None) -> Path:
-    """The first path STEP_N without a suffix that neither file takes."""
-    numbers = (folder / f"{step:06d}_{number}" for number in itertools.count())
+def _unused(folder: Path, name: str) -> Path:
+    """The first path NAME_N without a suffix that no file takes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = (folder / f"{name}_{number}" for number in itertools.count())
     return next(path for path in numbers if not path.with_suffix(".npz").exists())

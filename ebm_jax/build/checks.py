@@ -2,20 +2,28 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from ebm_jax.build.choices import CHOICES, SOFT, among, choice, value_of
+import jax.numpy as jnp
+
+from ebm_jax.build.choices import CHOICES, SOFT, among, choice, sample_labels, value_of
 from ebm_jax.build.datasets import SOURCES
+from ebm_jax.io.workdir import describe, flat, read_config
 from ebm_jax.types import BadInput, Config
 
 AT_LEAST_ONE = ["model.width", "model.num_classes", "chain.num_steps", "chain.num_leaps", "buffer.capacity"]
 AT_LEAST_ONE += ["train.batch_size", "train.num_steps", "train.num_models", "sample.num_images", "sample.batch_size"]
+AT_LEAST_ONE += ["sample.snapshots", "sample.rounds", "sample.film_every", "sample.factor", "sample.neighbours"]
 AT_LEAST_ONE += ["sample.num_steps", "log.every", "checkpoint.every", "checkpoint.keep"]
 NOT_NEGATIVE = ["chain.noise_scale", "chain.temperature", "chain.anneal_from", "chain.quiet_steps", "loss.energy_l2"]
 NOT_NEGATIVE += ["loss.label_weight", "optim.clip_scale", "optim.clip_offset", "train.seed", "train.cpu_devices"]
 NOT_NEGATIVE += ["sample.seed", "sample.quiet_steps", "sample.anneal_from", "log.images_every"]
+NOT_NEGATIVE += ["sample.buffer_capacity", "sample.amount"]
 NOT_NEGATIVE += ["data.max_unreadable", "data.memory_gib", "data.workers"]
 POSITIVE = ["loss.label_margin", "chain.step_size", "chain.grad_clip", "optim.learning_rate"]
+PROBABILITIES = ["buffer.restart_prob", "buffer.relabel_prob", "sample.restart_prob", "sample.relabel_prob"]
+PROBABILITIES += ["sample.strength"]
 BELOW_ONE = ["optim.b1", "optim.b2", "optim.ema_decay", "model.dropout"]
 SMALLEST_SIDE = 8  # pixels: three halvings
 RESIDUAL = ("resnet32", "resnet32_large", "resnet32_wider", "resnet128")  # networks with dropout and attention
@@ -67,7 +75,7 @@ def check(config: Config, num_devices: int) -> None:
     require(POSITIVE, lambda value: value > 0, "greater than 0")
     require(["chain.step_size", "chain.noise_scale", "optim.learning_rate"], math.isfinite, "finite")
     require(BELOW_ONE, lambda value: 0 <= value < 1, "at least 0 and below 1")
-    require(["buffer.restart_prob", "buffer.relabel_prob"], lambda value: 0 <= value <= 1, "a probability, 0 to 1")
+    require(PROBABILITIES, lambda value: 0 <= value <= 1, "a probability, 0 to 1")
     for group in ("chain", "sample"):
         steps = getattr(config, group).num_steps
         require([f"{group}.quiet_steps"], lambda value: value <= steps, f"at most {group}.num_steps, {steps}")  # noqa: B023
@@ -86,6 +94,44 @@ def check(config: Config, num_devices: int) -> None:
             f"buffer.capacity {config.buffer.capacity} is smaller than train.batch_size {config.train.batch_size}; "
             f"use at least {config.train.batch_size}"
         )
+
+
+def check_task(config: Config, num_devices: int) -> None:
+    """Refuse what `--mode=sample` cannot do with a run, beyond what `check` refuses.
+
+    Raises:
+      BadInput: with the key, its value, the limit and what to do.
+    """
+    sample, needs_images = config.sample, ("transition", "inpaint", "restore", "super_resolve", "colourise", "classify")
+    if len(config.data.shape) != 3 and sample.task not in ("generate", "compose"):
+        raise BadInput(f"sample.task {sample.task} needs images; {config.data.name} is a 2-D density, use generate")
+    if config.data.source == "density" and sample.task in needs_images:
+        raise BadInput(f"sample.task {sample.task} needs images to start from; a density has none")
+    if sample.task != "compose":
+        sample_labels(config, jnp.zeros(1, jnp.int32))
+    if sample.ensemble == "turns" and not sample.buffer_capacity:
+        raise BadInput("sample.ensemble turns needs a sampling buffer; set sample.buffer_capacity, 1000 for example")
+    if sample.buffer_capacity and sample.task != "generate":
+        raise BadInput(f"sample.buffer_capacity is for sample.task generate, not {sample.task}; use 0")
+    smallest = max(sample.num_images, -(-min(sample.num_images, sample.batch_size) // num_devices) * num_devices)
+    if sample.buffer_capacity and (sample.buffer_capacity < smallest or sample.buffer_capacity % num_devices):
+        use = -(-max(sample.buffer_capacity, smallest) // num_devices) * num_devices
+        raise BadInput(
+            f"sample.buffer_capacity {sample.buffer_capacity} must hold sample.num_images {sample.num_images} and be "
+            f"divisible by {num_devices} devices; use {use}"
+        )
+
+
+def check_member(config: Config, folder: Path) -> None:
+    """Refuse a run that cannot be a member of an ensemble with a run of `config`.
+
+    Raises:
+      BadInput: its network or images are others.
+    """
+    mine, other = flat(config), flat(read_config(folder))
+    keys = [key for key in mine if key.startswith("model.") or key == "data.shape"]
+    if differing := {key: (other.get(key, "absent"), mine[key]) for key in keys if other.get(key) != mine[key]}:
+        raise BadInput(f"{folder} cannot be a member of this ensemble: {describe(differing)}; use runs of one network")
 
 
 def _check_metropolis(config: Config) -> None:

@@ -1,6 +1,7 @@
 """What the names in a config stand for."""
 
 import difflib
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -84,6 +85,11 @@ def label_shape(config: Config) -> tuple[int, ...] | None:
 def example_labels(config: Config, places: Places) -> Labels:
     """Labels to sample under at these places of a picture; all 0 for an unconditional model."""
     return EXAMPLES.get(config.data.condition, conditions.classes)(places, config.model.num_classes)
+
+
+def other_runs(config: Config) -> list[Path]:
+    """The folders of `sample.with_runs`."""
+    return [Path(name.strip()) for name in config.sample.with_runs.split(",") if name.strip()]
 
 
 def sample_labels(config: Config, places: Places) -> Labels:

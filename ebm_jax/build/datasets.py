@@ -62,6 +62,16 @@ def _stacked(batches: list[Batch]) -> Batch:
     return Batch(images, labels)  # pyright: ignore[reportArgumentType]
 
 
+def load_images(config: Config, warn: Callable[[str], None]) -> np.ndarray:
+    """All images that the config trains on, float32 [n, h, w, c] in [0, 1].
+
+    Raises:
+      BadInput: as `make_source`, or too many are unreadable.
+    """
+    images = source.tolerant(make_source(config), config.data.max_unreadable, warn)
+    return data.load(images, config.data.workers or parallel.cores()).images.astype(np.float32) / 255.0
+
+
 def make_source(config: Config) -> source.Source:
     """The images that `data.source` and `data.name` mean; an unconditional model sees label 0 everywhere.
 
