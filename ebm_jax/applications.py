@@ -1,9 +1,16 @@
 """What one trained energy does for a user; no loops of its own."""
 
-import jax
+from collections.abc import Callable, Sequence
 
-from ebm_jax.sampling.kernel import Kernel, run
-from ebm_jax.types import EnergyFn, Images, PRNGKey
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ebm_jax import draws
+from ebm_jax.models import energy
+from ebm_jax.sampling.kernel import Frames, Kernel, Stages, run, run_stages, trace_stages
+from ebm_jax.types import BadInput, EnergyFn, Images, Labels, PRNGKey, Scalar
 
 
 def generate(
@@ -16,3 +23,143 @@ def generate(
     key_chain, key_quiet = jax.random.split(key)
     x, _ = run(kernel, key_chain, x, energy_fn, num_steps - quiet_steps)
     return run(quiet_kernel, key_quiet, x, energy_fn, quiet_steps)[0]
+
+
+def inpaint(key: PRNGKey, images: Images, known: Array, energy_fn: EnergyFn, stages: Stages) -> Images:
+    """The unknown pixels drawn given the known ones: q(unknown | known), whatever the kernel (paper, restoration).
+
+    The unknown ones start from U[0, 1]. The chain has the known places too, where nothing moves the energy. They start
+    in the middle of the box, as far as can be from its faces, at which a kernel with a Metropolis test rejects.
+
+    Args:
+      images: [b, *event]; what is at unknown pixels plays no part.
+      known: bool [b, *event], or [*event] for all images alike; True where the image is to stay.
+
+    Returns:
+      [b, *event], bit by bit those of `images` at the known pixels.
+
+    Raises:
+      BadInput: `known` has another shape or type.
+    """
+    if known.dtype != jnp.bool_:
+        raise BadInput(f"the mask of known pixels is of {known.dtype}; give bool, True where the image is to stay")
+    if known.shape not in (images.shape, images.shape[1:]):
+        raise BadInput(
+            f"the mask of known pixels has the shape {known.shape}; give {images.shape}, a mask for each image, or "
+            f"{images.shape[1:]}, one for all"
+        )
+    known = jnp.broadcast_to(known.reshape(-1, *images.shape[1:]), images.shape)
+    key_start, key_chain = jax.random.split(key)
+    start = jnp.where(known, 0.5, draws.uniform(key_start, images.shape))
+    x, _ = run_stages(stages, key_chain, start, energy.clamped(energy_fn, images, known))
+    return jnp.where(known, images, x)
+
+
+def restore(key: PRNGKey, start: Images, energy_fn: EnergyFn, likelihood: EnergyFn, stages: Stages) -> Images:
+    """Chains from `start` under prior and likelihood: q(x | observation) ∝ exp(-U(x) - L(x)) (paper, restoration).
+
+    Denoising, deblurring, super-resolution and colouring differ in the likelihood alone, see `models.observations`.
+
+    Args:
+      start: [b, *event], such as the observation brought to the images' shape, or noise.
+      likelihood: L, minus the log-likelihood of the images given what was observed of them.
+    """
+    return run_stages(stages, key, start, energy.conjunction(energy_fn, likelihood))[0]
+
+
+def transition(
+    key: PRNGKey, images: Images, labels: Labels, energy_of: Callable[[Labels], EnergyFn], stages: Stages
+) -> Images:
+    """Chains from real images under the energy of other classes (paper, cross-class mapping).
+
+    Args:
+      images: [b, *event] of any class.
+      labels: [b], the classes to go to.
+      energy_of: from labels to an energy, such as `partial(energy.bind, apply, params)`.
+    """
+    return run_stages(stages, key, images, energy_of(labels))[0]
+
+
+def compose(
+    key: PRNGKey,
+    x: Images,
+    energy_fns: Sequence[EnergyFn],
+    stages: Stages,
+    weights: Sequence[float | Scalar] | None = None,
+) -> Images:
+    """Chains from `x` under Σ w_i U_i: images that have every concept at once (paper, compositional generation).
+
+    The energies may be those of several models, or of one model under several labels (`energy.bind`). By turns rather
+    than by a sum: `generate` with stages of `kernel.alternating(kernel, energy_fns)`.
+
+    Args:
+      weights: w_i, one for each energy, a negative one for what is not wanted; all 1 where None.
+
+    Raises:
+      BadInput: there are not as many weights as energies.
+    """
+    weights = [1.0] * len(energy_fns) if weights is None else weights
+    if len(weights) != len(energy_fns):
+        raise BadInput(f"{len(weights)} weights for {len(energy_fns)} energies; give one for each")
+    parts = [energy.weighted(energy_fn, weight) for energy_fn, weight in zip(energy_fns, weights, strict=True)]
+    return run_stages(stages, key, x, energy.conjunction(*parts))[0]
+
+
+def classify(
+    class_energies: Callable[[Images], Float[Array, "b k"]], images: Images
+) -> tuple[Int[Array, " b"], Float[Array, "b k"]]:
+    """The likeliest class of each image, and log q(y | x) = log softmax(-U(x, y)), no class being likelier beforehand.
+
+    Args:
+      class_energies: images -> U(x, y), [b, k], as of `energy.class_energies`.
+
+    Returns:
+      labels [b] and log-probabilities [b, k], natural logarithms.
+    """
+    log_probabilities = jax.nn.log_softmax(-class_energies(images), axis=1)
+    return log_probabilities.argmax(1), log_probabilities
+
+
+def nearest_neighbours(
+    images: np.ndarray, reference: np.ndarray, k: int
+) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
+    """The `k` reference images nearest to each image, to see that samples are no copies (paper, nearest neighbours).
+
+    On the host, by scikit-learn's search in blocks: beside the flattened images a few MB, whatever their number.
+
+    Args:
+      images: [b, *event]; reference: [n, *event], such as the training set, n >= k >= 1, on the same scale.
+
+    Returns:
+      rows of `reference` [b, k], nearest first, and their L2 distances over all pixels [b, k].
+
+    Raises:
+      BadInput: the images differ in shape; k is below 1 or above n.
+    """
+    if images.shape[1:] != reference.shape[1:]:
+        raise BadInput(f"images {images.shape[1:]} and reference {reference.shape[1:]} differ in shape; resize one")
+    if not 1 <= k <= len(reference):
+        raise BadInput(f"{k} neighbours of {len(reference)} reference images; ask for 1 to {len(reference)}")
+    from sklearn.neighbors import NearestNeighbors  # slow to import, and of use to few runs
+
+    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(_flat(reference))
+    distances, rows = search.kneighbors(_flat(images))
+    return rows, distances
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    return np.asarray(images, np.float32).reshape(len(images), -1)
+
+
+def film(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages, every: int) -> Frames:
+    """The chain that `run_stages` runs with this key, as frames [1 + ceil(all steps / every), b, *event].
+
+    The start `x`, every `every`-th position over all stages, and the end: where the steps are no multiple of `every`,
+    the last frame comes after fewer steps than the others.
+
+    Raises:
+      BadInput: `every` is below 1.
+    """
+    if every < 1:
+        raise BadInput(f"a frame every {every} steps; give 1 or more")
+    return jnp.concatenate([x[None], trace_stages(stages, key, x, energy_fn, every)])
