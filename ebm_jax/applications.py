@@ -1,125 +1,164 @@
 """What one trained energy does for a user; no loops of its own.
 
-Each function takes an energy, or several put together by `models.energy`, and `stages`: what a whole chain does, such
-as `ebm_jax.make_stages(config)` gives. All are pure, and can be jitted and vmapped, but for `nearest_neighbours`.
+Each function takes an energy, or several, and `stages`: what a whole chain does, as of `ebm_jax.make_stages(config)`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ebm_jax import draws
 from ebm_jax.models import energy
-from ebm_jax.sampling.kernel import Frames, Stages, run_stages, trace
-from ebm_jax.types import BadInput, EnergyFn, Images, Labels, PRNGKey
-
-ConditionalEnergy = Callable[[Images, Labels], Float[Array, " b"]]
+from ebm_jax.sampling.kernel import Frames, Stages, run_stages, trace_stages
+from ebm_jax.types import BadInput, EnergyFn, Images, Labels, PRNGKey, Scalar
 
 
 def generate(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages) -> Images:
-    """Chains from `x` [b, *event], noise or anything else, through all `stages`."""
+    """Chains from `x` [b, *event], noise or anything else, through all `stages`.
+
+    Where the last steps are noise-free, the images end on the energy's floor rather than a noise's width above it.
+    """
     return run_stages(stages, key, x, energy_fn)[0]
 
 
-def transition(key: PRNGKey, images: Images, labels: Labels, energy_fn: ConditionalEnergy, stages: Stages) -> Images:
-    """From real images to other classes: chains from `images` under the energy of `labels` ("cross-class" figures).
+def inpaint(key: PRNGKey, images: Images, known: Array, energy_fn: EnergyFn, stages: Stages) -> Images:
+    """The unknown pixels drawn given the known ones: q(unknown | known), whatever the kernel (paper, restoration).
+
+    The unknown ones start from U[0, 1]. The chain has the known places too, where nothing moves the energy. They start
+    in the middle of the box, as far as can be from its faces, at which a kernel with a Metropolis test rejects.
 
     Args:
-      energy_fn: (images [b, *event], labels [b]) -> energies [b].
-    """
-    return generate(key, images, lambda x: energy_fn(x, labels), stages)
+      images: [b, *event]; what is at unknown pixels plays no part.
+      known: bool [b, *event], or [*event] for all images alike; True where the image is to stay.
 
-
-def compose(key: PRNGKey, x: Images, energy_fns: list[EnergyFn], stages: Stages) -> Images:
-    """Chains from `x` to images that all energies find likely: several models, or several labels of one (their sum)."""
-    return generate(key, x, energy.conjunction(*energy_fns), stages)
-
-
-def inpaint(
-    key: PRNGKey,
-    images: Images,
-    known: Bool[Array, "*mask"] | Bool[np.ndarray, "*mask"],
-    energy_fn: EnergyFn,
-    stages: Stages,
-) -> Images:
-    """Images whose unknown values are drawn given the known ones, which come back bit for bit.
-
-    Exact for any kernel: the chain moves under `energy.clamped`. Unknown values start from U[0, 1].
-
-    Args:
-      images: [b, *event]; what it has at unknown places is not used.
-      known: True where the value is known; of the shape of one image, of one image with a single channel, or of all.
+    Returns:
+      [b, *event], bit by bit those of `images` at the known pixels.
 
     Raises:
-      BadInput: the mask has another shape.
+      BadInput: `known` has another shape or type.
     """
-    event = images.shape[1:]
-    fitting = (event, (*event[:-1], 1), images.shape)
-    if known.shape not in fitting:
-        use = " or ".join(str(shape) for shape in dict.fromkeys(fitting))
-        raise BadInput(f"a mask of shape {known.shape} does not fit images of shape {images.shape}; use {use}")
-    whole = known if known.ndim == images.ndim else known[None]
-    mask = jnp.broadcast_to(jnp.asarray(whole), images.shape)
+    if known.dtype != jnp.bool_:
+        raise BadInput(f"the mask of known pixels is of {known.dtype}; give bool, True where the image is to stay")
+    if known.shape not in (images.shape, images.shape[1:]):
+        raise BadInput(
+            f"the mask of known pixels has the shape {known.shape}; give {images.shape}, a mask for each image, or "
+            f"{images.shape[1:]}, one for all"
+        )
+    known = jnp.broadcast_to(known.reshape(-1, *images.shape[1:]), images.shape)
     key_start, key_chain = jax.random.split(key)
-    start = jnp.where(mask, images, draws.uniform(key_start, images.shape))
-    moved = generate(key_chain, start, energy.clamped(energy_fn, images, mask), stages)
-    return jnp.where(mask, images, moved)
+    start = jnp.where(known, 0.5, draws.uniform(key_start, images.shape))
+    x = generate(key_chain, start, energy.clamped(energy_fn, images, known), stages)
+    return jnp.where(known, images, x)
 
 
 def restore(key: PRNGKey, start: Images, energy_fn: EnergyFn, likelihood: EnergyFn, stages: Stages) -> Images:
-    """Images likely under the model and under a measurement: denoised, deblurred, super-resolved, colourised.
+    """Chains from `start` under prior and likelihood: q(x | observation) ∝ exp(-U(x) - L(x)) (paper, restoration).
+
+    Denoising, deblurring, super-resolution and colouring differ in the likelihood alone, see `models.observations`.
 
     Args:
-      start: [b, *event] where the chains begin: the damaged images, or noise.
-      likelihood: the energy of images given the measurement (`models.observations`).
+      start: [b, *event], such as the observation brought to the images' shape, or noise.
+      likelihood: L, minus the log-likelihood of the images given what was observed of them.
     """
     return generate(key, start, energy.conjunction(energy_fn, likelihood), stages)
 
 
-def classify(
-    images: Images, class_energies: Callable[[Images], Float[Array, "b k"]]
-) -> tuple[Int[Array, " b"], Float[Array, "b k"]]:
-    """The class of lowest energy, and log softmax(-U(x, y)) over the classes y: log q(y | x) under equal normalisers.
+def transition(
+    key: PRNGKey, images: Images, labels: Labels, energy_of: Callable[[Labels], EnergyFn], stages: Stages
+) -> Images:
+    """Chains from real images under the energy of other classes (paper, cross-class mapping).
 
     Args:
-      class_energies: images -> U(x, y) of every class (`energy.class_energies`).
+      images: [b, *event] of any class.
+      labels: [b], the classes to go to.
+      energy_of: from labels to an energy, such as `partial(energy.bind, apply, params)`.
     """
-    log_probabilities = jax.nn.log_softmax(-class_energies(images))
+    return generate(key, images, energy_of(labels), stages)
+
+
+def compose(
+    key: PRNGKey,
+    x: Images,
+    energy_fns: Sequence[EnergyFn],
+    stages: Stages,
+    weights: Sequence[float | Scalar] | None = None,
+) -> Images:
+    """Chains from `x` under Σ w_i U_i: images that have every concept at once (paper, compositional generation).
+
+    The energies may be those of several models, or of one model under several labels (`energy.bind`). By turns rather
+    than by a sum: `generate` with stages of `kernel.alternating(kernel, energy_fns)`.
+
+    Args:
+      weights: w_i, one for each energy, a negative one for what is not wanted; all 1 where None.
+
+    Raises:
+      BadInput: there are not as many weights as energies.
+    """
+    weights = [1.0] * len(energy_fns) if weights is None else weights
+    if len(weights) != len(energy_fns):
+        raise BadInput(f"{len(weights)} weights for {len(energy_fns)} energies; give one for each")
+    parts = [energy.weighted(energy_fn, weight) for energy_fn, weight in zip(energy_fns, weights, strict=True)]
+    return generate(key, x, energy.conjunction(*parts), stages)
+
+
+def classify(
+    class_energies: Callable[[Images], Float[Array, "b k"]], images: Images
+) -> tuple[Int[Array, " b"], Float[Array, "b k"]]:
+    """The likeliest class of each image, and log q(y | x) = log softmax(-U(x, y)), no class being likelier beforehand.
+
+    Args:
+      class_energies: images -> U(x, y), [b, k], as of `energy.class_energies`.
+
+    Returns:
+      labels [b] and log-probabilities [b, k], natural logarithms.
+    """
+    log_probabilities = jax.nn.log_softmax(-class_energies(images), axis=1)
     return log_probabilities.argmax(1), log_probabilities
 
 
 def nearest_neighbours(
     images: np.ndarray, reference: np.ndarray, k: int
-) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
-    """The rows of the `k` images of `reference` nearest to each of `images`, and their L2 distances, nearest first.
+) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
+    """The `k` reference images nearest to each image, to see that samples are no copies (paper, nearest neighbours).
+
+    On the host, by scikit-learn's search in blocks: beside the flattened images a few MB, whatever their number.
 
     Args:
-      images: [n, *event]; reference: [m, *event] in the same units, m >= k.
+      images: [b, *event]; reference: [n, *event], such as the training set, n >= k >= 1, on the same scale.
+
+    Returns:
+      rows of `reference` [b, k], nearest first, and their L2 distances over all pixels [b, k].
 
     Raises:
-      BadInput: the shapes differ, or k is not in 1..m.
+      BadInput: the images differ in shape; k is below 1 or above n.
     """
     if images.shape[1:] != reference.shape[1:]:
-        raise BadInput(f"images of {images.shape[1:]} cannot be compared with a reference of {reference.shape[1:]}")
+        raise BadInput(f"images {images.shape[1:]} and reference {reference.shape[1:]} differ in shape; resize one")
     if not 1 <= k <= len(reference):
-        raise BadInput(f"{k} neighbours cannot be had from a reference of {len(reference)} images; use 1 to that many")
-    from sklearn.neighbors import NearestNeighbors  # slow to import
+        raise BadInput(f"{k} neighbours of {len(reference)} reference images; ask for 1 to {len(reference)}")
+    from sklearn.neighbors import NearestNeighbors  # slow to import, and of use to few runs
 
-    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(reference.reshape(len(reference), -1))
-    distances, rows = search.kneighbors(images.reshape(len(images), -1))
+    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(_flat(reference))
+    distances, rows = search.kneighbors(_flat(images))
     return rows, distances
 
 
-def film(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages, every: int) -> Frames:
-    """The chains of `generate` as they move: the start, every `every`-th position of each stage, and each stage's end.
+def _flat(images: np.ndarray) -> np.ndarray:
+    return np.asarray(images, np.float32).reshape(len(images), -1)
 
-    Returns:
-      [1 + Σ ceil(steps / every), b, *event]; the last frame is what `generate` gives for the same key.
+
+def film(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages, every: int) -> Frames:
+    """The chain that `run_stages` runs with this key, as frames [1 + ceil(all steps / every), b, *event].
+
+    The start `x`, every `every`-th position over all stages, and the end: where the steps are no multiple of `every`,
+    the last frame comes after fewer steps than the others.
+
+    Raises:
+      BadInput: `every` is below 1.
     """
-    frames = [x[None]]
-    for (kernel, num_steps), key_stage in zip(stages, jax.random.split(key, len(stages)), strict=True):
-        frames.append(trace(kernel, key_stage, frames[-1][-1], energy_fn, num_steps, every))
-    return jnp.concatenate(frames)
+    if every < 1:
+        raise BadInput(f"a frame every {every} steps; give 1 or more")
+    return jnp.concatenate([x[None], trace_stages(stages, key, x, energy_fn, every)])

@@ -109,8 +109,7 @@ def transition(run: Run) -> Result:
     target = np.asarray(asked) if run.config.sample.labels else (labels + 1) % num_classes
 
     def make(key: PRNGKey, images: Images, target: Labels) -> Images:
-        conditional = energy.of_members(build.make_apply(run.config))
-        return applications.generate(key, images, energy.bind(conditional, run.params, target), run.stages)
+        return applications.transition(key, images, target, run.energy_fn, run.stages)
 
     moved = compiled(run, make, images, target.astype(np.int32))
     arrays = {"images": images, "labels": labels, "target_labels": target, "moved": moved}
@@ -132,7 +131,7 @@ def compose(run: Run) -> Result:
         )
 
     def make(key: PRNGKey, start: Images) -> Images:
-        return applications.generate(key, start, energy.conjunction(*parts), run.stages)
+        return applications.compose(key, start, parts, run.stages)
 
     images = compiled(run, make, start)
     line = f"{len(images)} samples of the product of {len(parts)} energies"
@@ -162,7 +161,7 @@ def _other_parts(run: Run, places: jax.Array) -> list[tuple[str, EnergyFn]]:
 
 
 def known_pixels(config: Config) -> np.ndarray:
-    """The mask [h, w, 1] or [h, w, c] of `sample.mask`, True where a pixel is known.
+    """The mask [h, w, c] of `sample.mask`, True where a pixel is known.
 
     Raises:
       BadInput: no mask has this name, the file cannot be read, or its shape is not that of the images.
@@ -178,7 +177,7 @@ def known_pixels(config: Config) -> np.ndarray:
         "random": np.random.default_rng(config.sample.seed).random((h, w)) < 0.5,
     }
     if name in known:
-        return known[name][:, :, None]
+        return known[name][:, :, None].repeat(c, 2)
     if not name.endswith(".npy"):
         raise BadInput(f"sample.mask '{name}' is unknown; use one of {', '.join(known)}, or a .npy file, True: known")
     try:
@@ -187,7 +186,7 @@ def known_pixels(config: Config) -> np.ndarray:
         raise BadInput(f"sample.mask {name} cannot be read ({error}); save a boolean array by numpy.save") from error
     if mask.dtype != bool or mask.shape not in ((h, w), (h, w, 1), (h, w, c)):
         raise BadInput(f"sample.mask {name} is {mask.dtype} {mask.shape}; it must be bool {(h, w)} or {(h, w, c)}")
-    return mask.reshape(h, w, -1)
+    return mask.reshape(h, w, -1).repeat(c // mask.reshape(h, w, -1).shape[2], 2)
 
 
 def inpaint(run: Run) -> Result:
@@ -220,7 +219,7 @@ def restore(run: Run) -> Result:
         observed = observations.salt_and_pepper(key, jnp.asarray(images), sample.amount)
         likelihood = partial(observations.impulse_likelihood, weight=weight, width=0.1)
     elif sample.corruption == "noise":
-        observed = observations.gaussian_noise(key, jnp.asarray(images), sample.amount)
+        observed = jnp.clip(observations.gaussian_noise(key, jnp.asarray(images), sample.amount), 0.0, 1.0)
         likelihood = partial(observations.gaussian_likelihood, observations.identity, weight=weight)
     else:
         forward = observations.blur(sample.amount)

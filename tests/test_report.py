@@ -1,4 +1,4 @@
-"""The picture of a grid, and the files that a resumed run goes on with."""
+"""Pictures and films of images, and the files that a resumed run goes on with."""
 
 import json
 
@@ -24,6 +24,63 @@ def test_a_grid_file_is_what_the_grid_is(tmp_path):
     images = np.random.default_rng(0).uniform(size=(5, 32, 32, 3))
     report.write_grid(tmp_path / "a" / "grid.png", images)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a" / "grid.png")), report.grid(images))
+
+
+def test_rows_of_images_of_several_sizes_and_channels_stand_below_one_another_alike_in_size(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = {"original": rng.uniform(size=(3, 32, 32, 3)), "observed": rng.uniform(size=(3, 8, 8, 1))}
+    report.write_rows(tmp_path / "a" / "rows.png", rows)
+    picture = np.asarray(Image.open(tmp_path / "a" / "rows.png"))
+    assert picture.shape[1] == max(report.CAPTION_WIDTH, 3 * 36)
+    expected = [
+        np.rint(255 * images).astype(np.uint8).repeat(scale, 1).repeat(scale, 2)
+        for images, scale in zip(rows.values(), (1, 4), strict=True)
+    ]
+    top = 0
+    for images in expected:
+        side = images.shape[1]
+        gap = side // 16
+        caption = picture[top : top + report.CAPTION]
+        assert (caption == 255).any()
+        assert caption.min() == report.BACKGROUND
+        top += report.CAPTION
+        for column, image in enumerate(images):
+            left = column * (side + 2 * gap) + gap
+            shown = picture[top + gap : top + gap + side, left : left + side]
+            np.testing.assert_array_equal(shown, np.broadcast_to(image, shown.shape))
+        top += side + 2 * gap
+    assert top == len(picture)
+
+
+def test_a_film_has_its_frames_in_order_goes_on_for_ever_and_holds_the_last(tmp_path):
+    levels = np.linspace(0, 1, 6)
+    for channels in (1, 3):
+        frames = np.broadcast_to(levels[:, None, None, None, None], (6, 4, 8, 8, channels))
+        report.write_film(tmp_path / "a" / "film.gif", frames)
+        with Image.open(tmp_path / "a" / "film.gif") as film:
+            assert film.n_frames == 6
+            assert film.info["loop"] == 0
+            durations = []
+            for index in range(6):
+                film.seek(index)
+                durations.append(film.info["duration"])
+                shown = np.asarray(film.convert("RGB"))
+                expected = np.broadcast_to(report.grid(frames[index]), shown.shape)
+                np.testing.assert_array_equal(shown, expected)  # gray levels all fit in a palette
+        assert durations[:-1] == [report.FRAME_MS] * 5
+        assert durations[-1] == report.LAST_FRAME_MS > report.FRAME_MS
+
+
+def test_a_strip_has_a_chain_in_each_row_and_at_most_twelve_frames_from_first_to_last(tmp_path):
+    for num_frames, places in ((3, [0, 1, 2]), (45, list(range(0, 45, 4)))):
+        levels = np.linspace(0, 1, 2 * num_frames).reshape(num_frames, 2)
+        frames = np.broadcast_to(levels[:, :, None, None, None], (num_frames, 2, 14, 14, 1))
+        report.write_strip(tmp_path / "a" / "strip.png", frames)
+        picture = np.asarray(Image.open(tmp_path / "a" / "strip.png"))
+        side = 4 * 14 + 2 * 3
+        assert picture.shape == (2 * side, len(places) * side)
+        centres = picture[side // 2 :: side, side // 2 :: side]
+        np.testing.assert_array_equal(centres, np.rint(255 * levels[places].T))
 
 
 def test_resuming_drops_the_lines_that_are_done_again_and_half_a_line(tmp_path):

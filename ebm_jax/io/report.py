@@ -1,4 +1,4 @@
-"""What a person sees of a run: the progress line, metrics.jsonl, TensorBoard events and image grids."""
+"""What a person sees of a run: the progress line, metrics.jsonl, TensorBoard events, pictures and films."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
@@ -18,74 +18,94 @@ from ebm_jax.io.workdir import write_atomically
 
 METRICS, EVALUATION = "metrics.jsonl", "evaluation.jsonl"
 SHOWN = {"energy_data": "U data", "energy_samples": "samples", "energy_gap": "gap", "chain_grad_norm": "chain |∇U|"}
-CAPTION = 16  # pixels above a row of images
-FRAME_MS = 80  # of a film
-STRIP = 12  # frames of a film in its strip
 TILE = 56  # pixels: small images are enlarged to at least about this side in a grid
+BACKGROUND = 128  # gray, between images
+CAPTION, CAPTION_WIDTH = 16, 160  # pixels: height of a caption, and the least width of a picture with captions
+STRIP = 12  # columns
+FRAME_MS, LAST_FRAME_MS = 80, 1500
 
 
-def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """Images [n, h, w, c] in [0, 1] as one uint8 picture, row by row, nearly square unless told; small ones grow."""
-    n, h, w, c = images.shape
-    columns = columns or math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
-    scale = max(1, TILE // max(h, w))
-    pixels = np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8).repeat(scale, 1).repeat(scale, 2)
-    gap = max(1, max(h, w) * scale // 16)  # without it neighbouring strokes read as one
-    tiles = np.full((rows * columns, h * scale + 2 * gap, w * scale + 2 * gap, c), 128, np.uint8)
-    tiles[:n, gap:-gap, gap:-gap] = pixels
-    tiles = tiles.reshape(rows, columns, *tiles.shape[1:]).transpose(0, 2, 1, 3, 4)
-    return tiles.reshape(rows * tiles.shape[1], columns * tiles.shape[3], c)
+def grid(images: np.ndarray) -> np.ndarray:
+    """Images [n, h, w, c] in [0, 1] as one nearly square uint8 picture, row by row, small ones enlarged."""
+    return _arranged(_tiles(images, TILE), math.ceil(math.sqrt(len(images))))
 
 
-def write_grid(path: Path, images: np.ndarray, columns: int | None = None) -> None:
+def write_grid(path: Path, images: np.ndarray) -> None:
     """The grid of images [n, h, w, c] in [0, 1], c being 1 or 3, as a PNG file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _picture(grid(images, columns)).save(path)
-
-
-def _picture(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    _write_png(path, grid(images))
 
 
 def write_rows(path: Path, rows: dict[str, np.ndarray]) -> None:
-    """A PNG file of rows of images [n, h, w, c], each under its caption: an image and what became of it in one column.
+    """A row of images [n, h, w, c] in [0, 1] below each caption, as a PNG file.
 
-    Rows may differ in size and channels; all are shown in colour where one is, and as large as the largest.
+    Rows may differ in size and channels (1 or 3), as what was observed of images may: small ones are enlarged alike.
     """
-    largest = max(max(images.shape[1:3]) for images in rows.values())
-    strips = [_as_large(images, largest) for images in rows.values()]
-    channels = max(strip.shape[3] for strip in strips)
-    pictures = [_picture(grid(strip.repeat(channels // strip.shape[3], 3), len(strip))) for strip in strips]
-    height = sum(picture.height + CAPTION for picture in pictures)
-    whole = Image.new(pictures[0].mode, (max(picture.width for picture in pictures), height), "white")
-    draw, top = ImageDraw.Draw(whole), 0
+    largest = max(rows.values(), key=lambda images: max(images.shape[1:3]))
+    side = _scale(largest, TILE) * max(largest.shape[1:3])
+    pictures = [_arranged(_tiles(images, side), len(images)) for images in rows.values()]
+    width = max(CAPTION_WIDTH, *(picture.shape[1] for picture in pictures))
+    canvas = Image.new("RGB", (width, sum(CAPTION + len(picture) for picture in pictures)), (BACKGROUND,) * 3)
+    pen, top = ImageDraw.Draw(canvas), 0
     for caption, picture in zip(rows, pictures, strict=True):
-        draw.text((4, top + 2), caption, fill="black")
-        whole.paste(picture, (0, top + CAPTION))
-        top += picture.height + CAPTION
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole.save(path)
-
-
-def _as_large(images: np.ndarray, side: int) -> np.ndarray:
-    """Images enlarged by a whole factor, to at most `side` pixels."""
-    factor = max(1, side // max(images.shape[1:3]))
-    return images.repeat(factor, 1).repeat(factor, 2)
-
-
-def write_film(path: Path, frames: np.ndarray) -> None:
-    """An animated GIF of chains [frames, n, h, w, c] as grids; it loops, and holds its last frame for two seconds."""
-    pictures = [_picture(grid(images)) for images in frames]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    durations = [FRAME_MS] * (len(pictures) - 1) + [2_000]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+        pen.text((3, top), caption, fill="white", font=ImageFont.load_default(CAPTION - 4))
+        canvas.paste(_pil(picture), (0, top + CAPTION))
+        top += CAPTION + len(picture)
+    _write_png(path, np.asarray(canvas))
 
 
 def write_strip(path: Path, frames: np.ndarray) -> None:
-    """A PNG file of chains [frames, n, h, w, c], one a row, at most STRIP evenly spaced frames from left to right."""
-    chosen = frames[np.unique(np.linspace(0, len(frames) - 1, STRIP).round().astype(int))]
-    write_grid(path, chosen.swapaxes(0, 1).reshape(-1, *frames.shape[2:]), len(chosen))
+    """Chains as rows, their frames [frames, n, h, w, c] from left to right, as a PNG file.
+
+    At most `STRIP` columns, evenly from the first frame to the last.
+    """
+    shown = np.rint(np.linspace(0, len(frames) - 1, min(len(frames), STRIP))).astype(int)
+    images = frames[shown].swapaxes(0, 1)
+    _write_png(path, _arranged(_tiles(images.reshape(-1, *images.shape[2:]), TILE), len(shown)))
+
+
+def write_film(path: Path, frames: np.ndarray) -> None:
+    """The grids of frames [frames, n, h, w, c] one after another, as an animated GIF that starts anew for ever.
+
+    A second is `1000 / FRAME_MS` frames. Pillow joins a frame that is equal to the one before with it.
+    """
+    pictures = [_pil(grid(images)) for images in frames]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    durations = [FRAME_MS] * (len(pictures) - 1) + [LAST_FRAME_MS]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+
+
+def _scale(images: np.ndarray, side: int) -> int:
+    """How often a pixel is repeated for images of at most about `side` pixels."""
+    return max(1, side // max(images.shape[1:3]))
+
+
+def _tiles(images: np.ndarray, side: int) -> np.ndarray:
+    """Each image as uint8, enlarged to about `side` pixels, in a frame: without it neighbouring strokes read as one."""
+    n, h, w, c = images.shape
+    scale = _scale(images, side)
+    gap = max(1, max(h, w) * scale // 16)
+    tiles = np.full((n, h * scale + 2 * gap, w * scale + 2 * gap, c), BACKGROUND, np.uint8)
+    pixels = np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8)
+    tiles[:, gap:-gap, gap:-gap] = pixels.repeat(scale, 1).repeat(scale, 2)
+    return tiles
+
+
+def _arranged(tiles: np.ndarray, columns: int) -> np.ndarray:
+    """Tiles [n, h, w, c] in reading order, the last row filled up with background."""
+    n, h, w, c = tiles.shape
+    rows = math.ceil(n / columns)
+    full = np.full((rows * columns, h, w, c), BACKGROUND, np.uint8)
+    full[:n] = tiles
+    return full.reshape(rows, columns, h, w, c).transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
+
+
+def _pil(picture: np.ndarray) -> Image.Image:
+    return Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
+
+
+def _write_png(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _pil(picture).save(path)
 
 
 def say(text: str) -> None:

@@ -1,97 +1,132 @@
-"""How a measurement arises from an image, and the energy that an image has given one.
+"""How a measurement arises from images, and the energy that images have given one.
 
-Put such an energy and a model's into `energy.conjunction`, and a sampler draws images that are likely and explain the
-measurement: the posterior, up to the temperature of the chain. A Langevin chain of step size s is stable where
-s · weight · |A|² < 2, A being the measurement's linear map; s · weight is the share of the misfit that one step
-removes, and a natural unit for it.
+A forward operator A is a linear function of images [b, h, w, c]. Chains under a likelihood of weight w move stably with
+steps s while s · w · ‖A‖² < 2, ‖A‖² being the largest eigenvalue of AᵀA, which each operator below states. So the
+product s · w, in (0, 1], says how strongly an observation binds, whatever the step size.
 """
 
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from ebm_jax import draws
-from ebm_jax.types import BadInput, EnergyFn, Images, PRNGKey
+from ebm_jax.types import BadInput, Energies, EnergyFn, Images, PRNGKey, Scalar
 
-Forward = Callable[[Images], Images]
-
-
-def blur(width: float) -> Forward:
-    """A Gaussian blur of standard deviation `width` > 0 pixels; at the border the kernel is cut and normalised anew.
-
-    Each axis is a product with a fixed matrix, whose gradient is as fast inside a scan as outside.
-    """
-
-    def blurred(images: Images) -> Images:
-        rows, columns = (jnp.asarray(_smoother(size, width)) for size in images.shape[1:3])
-        return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, images)
-
-    return blurred
+Pixels = Float[Array, "b h w c"]
+Measured = Float[Array, "b measured_h measured_w measured_c"]
+Forward = Callable[[Pixels], Measured]
 
 
-def _smoother(size: int, width: float) -> Float[np.ndarray, "n n"]:
-    places = np.arange(size)
-    kernel = np.exp(-0.5 * ((places[:, None] - places) / width) ** 2)
-    return (kernel / kernel.sum(1, keepdims=True)).astype(np.float32)
-
-
-def downsample(factor: int) -> Forward:
-    """The means of `factor` x `factor` squares of pixels.
-
-    Raises:
-      BadInput: where it is called, if the factor does not divide height and width.
-    """
-
-    def smaller(images: Images) -> Images:
-        b, h, w, c = images.shape
-        if factor < 1 or h % factor or w % factor:
-            raise BadInput(f"factor {factor} does not divide images of {h}x{w}; use a common divisor of both sides")
-        return images.reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4))
-
-    return smaller
-
-
-def gray(images: Images) -> Images:
-    """The mean over channels [b, h, w, 1]."""
-    return images.mean(-1, keepdims=True)
-
-
-def identity(images: Images) -> Images:
-    """The image itself."""
+def identity(images: Pixels) -> Pixels:
+    """The images themselves; ‖A‖² = 1."""
     return images
 
 
-def salt_and_pepper(key: PRNGKey, images: Images, share: float) -> Images:
-    """Images of which a `share` in [0, 1] of the pixels, all channels alike, became 0 or 1, either as likely."""
-    u = draws.uniform(key, (*images.shape[:-1], 1))
-    return jnp.where(u < share / 2, 0.0, jnp.where(u < share, 1.0, images))
+def gray(images: Pixels) -> Measured:
+    """The mean of the channels, [b, h, w, 1]; ‖A‖² = 1/c. On one channel it is the identity."""
+    return images.mean(3, keepdims=True)
 
 
-def gaussian_noise(key: PRNGKey, images: Images, std: float) -> Images:
-    """Images with noise N(0, std²) on every value, clipped to [0, 1]."""
-    return jnp.clip(images + std * draws.normal(key, images.shape), 0.0, 1.0)
+def downsample(factor: int) -> Forward:
+    """The mean of each block of factor x factor pixels, [b, h / factor, w / factor, c]; ‖A‖² = 1/factor².
+
+    Raises:
+      BadInput: `factor` is below 1; when called, it does not divide height and width.
+    """
+    if factor < 1:
+        raise BadInput(f"a downsampling factor of {factor}; give 1 or more")
+
+    def forward(images: Pixels) -> Measured:
+        b, h, w, c = images.shape
+        if h % factor or w % factor:
+            raise BadInput(f"the downsampling factor {factor} does not divide {h}x{w} pixels; give one that does")
+        return images.reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4))
+
+    return forward
 
 
-def gaussian_likelihood(forward: Forward, observed: Images, weight: float) -> EnergyFn:
-    """weight/2 · Σ (forward(x) - observed)² for each image: a measurement with Gaussian noise of variance 1/weight."""
+def blur(width: float) -> Forward:
+    """A Gaussian blur of standard deviation `width` pixels, cut off at four of them, of the same shape; ‖A‖² = 1.
 
-    def energy_fn(images: Images):
-        return 0.5 * weight * jnp.square(forward(images) - observed).sum((1, 2, 3))
+    The image goes on as its mirror image beyond its edge pixels (c b a | a b c), as often as need be. Thereby A is
+    symmetric, keeps constants as they are, and keeps the sum of the pixels.
 
-    return energy_fn
+    Raises:
+      BadInput: `width` is not above 0.
+    """
+    if not width > 0:
+        raise BadInput(f"a blur of {width} pixels; give a width above 0, or use identity")
+
+    def forward(images: Pixels) -> Pixels:
+        rows, columns = (jnp.asarray(_blur_matrix(size, width)) for size in images.shape[1:3])
+        # Two matrices rather than a convolution, whose gradient is slow inside a scan on a CPU.
+        return jnp.einsum("ij,bjkc,lk->bilc", rows, images, columns, precision="highest")
+
+    return forward
 
 
-def impulse_likelihood(observed: Images, weight: float, width: float = 0.1) -> EnergyFn:
-    """weight/2 · Σ d² / (1 + d²/width²), d = x - observed: quadratic for small differences, constant for large ones.
+def _blur_matrix(size: int, width: float) -> Float[np.ndarray, "size size"]:
+    """Row i: the weights of the pixels of a line of `size` in blurred pixel i."""
+    offsets = np.arange(-np.ceil(4 * width), np.ceil(4 * width) + 1, dtype=np.int64)
+    weights = np.exp(-0.5 * np.square(offsets / width))
+    weights /= weights.sum()
+    matrix = np.zeros((size, size))
+    for offset, weight in zip(offsets, weights, strict=True):
+        seen = (np.arange(size) + offset) % (2 * size)
+        np.add.at(matrix, (np.arange(size), np.minimum(seen, 2 * size - 1 - seen)), weight)
+    return matrix.astype(np.float32)
 
-    Geman and McClure's penalty: a pixel that salt or pepper hit stops pulling once the model disagrees by more than
-    `width` > 0; where the model agrees, 0 and 1 are values like others.
+
+def salt_and_pepper(key: PRNGKey, images: Pixels, share: float | Scalar) -> Pixels:
+    """A `share` in [0, 1] of the pixels turned white or black, with equal chances, in all channels; the rest stay."""
+    drawn = draws.uniform(key, (*images.shape[:3], 1))
+    return jnp.where(drawn < share, jnp.where(drawn < share / 2, 0.0, 1.0), images)
+
+
+def gaussian_noise(key: PRNGKey, images: Images, std: float | Scalar) -> Images:
+    """The images plus N(0, std²), not cut off at 0 and 1, so that `gaussian_likelihood` is the very law of it."""
+    return images + std * draws.normal(key, images.shape)
+
+
+def gaussian_likelihood(forward: Forward, observed: Measured, weight: float | Scalar) -> EnergyFn:
+    """L(x) = weight / 2 · |A x - observed|², of an observation under Gaussian noise of variance 1 / weight.
+
+    Raises:
+      BadInput: when called, A x has another shape than `observed`.
     """
 
-    def energy_fn(images: Images):
-        squares = jnp.square(images - observed)
-        return 0.5 * weight * (squares / (1.0 + squares / width**2)).sum((1, 2, 3))
+    def likelihood(images: Images) -> Energies:
+        seen = forward(images)
+        if seen.shape != observed.shape:
+            raise BadInput(f"{observed.shape} was observed of images that give {seen.shape}; use the same operator")
+        return 0.5 * weight * jnp.square(seen - observed).sum((1, 2, 3))
 
-    return energy_fn
+    return likelihood
+
+
+def impulse_likelihood(observed: Pixels, weight: float | Scalar, width: float | Scalar) -> EnergyFn:
+    """A likelihood on which wrong pixels have no pull, wherever they are (Geman & McClure 1987), for salt and pepper:
+
+        L(x) = weight / 2 · Σ d² / (1 + d² / width²)        d: distance of a pixel from the observed one
+
+    Where d is far below `width` it is `gaussian_likelihood` of the same weight; far above, its pull of
+    weight · d / (1 + d² / width²)² fades as d⁻³. To pass over observed 0s and 1s instead would do away with the true
+    ones, most of the pixels of a drawing. A mixture of Gaussian and uniform noise would serve as well at temperature 1,
+    but its width is sqrt(1 / weight), far above the unit box at the small weights of a nearly noise-free chain.
+
+    Its curvature is between -weight / 4 and weight. A chain that starts at a wrong pixel leaves it where the prior's
+    pull exceeds the largest one here, 0.325 · weight · width; else start elsewhere, or take a smaller width.
+
+    Raises:
+      BadInput: when called, the images have another shape than `observed`.
+    """
+
+    def likelihood(images: Images) -> Energies:
+        if images.shape != observed.shape:
+            raise BadInput(f"{observed.shape} was observed of images {images.shape}; give images of that shape")
+        squares = jnp.square(images - observed).sum(3)
+        return 0.5 * weight * (squares / (1.0 + squares / width**2)).sum((1, 2))
+
+    return likelihood

@@ -57,29 +57,6 @@ def run_stages(stages: Stages, key: PRNGKey, x: Images, energy_fn: EnergyFn) -> 
     return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *infos)
 
 
-def trace(kernel: Kernel, key: PRNGKey, x: Images, energy_fn: EnergyFn, num_steps: int, every: int) -> Frames:
-    """What `run` passes through: the positions after every `every` steps and, last, at the end.
-
-    Returns:
-      [ceil(num_steps / every), b, *event], the start not among them; the last is `run`'s result for the same key.
-    """
-
-    def step(state, key):
-        return kernel.step(key, state, energy_fn)[0], None
-
-    def frame(state, keys):
-        state, _ = lax.scan(step, state, keys)
-        return state, state.x
-
-    keys = jax.random.split(key, num_steps)
-    whole = num_steps // every
-    state, frames = lax.scan(frame, kernel.init(x, energy_fn), keys[: whole * every].reshape(whole, every))
-    if num_steps % every == 0:
-        return frames
-    state, _ = lax.scan(step, state, keys[whole * every :])
-    return jnp.concatenate([frames, state.x[None]])
-
-
 class ScheduledState(NamedTuple):
     """The state of the kernel that runs, and how many steps it has run."""
 
@@ -166,3 +143,49 @@ def unit_box(x: Images) -> Images:
 def unbounded(x: Images) -> Images:
     """The projection that leaves everything where it is."""
     return x
+
+
+def trace_stages(stages: Stages, key: PRNGKey, x: Images, energy_fn: EnergyFn, every: int) -> Frames:
+    """The chains' positions after each `every` steps of all stages together, and at the end, without the start.
+
+    The chain is that of `run_stages` with the same key. ceil(all steps / every) frames: where the steps are no multiple
+    of `every`, the last frame comes after fewer steps than the others.
+    """
+    total = sum(num_steps for _, num_steps in stages)
+    frames, before = jnp.zeros((-(-total // every), *x.shape), x.dtype), 0
+    for (kernel, num_steps), key_stage in zip(stages, jax.random.split(key, len(stages)), strict=True):
+
+        def body(carry, now, kernel=kernel):
+            (state, frames), (count, key) = carry, now
+            state, _ = kernel.step(key, state, energy_fn)
+            return (state, frames.at[count // every].set(state.x)), None  # the last to write to a frame stays
+
+        now = before + jnp.arange(num_steps), jax.random.split(key_stage, num_steps)
+        (state, frames), _ = lax.scan(body, (kernel.init(x, energy_fn), frames), now)
+        x, before = state.x, before + num_steps
+    return frames
+
+
+def alternating(kernel: Kernel, energy_fns: Sequence[EnergyFn]) -> Kernel:
+    """The kernel whose step t moves under `energy_fns[t mod n]`: composition by turns rather than by a sum of energies.
+
+    As the step size goes to 0 its law goes to that of the mean of the energies, exp(-Σ U_i / n) / Z. Each turn starts
+    `kernel` afresh from the positions, for what a state keeps of one energy is wrong under another; a schedule thus
+    goes around it, `scheduled(lambda value: alternating(...), values)`. The energy that the loop passes is not used.
+    """
+
+    def turn(energy_fn: EnergyFn) -> Callable[[PRNGKey, Images], tuple[Any, Info]]:
+        return lambda key, x: kernel.step(key, kernel.init(x, energy_fn), energy_fn)
+
+    turns = [turn(energy_fn) for energy_fn in energy_fns]
+
+    def init(x: Images, energy_fn: EnergyFn) -> ScheduledState:
+        del energy_fn
+        return ScheduledState(kernel.init(x, energy_fns[0]), jnp.zeros((), jnp.int32))
+
+    def step(key: PRNGKey, state: ScheduledState, energy_fn: EnergyFn) -> tuple[ScheduledState, Info]:
+        del energy_fn
+        inner, info = lax.switch(state.count % len(turns), turns, key, state.x)
+        return ScheduledState(inner, state.count + 1), info
+
+    return Kernel(init, step)
