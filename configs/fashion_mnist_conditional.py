@@ -12,7 +12,7 @@ def get_config():
     config = fashion_mnist.get_config()
     config.model.num_classes = 10
     config.buffer.relabel_prob = 0.1
-    config.loss.label_weight = 0.5
-    config.loss.label_margin = 0.05
-    config.train.num_steps = 1_400
+    config.loss.label_weight = 1.0
+    config.loss.label_margin = 0.02
+    config.train.num_steps = 1_050
     return config

@@ -63,11 +63,15 @@ def images_to_start_from(run: Run) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def noise(run: Run) -> tuple[np.ndarray, Labels]:
-    """`sample.num_images` images of uniform noise to start chains from, and the labels that were asked for."""
-    n = run.config.sample.num_images
-    start = draws.uniform(jax.random.fold_in(run.key, 1), (n, *run.config.data.shape))
-    return np.asarray(start), build.sample_labels(run.config, jnp.arange(n))
+def noise(run: Run) -> np.ndarray:
+    """`sample.num_images` images of uniform noise to start chains from."""
+    shape = (run.config.sample.num_images, *run.config.data.shape)
+    return np.asarray(draws.uniform(jax.random.fold_in(run.key, 1), shape))
+
+
+def asked_labels(run: Run) -> np.ndarray:
+    """The label of each of `sample.num_images` chains."""
+    return np.asarray(build.sample_labels(run.config, jnp.arange(run.config.sample.num_images)))
 
 
 def rows_of(**rows: np.ndarray) -> Draw:
@@ -83,7 +87,7 @@ def mean_squared_error(images: np.ndarray, others: np.ndarray) -> float:
 
 def film(run: Run) -> Result:
     """Chains from noise, as a film and a strip of some of them."""
-    start, labels = noise(run)
+    start, labels = noise(run), asked_labels(run)
     every = run.config.sample.film_every
 
     def make(key: PRNGKey, start: Images, labels: Labels) -> jax.Array:
@@ -118,7 +122,7 @@ def transition(run: Run) -> Result:
 
 def compose(run: Run) -> Result:
     """Chains from noise under the sum of energies: of several labels of this run, and of the runs of `with_runs`."""
-    start, _ = noise(run)
+    start = noise(run)
     places = jnp.arange(len(start))
     own = build.parse_labels(run.config, "sample.labels")
     parts = [run.energy_fn(term[places % len(term)]) for term in own] or [
@@ -298,7 +302,7 @@ def classify(run: Run) -> Result:
 
 def neighbours(run: Run) -> Result:
     """Samples beside the nearest images of the training set: are they copies?"""
-    start, labels = noise(run)
+    start, labels = noise(run), asked_labels(run)
 
     def make(key: PRNGKey, start: Images, labels: Labels) -> Images:
         return applications.generate(key, start, run.energy_fn(labels), run.stages)
