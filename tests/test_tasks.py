@@ -1,0 +1,264 @@
+"""Every task of --mode=sample on a small conditional run: what it writes is what the functions of the package give."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from test_train import command, files
+
+import ebm_jax
+import run
+from configs import digits
+from ebm_jax import build
+from ebm_jax.io import checkpoint, data
+from ebm_jax.models import energy
+from ebm_jax.tasks import known_pixels
+from ebm_jax.types import BadInput
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tasks") / "run"
+    assert run.main(command(folder, model__num_classes=10, loss__label_weight=1.0, buffer__relabel_prob=0.5)) == 0
+    return folder
+
+
+def sampled(workdir, task="generate", number=0, **changes):
+    """The arrays that the command writes; with a picture beside them."""
+    before = set((workdir / "samples").glob("*.npz"))
+    assert run.main(command(workdir, "sample", sample__task=task, **changes)) == 0
+    (path,) = set((workdir / "samples").glob("*.npz")) - before
+    assert path.stem.startswith("0" if task == "generate" else task)
+    assert Image.open(path.with_suffix(".png")).size[0] > 50
+    return dict(np.load(path))
+
+
+def energies(workdir):
+    config, params = ebm_jax.load(workdir)
+    energy_fn = ebm_jax.make_energy_fn(config)
+    return lambda images, labels: energy_fn(params, jnp.asarray(images), jnp.asarray(labels))
+
+
+def test_labels_asked_for_come_in_turn(workdir):
+    arrays = sampled(workdir, sample__labels="7,2")
+    np.testing.assert_array_equal(arrays["labels"], [7, 2] * 8)
+    np.testing.assert_allclose(arrays["energies"], energies(workdir)(arrays["images"], arrays["labels"]), atol=1e-5)
+
+
+def test_a_film_goes_from_noise_to_the_end_of_the_chain(workdir):
+    arrays = sampled(workdir, "film", sample__film_every=2)
+    frames = arrays["frames"]
+    assert frames.shape == (3, 16, 8, 8, 1), "the start, after 2 steps and after the 3rd, the last"
+    assert 0.2 < frames[0].std() < 0.4, "uniform noise has 0.29"
+    last = energies(workdir)(frames[-1], arrays["labels"])
+    assert (last < energies(workdir)(frames[0], arrays["labels"])).all()
+    gif = Image.open(next((workdir / "samples").glob("film*.gif")))
+    assert gif.n_frames == 3
+
+
+def test_a_transition_starts_at_test_images_and_goes_to_the_class_that_was_asked_for(workdir):
+    arrays = sampled(workdir, "transition", sample__labels="4")
+    test = data.digits("test").images / np.float32(255)
+    assert all((image == test).all((1, 2, 3)).any() for image in arrays["images"])
+    np.testing.assert_array_equal(arrays["target_labels"], 4)
+    start, end = (energies(workdir)(arrays[name], arrays["target_labels"]) for name in ("images", "moved"))
+    assert (end < start).all()
+    turned = sampled(workdir, "transition")
+    np.testing.assert_array_equal(turned["target_labels"], (turned["labels"] + 1) % 10)
+
+
+def test_composition_of_two_labels_lowers_the_sum_of_their_energies(workdir):
+    images = sampled(workdir, "compose", sample__labels="1+3")["images"]
+    noise = np.random.default_rng(0).uniform(size=images.shape)
+    u, ones = energies(workdir), np.ones(16, int)
+    assert (u(images, ones) + u(images, 3 * ones)).mean() < (u(noise, ones) + u(noise, 3 * ones)).mean()
+    other = sampled(workdir, "compose", sample__labels="1", sample__with_runs=workdir, sample__with_labels="3")[
+        "images"
+    ]
+    np.testing.assert_allclose(other, images, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", ["lower", "upper", "left", "right", "centre", "random"])
+def test_every_mask_hides_about_what_its_name_says(mask):
+    config = digits.get_config()
+    config.sample.mask = mask
+    known = known_pixels(config)
+    assert known.shape == (8, 8, 1)
+    share = {"centre": 0.75}.get(mask, 0.5)
+    assert abs(known.mean() - share) < (0.2 if mask == "random" else 1e-9)
+    y, x = np.argwhere(~known[:, :, 0]).mean(0) - 3.5
+    away = {"lower": y, "upper": -y, "left": -x, "right": x}.get(mask)
+    assert away is None or away > 1
+    if mask == "centre":
+        assert abs(y) + abs(x) < 1e-9
+        assert known[[0, -1]].all()
+
+
+def test_inpainting_keeps_known_pixels_bit_for_bit(workdir):
+    arrays = sampled(workdir, "inpaint")
+    known = np.broadcast_to(arrays["known"], arrays["images"].shape)
+    np.testing.assert_array_equal(arrays["filled"][known], arrays["images"][known])
+    assert (arrays["filled"][~known] != arrays["images"][~known]).mean() > 0.9
+
+
+@pytest.mark.parametrize("corruption", ["salt_and_pepper", "noise", "blur"])
+def test_restoration_starts_from_damage_of_the_stated_amount(workdir, corruption):
+    amount = {"salt_and_pepper": 0.3, "noise": 0.1, "blur": 1.0}[corruption]
+    arrays = sampled(workdir, "restore", sample__corruption=corruption, sample__amount=amount)
+    difference = arrays["observed"] - arrays["images"]
+    assert np.abs(difference).max() > 0
+    if corruption == "salt_and_pepper":
+        assert abs((arrays["observed"] == 1).mean() - (arrays["images"] == 1).mean() - 0.15) < 0.08
+    if corruption == "noise":
+        inside = (arrays["images"] > 0.35) & (arrays["images"] < 0.65)
+        assert abs(difference[inside].std() - amount) < 0.03
+    assert np.isfinite(arrays["restored"]).all()
+
+
+def test_super_resolution_starts_from_block_means_and_holds_on_to_them(workdir):
+    blocks = {}
+    for strength in (0.0, 1.0):
+        arrays = sampled(workdir, "super_resolve", sample__strength=strength)
+        means = arrays["images"].reshape(16, 4, 2, 4, 2, 1).mean((2, 4))
+        np.testing.assert_allclose(arrays["observed"], means, atol=1e-6)
+        blocks[strength] = np.square(arrays["restored"].reshape(means.shape[:2] + (2, 4, 2, 1)).mean((2, 4)) - means)
+    assert blocks[1.0].mean() < 0.5 * blocks[0.0].mean() + 1e-4
+
+
+def test_classification_is_by_the_lowest_energy(workdir, capsys):
+    arrays = sampled(workdir, "classify", sample__num_images=10_000, sample__batch_size=100)
+    test = data.digits("test")
+    config, params = ebm_jax.load(workdir)
+    of_class = energy.class_energies(build.make_apply(config), params, 10)
+    expected = np.asarray(of_class(jnp.asarray(test.images / 255, jnp.float32)))
+    np.testing.assert_array_equal(np.sort(arrays["labels"]), np.sort(test.labels))
+    assert f"accuracy {(expected.argmin(1) == test.labels).mean():.4f} on 359 images" in capsys.readouterr().out
+
+
+def test_neighbours_are_the_nearest_training_images(workdir):
+    arrays = sampled(workdir, "neighbours", sample__neighbours=2)
+    train = (data.digits("train").images / np.float32(255)).reshape(-1, 64)
+    distances = np.linalg.norm(arrays["images"].reshape(16, 1, 64) - train, axis=-1)
+    np.testing.assert_allclose(arrays["distances"], np.sort(distances, 1)[:, :2], rtol=1e-3, atol=1e-3)
+
+
+def test_a_sampling_buffer_goes_on_bit_for_bit_and_never_from_zero(workdir, capsys):
+    other = {"sample__buffer_capacity": 32, "sample__batch_size": 16}
+    once = sampled(workdir, **other, sample__rounds=4)
+    checkpoints = workdir / "sampling_buffer_32"
+    checkpoints.rename(workdir / "aside")
+    capsys.readouterr()
+    sampled(workdir, **other, sample__rounds=2)
+    assert "32 chains, 0 rounds so far" in capsys.readouterr().out
+    twice = sampled(workdir, **other, sample__rounds=2)
+    assert "32 chains, 2 rounds so far" in capsys.readouterr().out
+    for name in ("images", "labels", "energies"):
+        np.testing.assert_array_equal(once[name], twice[name])
+
+
+def test_a_damaged_sampling_buffer_costs_the_last_command_not_the_buffer(workdir, capsys):
+    other = {"sample__buffer_capacity": 16, "sample__batch_size": 16, "sample__rounds": 1}
+    for _ in range(2):
+        sampled(workdir, **other)
+    for path in (workdir / "sampling_buffer_16" / "2").glob("state/**/d/*"):
+        path.write_bytes(path.read_bytes()[:-50])
+    capsys.readouterr()
+    sampled(workdir, **other)
+    captured = capsys.readouterr()
+    assert "skipped a damaged sampling buffer, round 2" in captured.err
+    assert "16 chains, 1 rounds so far" in captured.out
+    assert (workdir / "damaged_sampling_buffer_16" / "2_0").exists()
+
+
+def test_members_share_one_buffer_at_their_mean_or_in_turns(workdir):
+    """Two snapshots; a single round of each alone, then both ways together, from buffers of the same noise."""
+    words = {"sample__buffer_capacity": 48, "sample__num_images": 48, "sample__batch_size": 48, "sample__rounds": 1}
+    ended = {}
+    for name, changes in {
+        "newest": {},
+        "mean": {"sample__snapshots": 2},
+        "turns": {"sample__snapshots": 2, "sample__ensemble": "turns"},
+    }.items():
+        ended[name] = sampled(workdir, **words, **changes)["images"]
+        (workdir / "sampling_buffer_48").rename(workdir / f"{name}_aside")
+    np.testing.assert_allclose(ended["turns"], ended["newest"], atol=1e-5)  # round 0 is member 0, the newest
+    assert np.abs(ended["mean"] - ended["newest"]).max() > 1e-5
+
+
+BAD = {
+    "a label out of range": ({"sample__labels": "3,10"}, "label 10 is out of range; use 0 to 9"),
+    "no label": ({"sample__labels": "cat"}, "sample.labels 'cat' is not labels"),
+    "a vector for a class": ({"sample__labels": "0.5 0.5"}, "has a label of 2 numbers; this model's have 1"),
+    "a sum to generate": ({"sample__labels": "1+3"}, "that is sample.task=compose"),
+    "one energy to compose": ({"sample__task": "compose", "sample__labels": "1"}, "has one energy only"),
+    "labels of no run": (
+        {"sample__task": "compose", "sample__labels": "1", "sample__with_labels": "1+2"},
+        "has 2 parts for 0 runs",
+    ),
+    "unknown mask": ({"sample__task": "inpaint", "sample__mask": "lowr"}, "sample.mask 'lowr' is unknown"),
+    "no mask file": ({"sample__task": "inpaint", "sample__mask": "/no/such.npy"}, "/no/such.npy cannot be read"),
+    "factor": ({"sample__task": "super_resolve", "sample__factor": 3}, "3"),
+    "gray images to colourise": ({"sample__task": "colourise"}, "needs images of 3 channels; digits has 1"),
+    "turns without a buffer": ({"sample__ensemble": "turns"}, "needs a sampling buffer"),
+    "a buffer for a film": ({"sample__task": "film", "sample__buffer_capacity": 64}, "not film; use 0"),
+    "a buffer below the images": ({"sample__buffer_capacity": 8}, "sample.buffer_capacity 8 must hold"),
+    "too many snapshots": ({"sample__snapshots": 7}, "has 2 valid checkpoints, not 7"),
+    "no such run": ({"sample__with_runs": "/no/such"}, "/no/such is not the folder of a run"),
+    "unknown task": ({"sample__task": "generat"}, "did you mean generate?"),
+    "no strength": ({"sample__strength": 2.0}, "sample.strength 2.0 is out of range"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line_and_nothing_is_touched(workdir, case, capsys):
+    changes, expected = BAD[case]
+    before = files(workdir)
+    assert run.main(command(workdir, "sample", **changes)) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+    assert files(workdir) == before
+
+
+def test_a_mask_of_the_wrong_shape_or_type_is_named(tmp_path):
+    config = digits.get_config()
+    for mask in (np.ones((8, 7), bool), np.ones((8, 8))):
+        np.save(tmp_path / "mask.npy", mask)
+        config.sample.mask = str(tmp_path / "mask.npy")
+        with pytest.raises(BadInput, match=r"it must be bool \(8, 8\)"):
+            known_pixels(config)
+
+
+def test_a_member_of_another_architecture_is_named(workdir, tmp_path, capsys):
+    other = tmp_path / "wider"
+    assert run.main(command(other, model__num_classes=10, model__width=8, train__num_steps=1)) == 0
+    capsys.readouterr()
+    assert run.main(command(workdir, "sample", sample__with_runs=other)) == 2
+    error = capsys.readouterr().err
+    assert "cannot be a member of this ensemble: model.width is 8 there and 4 here" in error
+    assert checkpoint.exists(other)
+
+
+def test_labels_are_parsed_as_classes_or_as_vectors():
+    config = digits.get_config()
+    config.model.num_classes, config.sample.labels = 10, "3, 5+1"
+    first, second = build.parse_labels(config, "sample.labels")
+    np.testing.assert_array_equal(first, [3, 5])
+    np.testing.assert_array_equal(second, [1])
+    config.model.num_classes, config.data.condition, config.sample.labels = 2, "position", "0.5 0.25,1 0"
+    np.testing.assert_array_equal(build.parse_labels(config, "sample.labels")[0], [[0.5, 0.25], [1.0, 0.0]])
+    np.testing.assert_array_equal(build.sample_labels(config, jnp.arange(3)), [[0.5, 0.25], [1, 0], [0.5, 0.25]])
+
+
+def test_buffered_sampling_from_research_code_moves_all_its_chains(workdir):
+    config, params = ebm_jax.load(workdir)
+    config = config.copy_and_resolve_references().unlock()
+    config.sample.buffer_capacity, config.sample.restart_prob, config.sample.relabel_prob = 8, 0.0, 0.0
+    buffer = ebm_jax.init_sampling_buffer(config, jax.random.key(0))
+    sample_fn = jax.jit(ebm_jax.make_buffered_sample_fn(config))
+    images, labels, after = sample_fn(params, jax.random.key(1), buffer, jnp.arange(8))
+    assert after.rounds == 1
+    assert sorted(labels.tolist()) == list(range(8))
+    u = energies(workdir)
+    assert u(images, labels).mean() < u(buffer.chains.images.reshape(8, 8, 8, 1), labels).mean()
