@@ -69,7 +69,7 @@ def restore(key: PRNGKey, start: Images, energy_fn: EnergyFn, likelihood: Energy
 def transition(
     key: PRNGKey, images: Images, labels: Labels, energy_of: Callable[[Labels], EnergyFn], stages: Stages
 ) -> Images:
-    """Chains from real images under the energy of other classes (paper, cross-class mapping).
+    """Chains from real images under the energy of other classes (paper, cross-class).
 
     Args:
       images: [b, *event] of any class.
@@ -86,7 +86,7 @@ def compose(
     stages: Stages,
     weights: Sequence[float | Scalar] | None = None,
 ) -> Images:
-    """Chains from `x` under Σ w_i U_i: images that have every concept at once (paper, compositional generation).
+    """Chains from `x` under Σ w_i U_i: images that have every concept at once (paper, composition).
 
     The energies may be those of several models, or of one model under several labels (`energy.bind`). By turns rather
     than by a sum: `generate` with stages of `kernel.alternating(kernel, energy_fns)`.
