@@ -109,6 +109,26 @@ def resampled(kernel: Kernel, energy_of: Callable[[PRNGKey], EnergyFn]) -> Kerne
     return Kernel(kernel.init, step)
 
 
+def in_turn(kernel: Kernel, energy_fns: Sequence[EnergyFn]) -> Kernel:
+    """`kernel` under each of several energies in turn: one step is one round of all, and the info is of the last.
+
+    The paper's second way to compose models. The energy that the loop passes to `init` and `step` is not used.
+    """
+
+    def init(x: Images, energy_fn: EnergyFn) -> Any:
+        del energy_fn
+        return kernel.init(x, energy_fns[-1])
+
+    def step(key: PRNGKey, state: Any, energy_fn: EnergyFn) -> tuple[Any, Info]:
+        del energy_fn
+        info = None
+        for member, key_member in zip(energy_fns, jax.random.split(key, len(energy_fns)), strict=True):
+            state, info = kernel.step(key_member, kernel.init(state.x, member), member)
+        return state, info  # pyright: ignore[reportReturnType]
+
+    return Kernel(init, step)
+
+
 def energy_and_grad(energy_fn: EnergyFn, x: Images) -> tuple[Energies, Images]:
     """U(x) and ∇ₓU(x) of every chain, by one pass forth and back."""
 
