@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from ebm_jax import applications, draws, parallel
 from ebm_jax.evaluation import density
-from ebm_jax.io import checkpoint, data, densities, files, source, stream, tfds
+from ebm_jax.io import checkpoint, data, densities, files, shapes, source, stream, tfds
 from ebm_jax.io.workdir import read_config
 from ebm_jax.models import conditions, energy, layers, networks, spectral
 from ebm_jax.sampling import replay
@@ -117,7 +117,7 @@ def dry_run(config: Config) -> Config:
     for key, value in DRY_RUN.items():
         group, name = key.split(".")
         setattr(getattr(small, group), name, value)
-    if config.data.source not in ("sklearn", "density"):
+    if config.data.source not in ("sklearn", "density", "shapes"):
         small.data.source = "noise"
     return small.lock()
 
@@ -194,7 +194,7 @@ def _check_network(config: Config) -> None:
     length = SOFT.get(condition)
     if length not in (None, model.num_classes):
         raise BadInput(f"model.num_classes {model.num_classes} does not fit data.condition {condition}; use {length}")
-    if condition not in ("class", "soft") and config.data.source not in ("tfds", "noise"):
+    if condition not in ("class", "soft") and config.data.source not in ("tfds", "shapes", "noise"):
         raise BadInput(f"data.condition '{condition}' is not in data.source {config.data.source}; use class or soft")
 
 
@@ -296,11 +296,18 @@ def _noise_source(config: Config, path: str) -> source.Source:
     return data.as_source(noise, "noise")
 
 
+def _shapes_source(config: Config, path: str) -> source.Source:
+    del path
+    generated = shapes.shapes(config.data.split, tuple(config.data.shape), config.data.condition)
+    return data.as_source(generated, "shapes")
+
+
 SOURCES: dict[str, Callable[[Config, str], source.Source]] = {
     "tfds": _tfds_source,
     "sklearn": _sklearn_source,
     "folder": _file_source(files.folder_source),
     "npz": _file_source(files.npz_source),
+    "shapes": _shapes_source,
     "noise": _noise_source,
 }
 
