@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks import composition
+from configs import shapes_position
+from ebm_jax import build
 from ebm_jax.io import shapes
 from ebm_jax.io.shapes import SHAPES, render
 from ebm_jax.types import BadInput
@@ -96,6 +98,23 @@ def test_both_conditions_label_the_same_images_with_what_they_show():
 def test_what_the_generator_does_not_make_is_refused(split, shape, condition, told):
     with pytest.raises(BadInput, match=told):
         shapes.shapes(split, shape, condition)
+
+
+def test_a_run_reads_them_by_the_config_also_when_dry():
+    config = build.dry_run(shapes_position.get_config())
+    build.check(config, 1)
+    source, expected = build.make_source(config), shapes.shapes("train", (16, 16, 1), "position")
+    image, label = source.read(7)
+    assert (image == expected.images[7]).all()
+    assert (label == expected.labels[7]).all()
+    assert source.length == 4096
+
+
+def test_a_factor_that_shapes_do_not_have_is_refused_before_the_run():
+    config = shapes_position.get_config()
+    config.data.condition = "rotation"  # its labels have the length of a position's
+    with pytest.raises(BadInput, match="'rotation' is not a factor of shapes"):
+        build.make_source(config)
 
 
 def test_the_judge_finds_shape_and_place_of_every_clean_image_also_off_its_lattice():
