@@ -23,13 +23,14 @@ from ebm_jax.io import report
 from ebm_jax.io.shapes import MARGIN, SHAPES, render
 from ebm_jax.models import energy
 from ebm_jax.sampling.kernel import Kernel, in_turn, run_stages
-from ebm_jax.types import Config, EnergyFn, Params
+from ebm_jax.types import Config, EnergyFn, Params, PRNGKey
 
 TOLERANCE = 1.5  # pixels between the position asked for and found
 LATTICE = 29  # template positions a side: a quarter of a pixel apart in images of 16x16
 ASKED = 5  # positions a side that are asked for
 CHAINS = 4  # of every shape at every position
 NUM_STEPS, QUIET_STEPS = 300, 100
+GAP = 8  # pixels of the picture on either side of a block
 SUM, IN_TURN = "both, sum of energies", "both, steps in turn"
 
 
@@ -107,21 +108,21 @@ def sample_all(shape_model: Model, position_model: Model, asked: Asked, seed: in
 
     The kernels are those of the shape model's run.
     """
-    key_init, key_chain = jax.random.split(jax.random.key(seed))
+    key_init, key_sum, key_in_turn, key_shape, key_position = jax.random.split(jax.random.key(seed), 5)
     init = draws.uniform(key_init, (len(asked.shapes), *shape_model.config.data.shape))
     shape, position = shape_model.energy_fn(asked.shapes), position_model.energy_fn(asked.positions)
     both = energy.conjunction(shape, position)
 
-    def sample(energy_fn: EnergyFn, change: Callable[[Kernel], Kernel] = lambda kernel: kernel) -> np.ndarray:
+    def sample(key: PRNGKey, energy_fn: EnergyFn, change: Callable[[Kernel], Kernel] = lambda kernel: kernel):
         noisy, quiet = (change(build.make_kernel(shape_model.config, heat)) for heat in (None, 0.0))
         stages = [(noisy, NUM_STEPS - QUIET_STEPS), (quiet, QUIET_STEPS)]
-        return np.asarray(jax.jit(lambda key, x: run_stages(stages, key, x, energy_fn)[0])(key_chain, init))
+        return np.asarray(jax.jit(lambda key, x: run_stages(stages, key, x, energy_fn)[0])(key, init))
 
     return {
-        SUM: sample(both),
-        IN_TURN: sample(both, lambda kernel: in_turn(kernel, [shape, position])),
-        "shape model alone": sample(shape),
-        "position model alone": sample(position),
+        SUM: sample(key_sum, both),
+        IN_TURN: sample(key_in_turn, both, lambda kernel: in_turn(kernel, [shape, position])),
+        "shape model alone": sample(key_shape, shape),
+        "position model alone": sample(key_position, position),
     }
 
 
@@ -136,7 +137,8 @@ def controls(asked: Asked, shape: tuple[int, ...], seed: int) -> dict[str, np.nd
 def picture(images: np.ndarray, repeats: int) -> np.ndarray:
     """A block of images for each shape, side by side; in it every image is at the place that it was asked to show."""
     first = images.reshape(len(SHAPES), -1, repeats, *images.shape[1:])[:, :, 0]
-    return np.concatenate([report.grid(block) for block in first], axis=1)[:, :, 0]
+    blocks = [np.pad(report.grid(block)[:, :, 0], ((0, 0), (GAP, GAP)), constant_values=255) for block in first]
+    return np.concatenate(blocks, axis=1)
 
 
 def main() -> None:

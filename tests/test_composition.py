@@ -1,5 +1,6 @@
 """Two models trained on different factors compose: samples satisfy both; and what steps in turn settle at."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,8 @@ def test_a_metropolis_step_starts_from_the_energy_of_its_turn():
 
 def trained(name, folder):
     command = [sys.executable, "run.py", f"--config=configs/{name}.py", f"--workdir={folder / name}"]
-    subprocess.run(command, cwd=ROOT, check=True)
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device a core, as measured
+    subprocess.run(command, cwd=ROOT, env=env, check=True)
     return composition.Model(*build.load(folder / name))
 
 
@@ -61,7 +63,7 @@ def test_most_samples_of_a_shape_model_and_a_position_model_together_satisfy_bot
     asked = composition.every_pair(composition.ASKED, composition.CHAINS)
     samples = composition.sample_all(shape_model, position_model, asked, seed=0)
     shares = {name: composition.shares(images, asked) for name, images in samples.items()}
-    assert shares[composition.SUM].both > 0.5
+    assert shares[composition.SUM].both > 0.5  # 0.81 as measured, docs/results.md
     assert shares[composition.IN_TURN].both > 0.5
     assert shares["shape model alone"].both < 0.5
     assert shares["position model alone"].both < 0.5

@@ -147,10 +147,10 @@ def test_a_black_image_has_a_residual_of_one():
 def test_the_picture_has_a_block_for_each_shape_with_each_image_at_its_place():
     asked = composition.every_pair(3, 2)
     picture = composition.picture(render(asked.shapes, asked.positions, 16), 2)
-    block = picture.shape[1] // 3
-    assert picture.shape == (block, 3 * block)
-    third = block // 3
-    corner = picture[2 * third :, 2 * block : 2 * block + third].astype(float) - 128  # pillar, left and below
+    third, block = picture.shape[0] // 3, picture.shape[1] // 3
+    assert block == picture.shape[0] + 2 * composition.GAP
+    left = 2 * block + composition.GAP
+    corner = picture[2 * third :, left : left + third].astype(float) - 128  # of the pillars, left and below
     bright = np.argwhere(corner > 100)
     assert bright[:, 0].mean() > third * 0.6
     assert bright[:, 1].mean() < third * 0.4
