@@ -14,9 +14,9 @@ def get_config() -> Any:
     config = ConfigDict()
 
     config.data = ConfigDict()
-    config.data.source = "tfds"  # tfds, sklearn (bundled digits), folder:PATH, npz:PATH, density (2-D), noise
+    config.data.source = "tfds"  # tfds, sklearn (bundled digits), folder:PATH, npz:PATH, shapes, density (2-D), noise
     config.data.name = "cifar10"  # a TFDS set; digits for sklearn; a 2-D density; else any word
-    config.data.condition = "class"  # class; dsprites: shape, size, position, rotation; a CelebA attribute; soft
+    config.data.condition = "class"  # class; a factor: shape, size, position, rotation; a CelebA attribute; soft
     config.data.shape = (32, 32, 3)  # height, width, channels of an image; (2,) for a density
     config.data.split = "train"
     config.data.crop = False  # True: shrink images, aspect kept, and crop their centre; False: refuse other sizes

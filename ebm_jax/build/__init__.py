@@ -3,7 +3,16 @@
 from ebm_jax.build.checks import check, check_member, check_task, dry_run
 from ebm_jax.build.choices import choice, example_labels, label_shape, other_runs, parse_labels, sample_labels
 from ebm_jax.build.datasets import load_images, make_density, make_source, open_batches
-from ebm_jax.build.parts import abstract_state, init_params, make_apply, make_stages, make_state, make_step, place_batch
+from ebm_jax.build.parts import (
+    abstract_state,
+    init_params,
+    make_apply,
+    make_kernel,
+    make_stages,
+    make_state,
+    make_step,
+    place_batch,
+)
 from ebm_jax.build.runs import (
     init_sampling_buffer,
     load,
@@ -36,6 +45,7 @@ __all__ = [
     "make_density",
     "make_density_report",
     "make_energy_fn",
+    "make_kernel",
     "make_rounds",
     "make_sample_fn",
     "make_sampler",

@@ -49,7 +49,7 @@ def dry_run(config: Config) -> Config:
     for key, value in DRY_RUN.items():
         group, name = key.split(".")
         setattr(getattr(small, group), name, value)
-    if config.data.source not in ("sklearn", "density"):
+    if config.data.source not in ("sklearn", "density", "shapes"):
         small.data.source = "noise"
     return small.lock()
 
@@ -171,5 +171,5 @@ def _check_network(config: Config) -> None:
     length = SOFT.get(condition)
     if length not in (None, model.num_classes):
         raise BadInput(f"model.num_classes {model.num_classes} does not fit data.condition {condition}; use {length}")
-    if condition not in ("class", "soft") and config.data.source not in ("tfds", "noise"):
+    if condition not in ("class", "soft") and config.data.source not in ("tfds", "shapes", "noise"):
         raise BadInput(f"data.condition '{condition}' is not in data.source {config.data.source}; use class or soft")

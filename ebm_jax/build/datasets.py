@@ -9,7 +9,7 @@ import numpy as np
 
 from ebm_jax import parallel
 from ebm_jax.build.choices import among, label_shape
-from ebm_jax.io import data, densities, files, source, stream, tfds
+from ebm_jax.io import data, densities, files, shapes, source, stream, tfds
 from ebm_jax.types import BadInput, Batch, Config
 
 NOISE_IMAGES = 256  # of data.source=noise
@@ -132,11 +132,18 @@ def _noise_source(config: Config, path: str) -> source.Source:
     return data.as_source(noise, "noise")
 
 
+def _shapes_source(config: Config, path: str) -> source.Source:
+    del path
+    generated = shapes.shapes(config.data.split, tuple(config.data.shape), config.data.condition)
+    return data.as_source(generated, "shapes")
+
+
 SOURCES: dict[str, Callable[[Config, str], source.Source]] = {
     "tfds": _tfds_source,
     "sklearn": _sklearn_source,
     "folder": _file_source(files.folder_source),
     "npz": _file_source(files.npz_source),
+    "shapes": _shapes_source,
     "noise": _noise_source,
 }
 
