@@ -24,8 +24,7 @@ def sample(config: Config, folder: Path) -> int:
     mesh = parallel.device_mesh()
     build.check(config, mesh.size)
     restored = build.restore(folder, build.abstract_state(config, mesh))
-    for step, reason in restored.skipped.items():
-        report.warn(f"skipped a damaged checkpoint, step {step}: {reason}")
+    report.warn_skipped(restored.skipped)
     params = network_params(restored.state, build.choice(config, "sample.weights"))
     sampler, key = build.make_sampler(config, mesh), jax.random.key(config.sample.seed)
     batches, total = [], 0
