@@ -1,15 +1,15 @@
-"""Train an energy-based model, or use one: python run.py --config=configs/NAME.py [--mode=train|sample|prepare]."""
+"""Train an energy-based model, or use one: python run.py --config=configs/NAME.py [--mode=MODE]."""
 
 import sys
 
 
 def main(argv: list[str]) -> int:
     """Run one verb; the exit status is 0, 2 for what the user must mend, 130 after Ctrl-C."""
-    from ebm_jax import cli, prepare, sample, train
+    from ebm_jax import cli, export, prepare, sample, train
     from ebm_jax.training.guard import Diverged
     from ebm_jax.types import BadInput
 
-    verbs = {"train": train.train, "sample": sample.sample, "prepare": prepare.prepare}
+    verbs = {"train": train.train, "sample": sample.sample, "export": export.export, "prepare": prepare.prepare}
     try:
         command = cli.parse(argv)
         return verbs[command.mode](command.config, command.workdir)

@@ -13,8 +13,9 @@ from ebm_jax import build
 from ebm_jax.io.workdir import describe, differences, flat, read_config
 from ebm_jax.types import BadInput, Config
 
-MODES = ("train", "sample", "prepare")
-USAGE = "python run.py --config=configs/NAME.py [--workdir=DIR] [--mode=train|sample|prepare] [--config.key=value ...]"
+MODES = ("train", "sample", "export", "prepare")
+READ_A_RUN = ("sample", "export")  # modes that take the config of the run in the folder
+USAGE = f"python run.py --config=configs/NAME.py [--workdir=DIR] [--mode={'|'.join(MODES)}] [--config.key=value ...]"
 
 
 class Command(NamedTuple):
@@ -28,11 +29,11 @@ class Command(NamedTuple):
 def parse(argv: list[str]) -> Command:
     """The command in `argv`, whose first word is the program's name.
 
-    Sampling takes the config of the run in the folder, with what the command line overrides in the group `sample`;
-    there --config only serves to find the default folder.
+    Sampling and exporting take the config of the run in the folder, with what the command line overrides in the group
+    `sample`; there --config only serves to find the default folder.
 
     Raises:
-      BadInput: an unknown flag or key, a value of the wrong type, a config file that cannot be read, no run to sample.
+      BadInput: an unknown flag or key, a value of the wrong type, a config file that cannot be read, no run there.
       SystemExit: after --help.
     """
     if {"-h", "-help", "--help"} & set(argv):
@@ -40,11 +41,11 @@ def parse(argv: list[str]) -> Command:
         raise SystemExit(0)
     source = _config_source(argv)
     mode, workdir = _mode_and_workdir(argv, source)
-    config = read_config(workdir) if mode == "sample" else _from_file(source)
+    config = read_config(workdir) if mode in READ_A_RUN else _from_file(source)
     asked = _overridden(config, argv)
-    if mode != "sample" and asked.train.dry_run:
+    if mode not in READ_A_RUN and asked.train.dry_run:
         asked = build.dry_run(asked)
-    if mode == "sample" and (differing := differences(config, asked)):
+    if mode in READ_A_RUN and (differing := differences(config, asked)):
         raise BadInput(
             f"--workdir {workdir} holds another run: {describe(differing)}; only --config.sample keys may change"
         )
@@ -78,7 +79,7 @@ def _mode_and_workdir(argv: list[str], source: Path | None) -> tuple[str, Path]:
         values(argv, known_only=True)
     except flags.Error as error:
         raise BadInput(str(error).splitlines()[0]) from error
-    if source is None and not (values.mode == "sample" and values.workdir):
+    if source is None and not (values.mode in READ_A_RUN and values.workdir):
         raise BadInput(f"--config is missing; usage: {USAGE}")
     return values.mode, Path(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
 

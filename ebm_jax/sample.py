@@ -44,8 +44,7 @@ def sample(config: Config, folder: Path) -> int:
 def _weights(config: Config, folder: Path, mesh: Mesh) -> tuple[Params, int]:
     """The parameters of this run, and of those that make an ensemble with it, stacked."""
     found = build.restore_params(folder, config, mesh, config.sample.snapshots)
-    for step, reason in found.skipped.items():
-        report.warn(f"skipped a damaged checkpoint, step {step}: {reason}")
+    report.warn_skipped(found.skipped)
     parts = [found.params]
     if config.sample.task != "compose":
         for other in build.other_runs(config):

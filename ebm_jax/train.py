@@ -175,8 +175,7 @@ def _stop_signal() -> Iterator[Callable[[], int | None]]:
 def _start(config, mesh, manager: ocp.CheckpointManager, folder: Path) -> tuple[int, TrainState]:
     """The step and state to go on from."""
     restored = checkpoint.restore_newest(manager, build.abstract_state(config, mesh))
-    for step, reason in restored.skipped.items():
-        report.warn(f"skipped a damaged checkpoint, step {step}: {reason}")
+    report.warn_skipped(restored.skipped)
     if restored.step is not None:
         checkpoint.set_aside(manager, folder, restored.skipped)
         report.say(f"going on from step {restored.step}")

@@ -12,6 +12,7 @@ from configs import digits
 from ebm_jax import build, parallel
 from ebm_jax.models import energy
 from ebm_jax.training.state import network_params
+from ebm_jax.types import BadInput
 
 
 def config_of(seed=0, num_models=1, spectral_norm=True):
@@ -82,12 +83,12 @@ def test_what_is_loaded_of_two_models_is_the_mean_of_their_energies(two_models):
 
 
 def test_snapshots_are_the_newest_checkpoints_as_an_ensemble(two_models):
-    config, params = ebm_jax.load(two_models, snapshots=2)
+    _, params = ebm_jax.load(two_models, snapshots=2)
     assert energy.num_members(params) == 4
     _, newest = ebm_jax.load(two_models)
     for mine, other in zip(jax.tree.leaves(energy.member(params, 1)), jax.tree.leaves(newest), strict=True):
         np.testing.assert_array_equal(mine, other[1])
     older, recent = energy.member(params, 2), energy.member(params, 0)
     assert (older["head"]["kernel"] != recent["head"]["kernel"]).any()
-    with pytest.raises(ebm_jax.build.runs.BadInput, match="has 2 valid checkpoints, not 3"):
+    with pytest.raises(BadInput, match="has 2 valid checkpoints, not 3"):
         ebm_jax.load(two_models, snapshots=3)

@@ -122,7 +122,7 @@ def test_super_resolution_starts_from_block_means_and_holds_on_to_them(workdir):
         arrays = sampled(workdir, "super_resolve", sample__strength=strength)
         means = arrays["images"].reshape(16, 4, 2, 4, 2, 1).mean((2, 4))
         np.testing.assert_allclose(arrays["observed"], means, atol=1e-6)
-        blocks[strength] = np.square(arrays["restored"].reshape(means.shape[:2] + (2, 4, 2, 1)).mean((2, 4)) - means)
+        blocks[strength] = np.square(arrays["restored"].reshape((*means.shape[:2], 2, 4, 2, 1)).mean((2, 4)) - means)
     assert blocks[1.0].mean() < 0.5 * blocks[0.0].mean() + 1e-4
 
 

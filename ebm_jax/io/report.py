@@ -118,6 +118,12 @@ def warn(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def warn_skipped(checkpoints: dict[int, str]) -> None:
+    """One line for each damaged checkpoint: its step, and what is wrong with it."""
+    for step, reason in checkpoints.items():
+        warn(f"skipped a damaged checkpoint, step {step}: {reason}")
+
+
 def density_line(report: dict[str, float]) -> str:
     """How far a model is from a 2-D law, in words; `report` has kl, nll and entropy, in nats."""
     return (

@@ -44,7 +44,8 @@ def langevin(
       project: applied to the start and after every move; `unit_box` keeps pixels in [0, 1].
     """
     tied = noise_scale is None
-    noise_std = jnp.sqrt(temperature) * (jnp.sqrt(2.0 * step_size) if tied else noise_scale)
+    # Of plain numbers a plain number: XLA folds it into the noise, in a program that jax.export made as in any other
+    noise_std = temperature**0.5 * ((2.0 * step_size) ** 0.5 if tied else noise_scale)
 
     def init(x: Images, energy_fn: EnergyFn) -> LangevinState:
         del energy_fn

@@ -1,0 +1,139 @@
+"""The verb that exports: a run's sampler and energy as programs that run with jax alone, on CPU, TPU and GPU."""
+
+import hashlib
+import io
+import itertools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from ebm_jax import build, draws, parallel
+from ebm_jax.io import exported, report
+from ebm_jax.types import BadInput, Config, Energies, Images, Labels, Params, PRNGKey
+
+PLATFORMS = ("cpu", "tpu", "cuda")
+EXAMPLE = '''\
+"""16 samples of this model and their mean energy; needs jax, numpy and flatbuffers, nothing else."""
+import sys
+import jax
+from load import load
+
+try:
+    model = load()
+except ValueError as error:
+    print(f"example.py: {error}", file=sys.stderr)
+    sys.exit(2)
+images = model.sampler(model.params, jax.random.key(0), model.labels(16))
+print(images.shape, "mean energy", model.energy(model.params, images, model.labels(16)).mean())
+'''
+
+
+def export(config: Config, folder: Path) -> int:
+    """Write export/STEP_N/: sampler.bin, energy.bin, params.npz, manifest.json, load.py, example.py. Earlier ones stay.
+
+    The chain is that of the group `sample` of the config; `sample.weights` says which weights.
+
+    Raises:
+      BadInput: there is no checkpoint to export, or the folder cannot be written.
+    """
+    build.check(config, 1)
+    mesh = parallel.device_mesh(jax.local_devices()[:1])
+    found = build.restore_params(folder, config, mesh, config.sample.snapshots)
+    report.warn_skipped(found.skipped)
+    files = artifact(config, found.params, found.step)
+    path = _write(folder / "export", found.step, files)
+    sizes = ", ".join(f"{name} {len(content):,} bytes" for name, content in files.items())
+    report.say(f"exported step {found.step}, {config.sample.weights} weights: {sizes}")
+    report.say(f"wrote {path}; python {path / 'example.py'} needs jax, numpy and flatbuffers alone")
+    return 0
+
+
+def make_sampler(config: Config) -> Callable[[Params, PRNGKey, Labels], Images]:
+    """The function of sampler.bin: one chain from U[0, 1] for each label, of which only the number need be known."""
+    sample_fn, shape = build.make_sample_fn(config), tuple(config.data.shape)
+
+    def sampler(params: Params, key: PRNGKey, labels: Labels) -> Images:
+        key_init, key_chain = jax.random.split(key)
+        init = draws.uniform(key_init, (labels.shape[0], *shape))  # len() of a symbolic size does not exist
+        return sample_fn(params, key_chain, labels=labels, init=init)
+
+    return sampler
+
+
+def make_energy(config: Config) -> Callable[[Params, Images, Labels], Energies]:
+    """The function of energy.bin."""
+    energy_fn = build.make_energy_fn(config)
+    return lambda params, images, labels: energy_fn(params, images, labels)
+
+
+def programs(config: Config, params: Params) -> tuple[jax.export.Exported, jax.export.Exported]:
+    """Sampler and energy for all PLATFORMS and any number n of chains; of `params` only shapes and types count."""
+    (n,) = jax.export.symbolic_shape("n")
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    label_shape, label_dtype = _label(config)
+    labels = jax.ShapeDtypeStruct((n, *label_shape), label_dtype)
+    images = jax.ShapeDtypeStruct((n, *config.data.shape), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    sampler = jax.export.export(jax.jit(make_sampler(config)), platforms=PLATFORMS)(abstract, key, labels)
+    energy = jax.export.export(jax.jit(make_energy(config)), platforms=PLATFORMS)(abstract, images, labels)
+    return sampler, energy
+
+
+def artifact(config: Config, params: Params, step: int | None) -> dict[str, bytes]:
+    """The files of an export by their names."""
+    sampler, energy = programs(config, params)
+    files = {exported.SAMPLER: bytes(sampler.serialize()), exported.ENERGY: bytes(energy.serialize())}
+    files[exported.PARAMS] = _npz(params)
+    label_shape, label_dtype = _label(config)
+    manifest = {
+        "format": exported.FORMAT,
+        "jax": jax.__version__,
+        "calling_convention": sampler.calling_convention_version,
+        "platforms": PLATFORMS,
+        "event_shape": tuple(config.data.shape),
+        "label_shape": label_shape,
+        "label_dtype": np.dtype(label_dtype).name,
+        "step": step,
+        "weights": config.sample.weights,
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        "config": config.to_dict(),
+    }
+    files[exported.MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
+    files["load.py"] = Path(exported.__file__).read_bytes()
+    files["example.py"] = EXAMPLE.encode()
+    return files
+
+
+def _label(config: Config) -> tuple[tuple[int, ...], Any]:
+    """Shape and type of one label."""
+    soft = build.label_shape(config)
+    return ((), jnp.int32) if soft is None else (soft, jnp.float32)
+
+
+def _npz(params: Params) -> bytes:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    names = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
+    buffer = io.BytesIO()
+    np.savez(buffer, **names)  # pyright: ignore[reportArgumentType]
+    return buffer.getvalue()
+
+
+def _write(parent: Path, step: int | None, files: dict[str, bytes]) -> Path:
+    """Write the files into the first folder STEP_N that is not there; a folder under that name is whole."""
+    try:
+        parent.mkdir(exist_ok=True)
+        path = next(path for n in itertools.count() if not (path := parent / f"{step:06d}_{n}").exists())
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        unfinished.mkdir(exist_ok=True)
+        for name, content in files.items():
+            (unfinished / name).write_bytes(content)
+        return unfinished.rename(path)
+    except OSError as error:
+        raise BadInput(f"{parent} cannot be written ({error.strerror}); free it, or copy the run elsewhere") from error

@@ -1,0 +1,316 @@
+"""An exported model is the model: the same bits in a process that has neither Flax nor this package."""
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import run
+from ebm_jax import build, draws, export
+from ebm_jax.io import exported
+from ebm_jax.models import energy
+
+ROOT = Path(run.__file__).parent
+SHORT = {
+    "model.width": 4,
+    "chain.num_steps": 2,
+    "buffer.capacity": 64,
+    "train.batch_size": 16,
+    "train.num_steps": 2,
+    "sample.num_steps": 3,
+    "sample.quiet_steps": 1,
+    "sample.num_images": 16,
+    "log.images_every": 0,
+}
+BARE = """
+import importlib.abc, sys
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("ebm_jax", "flax", "optax", "orbax", "ml_collections", "jaxtyping"):
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+sys.meta_path.insert(0, Absent())
+"""
+COMPARE = """
+import numpy as np
+import jax
+for name in ("flax", "ebm_jax", "optax", "orbax", "ml_collections", "jaxtyping"):
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        continue
+    raise SystemExit(f"{name} is not blocked")
+from load import load
+model = load()
+for n in (16, 5):
+    images = model.sampler(model.params, jax.random.key(3), model.labels(n))
+    np.savez(f"{sys.argv[1]}_{n}.npz", images=images, energies=model.energy(model.params, images, model.labels(n)))
+"""
+
+
+def command(workdir, mode="export", **changes):
+    changed = {key.replace("__", "."): value for key, value in changes.items()}
+    words = [f"--config.{key}={value}" for key, value in ((SHORT if mode == "train" else {}) | changed).items()]
+    return ["run.py", f"--config={ROOT / 'configs' / 'digits.py'}", f"--workdir={workdir}", f"--mode={mode}", *words]
+
+
+def bare(code, folder, *words):
+    """Run `code`, with imports from `folder` but not from the repository, where what we are made of cannot be had."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    source = BARE + f"sys.path[0] = {str(folder)!r}\n" + code
+    words = [sys.executable, "-c", source, *map(str, words)]
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def example(folder):
+    return bare("import runpy\nrunpy.run_path('example.py', run_name='__main__')", folder)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    assert run.main(command(workdir, "train")) == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def folder(whole_run):
+    assert run.main(command(whole_run)) == 0
+    return whole_run / "export" / "000002_0"
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def expected_samples(config, params, key, labels, jit=jax.jit):
+    """What the exported sampler is, by the public functions alone."""
+    key_init, key_chain = jax.random.split(key)
+    init = jax.random.uniform(key_init, (len(labels), *config.data.shape))
+    return jit(build.make_sample_fn(config))(params, key_chain, labels=labels, init=init)
+
+
+def test_without_flax_and_ebm_jax_samples_and_energies_differ_by_zero_at_any_batch_size(whole_run, folder, tmp_path):
+    result = bare(COMPARE, folder, tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    config, params = build.load(whole_run)
+    for n in (16, 5):
+        reloaded = np.load(tmp_path / f"out_{n}.npz")
+        labels = jnp.zeros(n, jnp.int32)
+        images = expected_samples(config, params, jax.random.key(3), labels)
+        energies = jax.jit(build.make_energy_fn(config))(params, images, labels)
+        assert images.shape == (n, 8, 8, 1)
+        assert np.ptp(images) > 0.5
+        np.testing.assert_array_equal(reloaded["images"], images)
+        np.testing.assert_array_equal(reloaded["energies"], energies)
+
+
+def test_the_example_is_short_imports_jax_alone_and_runs(folder):
+    lines = (folder / "example.py").read_text().splitlines()
+    assert len([line for line in lines if line]) <= 14
+    result = example(folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("(16, 8, 8, 1) mean energy ")
+
+
+def test_the_manifest_says_what_the_files_are(whole_run, folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    said = {name: manifest[name] for name in ("format", "jax", "platforms", "event_shape", "label_shape", "step")}
+    assert said == {
+        "format": exported.FORMAT,
+        "jax": jax.__version__,
+        "platforms": ["cpu", "tpu", "cuda"],
+        "event_shape": [8, 8, 1],
+        "label_shape": [],
+        "step": 2,
+    }
+    assert (manifest["label_dtype"], manifest["weights"]) == ("int32", "ema")
+    assert manifest["config"] == json.loads((whole_run / "config.json").read_text())
+    for name in ("sampler.bin", "energy.bin", "params.npz"):
+        assert manifest["files"][name] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    for name in ("sampler.bin", "energy.bin"):
+        program = jax.export.deserialize(bytearray((folder / name).read_bytes()))
+        assert program.platforms == ("cpu", "tpu", "cuda")
+        assert program.calling_convention_version == manifest["calling_convention"]
+
+
+def test_exporting_again_writes_beside_and_takes_other_weights_and_steps(whole_run, folder):
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert run.main(command(whole_run, sample__weights="raw", sample__num_steps=2)) == 0
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path for path in folder.parent.iterdir() if path.name.startswith(".")] == []
+    other = max(folder.parent.iterdir(), key=lambda path: path.stat().st_mtime)
+    assert other != folder
+    manifest = json.loads((other / "manifest.json").read_text())
+    assert (manifest["weights"], manifest["config"]["sample"]["num_steps"]) == ("raw", 2)
+    raw, ema = (exported.load(path).params["head"]["kernel"] for path in (other, folder))
+    assert (raw != ema).any()
+
+
+def change_manifest(folder, **values):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | values))
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def replace_program(folder):
+    """A program that no jax can parse, and whose checksum is right."""
+    content = b"\0" * 1000
+    (folder / "energy.bin").write_bytes(content)
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    change_manifest(folder, files=files | {"energy.bin": hashlib.sha256(content).hexdigest()})
+
+
+BROKEN = {
+    "another format": (lambda folder: change_manifest(folder, format=99), "manifest.json has format 99, this reader"),
+    "an older calling convention": (
+        lambda folder: change_manifest(folder, calling_convention=1, jax="0.3.9"),
+        "has calling convention 1, jax",
+    ),
+    "a newer calling convention": (
+        lambda folder: change_manifest(folder, calling_convention=999, jax="9.9.9"),
+        "it was made with jax 9.9.9: install that",
+    ),
+    "a truncated program": (lambda folder: truncate(folder / "sampler.bin"), "sampler.bin is damaged"),
+    "truncated parameters": (lambda folder: truncate(folder / "params.npz"), "params.npz is damaged"),
+    "a missing program": (lambda folder: (folder / "energy.bin").unlink(), "energy.bin cannot be read (No such file"),
+    "a program of another version": (replace_program, "energy.bin cannot be read ("),
+    "no manifest": (lambda folder: (folder / "manifest.json").write_text("[]"), "is not the manifest of an export"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_cannot_be_read_is_one_clear_line(case, copy):
+    damage, expected = BROKEN[case]
+    damage(copy)
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        exported.load(copy)
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("case", ["another format", "a truncated program"])
+def test_the_example_prints_that_line_and_ends_with_status_2(case, copy):
+    damage, expected = BROKEN[case]
+    damage(copy)
+    result = example(copy)
+    assert result.returncode == 2
+    assert result.stderr.startswith("example.py: ")
+    assert expected in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_exporting_what_is_no_run_or_under_another_model_is_one_clear_line(whole_run, tmp_path, capsys):
+    assert run.main(command(tmp_path / "none")) == 2
+    assert "is not the folder of a run" in capsys.readouterr().err
+    assert run.main(command(whole_run, model__width=9)) == 2
+    assert "model.width is 4 there and 9 here" in capsys.readouterr().err
+
+
+def test_a_run_is_exported_by_its_folder_alone(whole_run, folder, capsys):
+    assert run.main(["run.py", f"--workdir={whole_run}", "--mode=export"]) == 0
+    assert "exported step 2, ema weights: sampler.bin" in capsys.readouterr().out
+
+
+def shrunk(name, **changes):
+    config = build.dry_run(importlib.import_module(f"configs.{name}").get_config()).unlock()
+    config.model.width, config.sample.num_steps, config.sample.quiet_steps = 4, 2, 0
+    for key, value in changes.items():
+        group, _, name = key.partition("__")
+        setattr(getattr(config, group), name, value)
+    return config.lock()
+
+
+KINDS = {
+    "strided": shrunk("mnist"),
+    "residual, spectral norm, classes": shrunk("cifar10_conditional"),
+    "a density by MALA": shrunk("density2d"),
+    "attention": shrunk("folder", model__attention=True),
+    "soft labels": shrunk("dsprites_position"),
+    "bfloat16": shrunk("digits", model__dtype="bfloat16"),
+    "tied noise": shrunk("digits", chain__tied=True, chain__step_size=1e-3),
+}
+
+
+def moved_params(config):
+    """Untrained parameters far enough from their many zeros that everything matters."""
+    params = jax.eval_shape(lambda: build.init_params(config, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.1 * rng.standard_normal(leaf.shape), leaf.dtype), params)
+
+
+def quick_jit(fn):
+    """For many programs run once: half the time to compile them."""
+    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def reloaded(program):
+    return quick_jit(jax.export.deserialize(bytearray(program.serialize())).call)
+
+
+def both_ways(config):
+    """Samples and energies of 3 chains from reloaded programs, and from the functions that were exported."""
+    params, labels = moved_params(config), example_labels(config, 3)
+    sampler, energy_fn = map(reloaded, export.programs(config, params))
+    images = expected_samples(config, params, jax.random.key(0), labels, quick_jit)
+    energies = quick_jit(build.make_energy_fn(config))(params, images, labels)
+    return (sampler(params, jax.random.key(0), labels), energy_fn(params, images, labels)), (images, energies)
+
+
+def example_labels(config, n):
+    return build.example_labels(config, jnp.arange(n))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model_is_exported_but_for_rounding(kind):
+    (samples, energies), (images, expected) = both_ways(KINDS[kind])
+    assert np.isfinite(images).all()
+    assert np.ptp(images) > 0.5
+    # Two programs that XLA may round differently; a step moves by 1e-2 and more, roundings came to 6e-7 at most
+    np.testing.assert_allclose(samples, images, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(energies, expected, rtol=1e-5)
+
+
+def test_labels_reach_both_programs():
+    config = KINDS["soft labels"]
+    params, labels = moved_params(config), example_labels(config, 3)
+    sampler, energy_fn = export.programs(config, params)
+    images = sampler.call(params, jax.random.key(0), labels)
+    assert (sampler.call(params, jax.random.key(0), labels + 1) != images).any()
+    assert (energy_fn.call(params, images, labels + 1) != energy_fn.call(params, images, labels)).all()
+
+
+def test_the_programs_of_an_ensembles_energy_are_those_of_its_members_mean():
+    config = KINDS["strided"]
+    apply = energy.of_members(build.make_apply(config))
+    params = energy.stack([moved_params(config)] * 2)
+    abstract = jax.eval_shape(lambda: params)
+    (n,) = jax.export.symbolic_shape("n")
+    program = jax.export.export(jax.jit(apply), platforms=export.PLATFORMS)(
+        abstract, jax.ShapeDtypeStruct((n, 28, 28, 1), jnp.float32), jax.ShapeDtypeStruct((n,), jnp.int32)
+    )
+    images, labels = jax.random.uniform(jax.random.key(0), (3, 28, 28, 1)), jnp.zeros(3, jnp.int32)
+    np.testing.assert_allclose(reloaded(program)(params, images, labels), jax.jit(apply)(params, images, labels), 1e-6)
+
+
+def test_draws_of_a_symbolic_size_are_those_of_the_size():
+    (n,) = jax.export.symbolic_shape("n")
+    drawn = jax.export.export(
+        jax.jit(lambda key, like: draws.normal(key, (like.shape[0], 3))), platforms=export.PLATFORMS
+    )(jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((n,), jnp.int32))
+    np.testing.assert_array_equal(
+        drawn.call(jax.random.key(1), jnp.zeros(4, jnp.int32)), jax.random.normal(jax.random.key(1), (4, 3))
+    )
