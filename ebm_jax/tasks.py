@@ -267,7 +267,7 @@ def _restored(
     likelihood: Callable[..., EnergyFn],
     what: str,
 ) -> Result:
-    def make(key: PRNGKey, start: Images, observed: Images, labels: Labels) -> Images:
+    def make(key: PRNGKey, start: Images, observed: jax.Array, labels: Labels) -> Images:
         return applications.restore(key, start, run.energy_fn(labels), likelihood(observed=observed), run.stages)
 
     restored = compiled(run, make, start, observed, labels)
