@@ -126,9 +126,7 @@ def point(x: Images, energy_fn: EnergyFn) -> Point:
     return Point(x, *energy_and_grad(energy_fn, x))
 
 
-def metropolis(
-    key: PRNGKey, old: Point, proposed: Point, log_ratio: Energies, project: Project
-) -> tuple[Point, Info]:
+def metropolis(key: PRNGKey, old: Point, proposed: Point, log_ratio: Energies, project: Project) -> tuple[Point, Info]:
     """Each chain at its proposed point with probability min(1, exp(log_ratio)), else at its old one.
 
     A proposal is refused where `project` would move it, where its energy is not finite, and where the ratio is NaN.
