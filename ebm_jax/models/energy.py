@@ -71,14 +71,14 @@ def disjunction(*energy_fns: EnergyFn, weights: Sequence[float | Scalar] | None 
     """Images likely under any of the energies: U = -log Σ w_i exp(-U_i), a mixture of the unnormalised laws.
 
     Args:
-      weights: w_i > 0, one for each energy; all 1 where None. Shares of the mixture only where all Z_i are equal.
+      weights: w_i >= 0, one for each energy; all 1 where None. Shares of the mixture only where all Z_i are equal.
+
+    Raises:
+      ValueError: there are more weights than energies, or fewer.
     """
-    factors = None if weights is None else jnp.stack([jnp.asarray(weight, jnp.float32) for weight in weights])[:, None]
-
-    def energy_fn(images: Images) -> Energies:
-        return -jax.nn.logsumexp(-jnp.stack([member(images) for member in energy_fns]), axis=0, b=factors)
-
-    return energy_fn
+    weights = [1.0] * len(energy_fns) if weights is None else weights
+    terms = [(jnp.log(weight), energy_fn) for weight, energy_fn in zip(weights, energy_fns, strict=True)]
+    return lambda images: -jax.nn.logsumexp(jnp.stack([log - energy_fn(images) for log, energy_fn in terms]), axis=0)
 
 
 def weighted(energy_fn: EnergyFn, weight: float | Scalar) -> EnergyFn:
@@ -109,7 +109,7 @@ def class_energies(apply: ApplyFn, params: Params, num_classes: int) -> Callable
     """The function images -> U(x, y) of every class y, [b, num_classes]: minus the logits of a classifier."""
 
     def energies_of(images: Images) -> Float[Array, "b k"]:
-        labels = jnp.arange(num_classes)[:, None] * jnp.ones(len(images), jnp.int32)
+        labels = jnp.tile(jnp.arange(num_classes)[:, None], len(images))
         return jax.lax.map(lambda labels: apply(params, images, labels), labels).T
 
     return energies_of

@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo: long moves along trajectories, and a test that makes the law exact at any step size."""
+"""Hamiltonian Monte Carlo: long moves along the energy's own dynamics, reflected at the walls of the box."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,27 +8,48 @@ import jax.numpy as jnp
 from jax import lax
 
 from ebm_jax import draws
-from ebm_jax.sampling.kernel import (
-    Info,
-    Kernel,
-    Project,
-    accepted_or_old,
-    energy_and_grad,
-    metropolis,
-    norms,
-    unit_box,
-)
+from ebm_jax.sampling.kernel import Info, Kernel, Point, Project, metropolis, norms, point, unit_box
 from ebm_jax.types import Energies, EnergyFn, Images, PRNGKey, Scalar
 
 Reflect = Callable[[Images, Images], tuple[Images, Images]]
+"""(positions after a drift, momenta) -> both after the bounces on the way; reversible, and it keeps volumes."""
 
 
-class HmcState(NamedTuple):
-    """The chains' positions [b, *event], with the energy and its gradient there."""
+def unit_box_walls(x: Images, momentum: Images) -> tuple[Images, Images]:
+    """Coordinates folded back into [0, 1] at its walls, momenta reversed where the number of bounces is odd.
 
-    x: Images
-    energy: Energies
-    grad: Images
+    However far a coordinate went, folding it is exact in floating point, and what lies in the box stays as it is.
+    """
+    distance = jnp.abs(x)
+    phase = distance - 2.0 * jnp.floor(0.5 * distance)  # in [0, 2): the period of the triangle wave
+    odd = (x < 0.0) ^ (phase > 1.0)
+    return jnp.where(phase > 1.0, 2.0 - phase, phase), jnp.where(odd, -momentum, momentum)
+
+
+def no_walls(x: Images, momentum: Images) -> tuple[Images, Images]:
+    """The reflection of a space without walls."""
+    return x, momentum
+
+
+class Phase(NamedTuple):
+    """Where the chains are in phase space."""
+
+    at: Point
+    momentum: Images
+
+
+def leapfrog(
+    start: Phase, energy_fn: EnergyFn, step_size: float | Scalar, num_leaps: int, reflect: Reflect = no_walls
+) -> Phase:
+    """`num_leaps` steps of size ε, each:  p ← p - ε/2 ∇U(x);  x ← x + ε p, reflected;  p ← p - ε/2 ∇U(x)."""
+
+    def leap(phase: Phase, _: None) -> tuple[Phase, None]:
+        momentum = phase.momentum - 0.5 * step_size * phase.at.grad
+        x, momentum = reflect(phase.at.x + step_size * momentum, momentum)
+        at = point(x, energy_fn)
+        return Phase(at, momentum - 0.5 * step_size * at.grad), None
+
+    return lax.scan(leap, start, length=num_leaps)[0]
 
 
 def hmc(
@@ -37,59 +58,43 @@ def hmc(
     *,
     temperature: float | Scalar = 1.0,
     project: Project = unit_box,
-    reflect: Reflect | None = None,
+    reflect: Reflect = unit_box_walls,
 ) -> Kernel:
-    """Hamiltonian Monte Carlo (Neal 2011, "MCMC using Hamiltonian dynamics"), with law exp(-U/T) on the support.
+    """Hamiltonian Monte Carlo (Duane et al. 1987) with law exp(-U/T) on the support.
 
-    A momentum p ~ N(0, T) is drawn, `num_leaps` leapfrog steps follow dx/dt = p, dp/dt = -∇U, and the end is accepted
-    with probability min(1, exp(-(H' - H) / T)), H = U + p²/2:
+        p ~ N(0, T I);   (y, p') = leapfrog(x, p);   H = U + |p|²/2
+        x ← y with probability min(1, exp((H(x, p) - H(y, p')) / T))
 
-        p ← p - ε/2 ∇U(x);   x, p ← reflect(x + ε p, p);   p ← p - ε/2 ∇U(x)
+    At the walls of the unit box a trajectory bounces (Neal 2011, "MCMC using Hamiltonian dynamics", section 5.5.1), so
+    that no proposal is lost there. The support is what `project` leaves alone; what `reflect` lets out of it is
+    rejected. The walls must not be narrower than the support: a chain on the whole space needs `unbounded, no_walls`.
 
-    On the unit box a trajectory bounces off the faces, which keeps it reversible and its volume: no move is lost, and
-    the law is exp(-U/T) cut off at the faces. Any other support has its `project` and rejects what ends outside.
+    One leap is MALA's move with s = ε²/2.
 
     Args:
-      step_size: ε > 0, in units of x. One leap of ε moves as MALA does with s = ε²/2.
-      num_leaps: leapfrog steps of one step, at least 1; each costs one gradient.
+      step_size: ε > 0, time of one leap.
+      num_leaps: L >= 1, gradients a step; a trajectory lasts the time ε L.
       temperature: T > 0.
       project: applied to the start; afterwards it only says what is inside.
-      reflect: (x, p) -> (x, p) after each drift; None: `unit_box_walls` for `unit_box`, else `no_walls`.
+      reflect: the walls at which trajectories bounce, `unit_box_walls` or `no_walls`.
+
+    Raises:
+      ValueError: num_leaps is below 1.
     """
-    bounce = reflect or (unit_box_walls if project is unit_box else no_walls)
+    if num_leaps < 1:
+        raise ValueError(f"a trajectory of {num_leaps} leaps goes nowhere; give num_leaps >= 1")
 
-    def init(x: Images, energy_fn: EnergyFn) -> HmcState:
-        x = project(x)
-        return HmcState(x, *energy_and_grad(energy_fn, x))
+    def kinetic(phase: Phase) -> Energies:
+        return 0.5 * jnp.square(norms(phase.momentum))
 
-    def step(key: PRNGKey, state: HmcState, energy_fn: EnergyFn) -> tuple[HmcState, Info]:
+    def init(x: Images, energy_fn: EnergyFn) -> Point:
+        return point(project(x), energy_fn)
+
+    def step(key: PRNGKey, state: Point, energy_fn: EnergyFn) -> tuple[Point, Info]:
         key_momentum, key_accept = jax.random.split(key)
-        momentum = jnp.sqrt(temperature) * draws.normal(key_momentum, state.x.shape)
-
-        def leap(carry: tuple[HmcState, Images], _: None) -> tuple[tuple[HmcState, Images], None]:
-            at, momentum = carry
-            momentum = momentum - 0.5 * step_size * at.grad
-            x, momentum = bounce(at.x + step_size * momentum, momentum)
-            at = HmcState(x, *energy_and_grad(energy_fn, x))
-            return (at, momentum - 0.5 * step_size * at.grad), None
-
-        (end, last_momentum), _ = lax.scan(leap, (state, momentum), length=num_leaps)
-        kinetic = 0.5 * jnp.square(norms(momentum)) - 0.5 * jnp.square(norms(last_momentum))
-        log_ratio = (state.energy - end.energy + kinetic) / temperature
-        acceptance, accepted = metropolis(key_accept, log_ratio, end.x, project)
-        moved = HmcState(*accepted_or_old(accepted, end, state))
-        return moved, Info(moved.energy, norms(moved.grad), acceptance)
+        start = Phase(state, jnp.sqrt(temperature) * draws.normal(key_momentum, state.x.shape))
+        end = leapfrog(start, energy_fn, step_size, num_leaps, reflect)
+        log_ratio = (state.energy - end.at.energy + kinetic(start) - kinetic(end)) / temperature
+        return metropolis(key_accept, state, end.at, log_ratio, project)
 
     return Kernel(init, step)
-
-
-def unit_box_walls(x: Images, momentum: Images) -> tuple[Images, Images]:
-    """Positions folded back into [0, 1], however often they crossed; an odd number of bounces turns the momentum."""
-    folded = jnp.mod(x, 2.0)
-    turned = folded > 1.0
-    return unit_box(jnp.where(turned, 2.0 - folded, folded)), jnp.where(turned, -momentum, momentum)
-
-
-def no_walls(x: Images, momentum: Images) -> tuple[Images, Images]:
-    """Free flight."""
-    return x, momentum

@@ -87,7 +87,10 @@ def scheduled(kernel_of: Callable[[Scalar], Kernel], values: Float[Array, " step
 def resampled(kernel: Kernel, energy_of: Callable[[PRNGKey], EnergyFn]) -> Kernel:
     """`kernel` under an energy drawn anew at every step, such as a network's under dropout.
 
-    The energy that the loop passes to `step` is not used.
+    The energy that the loop passes serves the start only. Metropolis kernels compare each proposal's own energy with
+    the one that the old point was accepted under, so MALA's law is the mean of exp(-U/T) over the draws, up to its
+    normaliser (the pseudo-marginal method, Andrieu & Roberts 2009), and so is that of HMC with a single leap; with
+    more leaps a trajectory is not reversible, and HMC has no such law.
     """
 
     def step(key: PRNGKey, state: Any, energy_fn: EnergyFn) -> tuple[Any, Info]:
@@ -96,6 +99,37 @@ def resampled(kernel: Kernel, energy_of: Callable[[PRNGKey], EnergyFn]) -> Kerne
         return kernel.step(key_step, state, energy_of(key_energy))
 
     return Kernel(kernel.init, step)
+
+
+class Point(NamedTuple):
+    """Where the chains are: the state of a kernel with a Metropolis test."""
+
+    x: Images
+    energy: Energies
+    grad: Images
+    """∇U(x)"""
+
+
+def point(x: Images, energy_fn: EnergyFn) -> Point:
+    """The positions with the energy and its gradient there."""
+    return Point(x, *energy_and_grad(energy_fn, x))
+
+
+def metropolis(key: PRNGKey, old: Point, proposed: Point, log_ratio: Energies, project: Project) -> tuple[Point, Info]:
+    """Each chain at its proposed point with probability min(1, exp(log_ratio)), else at its old one.
+
+    A proposal is refused where `project` would move it, where its energy is not finite, and where the ratio is NaN.
+    """
+    inside = (project(proposed.x) == proposed.x).all(tuple(range(1, proposed.x.ndim)))
+    valid = inside & jnp.isfinite(proposed.energy) & ~jnp.isnan(log_ratio)
+    acceptance = jnp.where(valid, jnp.exp(jnp.minimum(log_ratio, 0.0)), 0.0)
+    accepted = jax.random.uniform(key, acceptance.shape) < acceptance
+
+    def chosen(new: Array, old: Array) -> Array:
+        return jnp.where(accepted.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    moved = Point(*map(chosen, proposed, old))
+    return moved, Info(moved.energy, norms(moved.grad), acceptance)
 
 
 def energy_and_grad(energy_fn: EnergyFn, x: Images) -> tuple[Energies, Images]:
@@ -107,27 +141,6 @@ def energy_and_grad(energy_fn: EnergyFn, x: Images) -> tuple[Energies, Images]:
 
     (_, energies), grads = jax.value_and_grad(total, has_aux=True)(x)
     return energies, grads
-
-
-def metropolis(
-    key: PRNGKey, log_ratio: Energies, proposal: Images, project: Project
-) -> tuple[Energies, Bool[Array, " b"]]:
-    """The Metropolis test: the probability that each proposal is accepted, and whether it is.
-
-    A proposal that `project` would move is outside the support, and refused; so is one whose `log_ratio` is no number.
-    """
-    inside = (project(proposal) == proposal).all(tuple(range(1, proposal.ndim)))
-    valid = inside & ~jnp.isnan(log_ratio)
-    acceptance = jnp.where(valid, jnp.exp(jnp.minimum(log_ratio, 0.0)), 0.0)
-    return acceptance, jax.random.uniform(key, acceptance.shape) < acceptance
-
-
-def accepted_or_old(accepted: Bool[Array, " b"], new: Sequence[Array], old: Sequence[Array]) -> list[Array]:
-    """Field by field, the new rows of the accepted chains and the old ones of the others."""
-    return [
-        jnp.where(accepted.reshape(-1, *(1,) * (after.ndim - 1)), after, before)
-        for after, before in zip(new, old, strict=True)
-    ]
 
 
 def norms(x: Images) -> Float[Array, " b"]:

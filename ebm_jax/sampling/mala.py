@@ -1,30 +1,11 @@
 """Metropolis-adjusted Langevin: the tied form with a test that makes its stationary law exact at any step size."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 from ebm_jax import draws
-from ebm_jax.sampling.kernel import (
-    Info,
-    Kernel,
-    Project,
-    accepted_or_old,
-    energy_and_grad,
-    metropolis,
-    norms,
-    unit_box,
-)
+from ebm_jax.sampling.kernel import Info, Kernel, Point, Project, metropolis, norms, point, unit_box
 from ebm_jax.types import Energies, EnergyFn, Images, PRNGKey, Scalar
-
-
-class MalaState(NamedTuple):
-    """The chains' positions [b, *event], with the energy and its gradient there."""
-
-    x: Images
-    energy: Energies
-    grad: Images
 
 
 def mala(
@@ -56,18 +37,15 @@ def mala(
     def log_proposal(to: Images, mean: Images) -> Energies:
         return -jnp.square(norms(to - mean)) / (2.0 * variance)
 
-    def init(x: Images, energy_fn: EnergyFn) -> MalaState:
-        x = project(x)
-        return MalaState(x, *energy_and_grad(energy_fn, x))
+    def init(x: Images, energy_fn: EnergyFn) -> Point:
+        return point(project(x), energy_fn)
 
-    def step(key: PRNGKey, state: MalaState, energy_fn: EnergyFn) -> tuple[MalaState, Info]:
+    def step(key: PRNGKey, state: Point, energy_fn: EnergyFn) -> tuple[Point, Info]:
         key_noise, key_accept = jax.random.split(key)
-        x, mean = state.x, drifted(state.x, state.grad)
-        y = mean + jnp.sqrt(variance) * draws.normal(key_noise, x.shape)
-        energy, grad = energy_and_grad(energy_fn, y)
-        log_ratio = (state.energy - energy) / temperature + log_proposal(x, drifted(y, grad)) - log_proposal(y, mean)
-        acceptance, accepted = metropolis(key_accept, log_ratio, y, project)
-        moved = MalaState(*accepted_or_old(accepted, MalaState(y, energy, grad), state))
-        return moved, Info(moved.energy, norms(moved.grad), acceptance)
+        mean = drifted(state.x, state.grad)
+        y = point(mean + jnp.sqrt(variance) * draws.normal(key_noise, mean.shape), energy_fn)
+        log_forth, log_back = log_proposal(y.x, mean), log_proposal(state.x, drifted(y.x, y.grad))
+        log_ratio = (state.energy - y.energy) / temperature + log_back - log_forth
+        return metropolis(key_accept, state, y, log_ratio, project)
 
     return Kernel(init, step)
