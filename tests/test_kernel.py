@@ -17,7 +17,7 @@ from ebm_jax.sampling.kernel import (
     run,
     run_stages,
     scheduled,
-    trace,
+    trace_stages,
     unbounded,
     unit_box,
 )
@@ -85,11 +85,16 @@ def test_stages_are_runs_one_after_another_each_with_its_own_key():
         np.testing.assert_array_equal(getattr(info, name), np.concatenate([getattr(one, name) for one in infos]))
 
 
+def trace(kernel, key, x, energy_fn, num_frames, every):
+    return trace_stages([(kernel, num_frames * every)], key, x, energy_fn, every)
+
+
 @pytest.mark.parametrize(("num_frames", "every"), [(6, 1), (2, 3)])
 def test_the_last_frame_is_where_a_run_of_as_many_steps_ends(num_frames, every):
     kernel, start = KERNELS["langevin"](1.0), jnp.full((4, 2), 0.5)
     frames = jax.jit(lambda key: trace(kernel, key, start, quartic, num_frames, every))(jax.random.key(3))
-    end, _ = jax.jit(lambda key: run(kernel, key, start, quartic, num_frames * every))(jax.random.key(3))
+    stages = [(kernel, num_frames * every)]
+    end, _ = jax.jit(lambda key: run_stages(stages, key, start, quartic))(jax.random.key(3))
     assert frames.shape == (num_frames, 4, 2)
     np.testing.assert_array_equal(frames[-1], end)
 

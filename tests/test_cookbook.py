@@ -1,0 +1,32 @@
+"""Every recipe of docs/cookbook.md runs, in order, in one namespace, as a reader would type them."""
+
+import re
+
+import pytest
+from conftest import ROOT
+from test_train import command
+
+import run
+
+RECIPES = re.findall(
+    r"^## (\d+)\. (.*?)\n\n```python\n(.*?)```", (ROOT / "docs" / "cookbook.md").read_text(), re.M | re.S
+)
+
+
+@pytest.fixture(scope="module")
+def namespace(tmp_path_factory):
+    """The names that the recipes so far have made, in a folder with the run that the cookbook speaks of."""
+    folder = tmp_path_factory.mktemp("cookbook")
+    assert run.main(command(folder / "runs" / "digits", model__num_classes=10)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield {}
+
+
+def test_there_are_ten():
+    assert [int(number) for number, _, _ in RECIPES] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("index", range(10), ids=[title for _, title, _ in RECIPES])
+def test_recipe_runs(namespace, index):
+    exec(compile(RECIPES[index][2], f"docs/cookbook.md recipe {index + 1}", "exec"), namespace)
