@@ -76,9 +76,7 @@ def get_config() -> Any:
     config.train.batch_size = 128  # images over all devices; release
     config.train.num_steps = 100_000  # release: 70k to 120k for CIFAR-10
     config.train.seed = 0
-    config.train.num_models = (
-        1  # M > 1: M models of the seeds seed, seed + 1 ... in one program, sampled as an ensemble
-    )
+    config.train.num_models = 1  # M > 1: M models of the seeds seed, seed + 1 ... in one program: an ensemble
     config.train.dry_run = False  # True: three tiny steps on noise for data, to see in seconds that a config runs
     config.train.cpu_devices = 0  # without TPU or GPU: JAX devices to split the CPU into; 0: one a core
 
@@ -90,16 +88,10 @@ def get_config() -> Any:
     config.sample.anneal_from = 0.0  # T of the first step, falling geometrically to chain.temperature; 0: constant
     config.sample.weights = "ema"  # ema, or raw: the last step's
     config.sample.seed = 0
-    config.sample.task = (
-        "generate"  # film, transition, compose, inpaint, restore, super_resolve, colourise, classify, ...
-    )
-    config.sample.labels = (
-        ""  # classes in turn: "3" or "3,5"; vectors: "0.5 0.5"; compose takes sums: "1+3"; empty: all
-    )
+    config.sample.task = "generate"  # or film, transition, compose, inpaint, restore, super_resolve, colourise, ...
+    config.sample.labels = ""  # classes in turn: "3" or "3,5"; vectors: "0.5 0.5"; compose: "1+3"; empty: all
     config.sample.split = "test"  # images that a task starts from
-    config.sample.mask = (
-        "lower"  # what inpaint does not know: lower, upper, left, right, centre, random, or a .npy file
-    )
+    config.sample.mask = "lower"  # hidden from inpaint: lower, upper, left, right, centre, random, or a .npy file
     config.sample.corruption = "salt_and_pepper"  # what restore undoes: salt_and_pepper, noise, blur
     config.sample.amount = 0.2  # of it: share of pixels, noise's standard deviation, or blur's in pixels
     config.sample.factor = 2  # pixels a side of one low-resolution pixel, for super_resolve

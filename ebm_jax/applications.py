@@ -115,8 +115,8 @@ def classify(
     Returns:
       labels [b] and log-probabilities [b, k], natural logarithms.
     """
-    log_probabilities = jax.nn.log_softmax(-class_energies(images), axis=1)
-    return log_probabilities.argmax(1), log_probabilities
+    energies = class_energies(images)
+    return energies.argmin(1), jax.nn.log_softmax(-energies, axis=1)  # which rounds small differences away
 
 
 def nearest_neighbours(

@@ -13,9 +13,10 @@ Energies = Float[Array, " b"]
 Labels = Int[Array, " b"] | Float[Array, "b k"]  # classes, or soft labels and continuous conditions
 Places = Int[Array, " b"]
 PRNGKey = Key[Array, ""]
+MembersKey = Key[Array, "*members"]  # one key, or one for each of several models
 Scalar = Float[Array, ""]
 Params = PyTree[Float[Array, "..."]]
-Metrics = dict[str, Scalar]
+Metrics = dict[str, Float[Array, "*members"]]
 
 EnergyFn = Callable[[Images], Energies]
 Shape = tuple[int, int, int]  # height, width, channels of an image

@@ -7,7 +7,7 @@ import pytest
 
 from ebm_jax import applications
 from ebm_jax.models import observations
-from ebm_jax.sampling.kernel import alternating, run, run_stages, unbounded
+from ebm_jax.sampling.kernel import alternating, run, run_stages, trace_stages, unbounded
 from ebm_jax.sampling.langevin import langevin
 from ebm_jax.sampling.mala import mala
 from ebm_jax.types import BadInput

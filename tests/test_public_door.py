@@ -7,6 +7,7 @@ import pytest
 
 import ebm_jax
 from configs import digits
+from ebm_jax.build.choices import check_labels
 from ebm_jax.io.workdir import claim
 from ebm_jax.types import BadInput
 
@@ -77,6 +78,23 @@ def test_sampling_lowers_the_energy_below_that_of_its_start(config, sample_fn, p
 def test_a_conditional_energy_without_labels_is_an_error(config, params):
     with pytest.raises(ValueError, match="conditional on 10 classes"):
         ebm_jax.make_energy_fn(config)(params, jnp.zeros((2, 8, 8, 1)))
+
+
+@pytest.mark.parametrize("wrong", [10, -1])
+def test_a_label_out_of_range_is_named_and_inside_jit_gives_nan(config, sample_fn, params, wrong):
+    images, labels = jnp.zeros((2, 8, 8, 1)), jnp.array([3, wrong])
+    energy_fn = ebm_jax.make_energy_fn(config)
+    with pytest.raises(BadInput, match=f"label {wrong} is out of range; this model has the classes 0 to 9"):
+        energy_fn(params, images, labels)
+    with pytest.raises(BadInput, match=f"label {wrong} is out of range"):
+        ebm_jax.make_sample_fn(config)(params, jax.random.key(0), labels=labels)
+    np.testing.assert_array_equal(jnp.isnan(jax.jit(energy_fn)(params, images, labels)), [False, True])
+
+
+def test_labels_of_another_shape_are_named_inside_jit_too(config):
+    check = jax.jit(lambda labels: check_labels(config, labels, 2))  # run-time shape checks, here only, come before it
+    with pytest.raises(BadInput, match=r"labels of shape \(1,\) for 2 images; give one integer for each image"):
+        check(jnp.array([3]))
 
 
 def test_untrained_parameters_are_normalised_where_the_config_says_so(config):

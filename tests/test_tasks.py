@@ -20,7 +20,8 @@ from ebm_jax.types import BadInput
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tasks") / "run"
-    assert run.main(command(folder, model__num_classes=10, loss__label_weight=1.0, buffer__relabel_prob=0.5)) == 0
+    learn = {"loss__label_weight": 1.0, "buffer__relabel_prob": 0.5, "optim__learning_rate": 0.01}
+    assert run.main(command(folder, model__num_classes=10, optim__ema_decay=0.0, **learn)) == 0
     return folder
 
 
@@ -132,8 +133,12 @@ def test_classification_is_by_the_lowest_energy(workdir, capsys):
     config, params = ebm_jax.load(workdir)
     of_class = energy.class_energies(build.make_apply(config), params, 10)
     expected = np.asarray(of_class(jnp.asarray(test.images / 255, jnp.float32)))
-    np.testing.assert_array_equal(np.sort(arrays["labels"]), np.sort(test.labels))
-    assert f"accuracy {(expected.argmin(1) == test.labels).mean():.4f} on 359 images" in capsys.readouterr().out
+    np.testing.assert_array_equal(arrays["labels"], test.labels)
+    spread = np.ptp(expected, 1).mean()
+    excess = expected[np.arange(359), arrays["predicted"]] - expected.min(1)
+    assert excess.max() < 0.01 * spread, "rounding, where another number of images is evaluated at once"
+    accuracy = (arrays["predicted"] == test.labels).mean()
+    assert f"accuracy {accuracy:.4f} on 359 images" in capsys.readouterr().out
 
 
 def test_neighbours_are_the_nearest_training_images(workdir):

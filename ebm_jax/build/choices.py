@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ebm_jax import parallel
 from ebm_jax.models import conditions, layers, networks
@@ -80,6 +82,23 @@ def among(key: str, name: str, options: dict[str, Any]) -> Any:
 def label_shape(config: Config) -> tuple[int, ...] | None:
     """The shape of one label: None for an integer, (k,) for a soft one."""
     return (config.model.num_classes,) if config.data.condition in SOFT else None
+
+
+def check_labels(config: Config, labels: Labels, num_images: Any) -> None:
+    """Refuse labels that do not fit the model, or not `num_images` images; under jit only their shape is known.
+
+    Raises:
+      BadInput: with the shape or the first class that is wrong, and what fits.
+    """
+    num_classes, shape = config.model.num_classes, label_shape(config)
+    if labels.shape != (num_images, *(shape or ())):
+        one = "integer" if shape is None else f"vector of {num_classes}"
+        raise BadInput(f"labels of shape {labels.shape} for {num_images} images; give one {one} for each image")
+    if shape is not None or num_classes == 1 or isinstance(labels, jax.core.Tracer):
+        return
+    wrong = np.asarray(labels)[(np.asarray(labels) < 0) | (np.asarray(labels) >= num_classes)]
+    if len(wrong):
+        raise BadInput(f"label {wrong[0]} is out of range; this model has the classes 0 to {num_classes - 1}")
 
 
 def example_labels(config: Config, places: Places) -> Labels:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from ebm_jax import parallel
 from ebm_jax.build.checks import RESIDUAL
@@ -25,7 +26,7 @@ from ebm_jax.training import losses
 from ebm_jax.training.optimizer import clipped_adam
 from ebm_jax.training.state import TrainState, init_state, partition
 from ebm_jax.training.step import make_train_step
-from ebm_jax.types import Batch, Config, Metrics, Params, PRNGKey, Scalar
+from ebm_jax.types import Batch, Config, MembersKey, Metrics, Params, PRNGKey, Scalar
 
 
 def make_network(config: Config) -> nn.Module:
@@ -118,14 +119,21 @@ def _ingredients(config: Config, seed: int) -> tuple[PRNGKey, PRNGKey, Params, s
     return key_run, key_buffer, *_raw_params(config, key_params)
 
 
-def _stacked_ingredients(config: Config) -> tuple[PRNGKey, PRNGKey, Params, spectral.Vectors]:
+def _stacked_ingredients(config: Config) -> tuple[MembersKey, MembersKey, Params, spectral.Vectors]:
     """Those of the run's one model, or of all its models, stacked."""
     members = [_ingredients(config, seed) for seed in member_seeds(config)]
-    return members[0] if len(members) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    return members[0] if len(members) == 1 else jax.tree.map(_stacked, *members)
+
+
+def _stacked(*leaves: Array) -> Array:
+    """The leaves along a new first axis; keys by their data, for JAX's key checker takes stacked keys for used ones."""
+    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.stack([jax.random.key_data(key) for key in leaves]))
+    return jnp.stack(leaves)
 
 
 def _assemble(
-    config: Config, key_run: PRNGKey, key_buffer: PRNGKey, params: Params, vectors: spectral.Vectors
+    config: Config, key_run: MembersKey, key_buffer: MembersKey, params: Params, vectors: spectral.Vectors
 ) -> TrainState:
     if config.train.num_models > 1:
         return jax.vmap(partial(_assemble_one, config))(key_run, key_buffer, params, vectors)

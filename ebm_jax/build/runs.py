@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ebm_jax import applications, draws, parallel
-from ebm_jax.build.choices import choice, label_shape, sample_labels
+from ebm_jax.build.choices import check_labels, choice, label_shape, sample_labels
 from ebm_jax.build.datasets import make_density
 from ebm_jax.build.parts import abstract_state, make_apply, make_stages
 from ebm_jax.evaluation import density
@@ -44,10 +44,15 @@ def make_density_report(config: Config) -> Callable[[Params], tuple[density.Grid
 
 
 def make_energy_fn(config: Config) -> Callable[..., Energies]:
-    """`energy_fn(params, images, labels=None) -> energies`: images [b, h, w, c] in [0, 1], labels [b], energies [b]."""
+    """`energy_fn(params, images, labels=None) -> energies`: images [b, h, w, c] in [0, 1], labels [b], energies [b].
+
+    It raises BadInput for labels of another shape or, but for inside jit, out of range: there their energy is NaN.
+    """
     apply = energy.of_members(make_apply(config))
 
     def energy_fn(params: Params, images: Images, labels: Labels | None = None) -> Energies:
+        if labels is not None:
+            check_labels(config, labels, images.shape[0])
         return apply(params, images, labels)
 
     return energy_fn
@@ -58,7 +63,8 @@ def make_sample_fn(config: Config) -> Callable[..., Images]:
 
     Chains of `sample.num_steps` steps from `init` [n, h, w, c], or from U[0, 1]; a pure function, to be jitted, vmapped
     and called again. n is that of `init` or of `labels` ([n] or [n, k]), else `sample.num_images`. Without labels a
-    conditional model goes through its classes in turn, or through the values of its condition.
+    conditional model goes through its classes in turn, or through the values of its condition. Labels are checked as by
+    `make_energy_fn`.
     """
     apply = energy.of_members(make_apply(config))
     stages = make_stages(config)
@@ -72,6 +78,7 @@ def make_sample_fn(config: Config) -> Callable[..., Images]:
             init = draws.uniform(key_init, (n, *shape))
         if labels is None:
             labels = sample_labels(config, jnp.arange(len(init)))
+        check_labels(config, labels, init.shape[0])
         energy_fn = energy.bind(apply, params, labels)
         return applications.generate(key_chain, init, energy_fn, stages)
 
@@ -127,6 +134,7 @@ def make_buffered_sample_fn(config: Config) -> Callable[..., tuple[Images, Label
     in_turns = choice(config, "sample.ensemble")
 
     def fn(params: Params, key: PRNGKey, buffer: Pool, labels: Labels) -> tuple[Images, Labels, Pool]:
+        check_labels(config, labels, labels.shape[0])
         members = energy.num_members(params)
 
         def energy_of(rounds: jax.Array, labels: Labels) -> EnergyFn:
@@ -213,7 +221,7 @@ def together(parts: Sequence[Params]) -> Params:
     return energy.stack([member for part in parts for member in energy.members(part)])
 
 
-def restore(workdir: Path, abstract: TrainState, before: float = math.inf) -> checkpoint.Restored:
+def restore(workdir: Path, abstract: TrainState, before: float | int = math.inf) -> checkpoint.Restored:
     """The newest valid checkpoint of a run that has one; with `before`, the newest of an earlier step, or none.
 
     Raises:

@@ -55,7 +55,7 @@ class Restored(NamedTuple):
     """What is wrong with each newer checkpoint, by its step; all are left on disk."""
 
 
-def restore_newest(manager: ocp.CheckpointManager, abstract: Any, before: float = math.inf) -> Restored:
+def restore_newest(manager: ocp.CheckpointManager, abstract: Any, before: float | int = math.inf) -> Restored:
     """The newest checkpoint, of a step less than `before`, whose arrays are what was saved.
 
     `abstract` states shapes, types and shardings.

@@ -89,10 +89,11 @@ def leaky_relu(x: Array) -> Array:
 def class_rows(table: Float[Array, "classes c"], labels: Labels | None, neutral: float) -> Float[Array, "_ 1 1 c"]:
     """What a class-conditional table says for each label, to broadcast over height and width.
 
-    An integer label takes its row; a table of one class has one row for all images, whatever their integer labels. A
-    soft label l, a vector, takes neutral + Σ l_k (row_k - neutral): the row for a one-hot vector, the mean of rows for
-    probabilities, and `neutral` at a vector of zeros (the release multiplies the table by the vector alone, so its gain
-    vanishes there; utils.py: conv_block).
+    An integer label takes its row, one out of range NaN, which nobody overlooks, where an index would be clamped to
+    another class; a table of one class has one row for all images, whatever their integer labels. A soft label l, a
+    vector, takes neutral + Σ l_k (row_k - neutral): the row for a one-hot vector, the mean of rows for probabilities,
+    and `neutral` at a vector of zeros (the release multiplies the table by the vector alone, so its gain vanishes
+    there; utils.py: conv_block).
 
     Args:
       neutral: the value that does nothing, 0 for a bias, 1 for a gain.
@@ -104,7 +105,8 @@ def class_rows(table: Float[Array, "classes c"], labels: Labels | None, neutral:
         return table[:, None, None, :]
     if labels is None:
         raise ValueError(f"this energy is conditional on {table.shape[0]} classes: give one label for each image")
-    return table[labels][:, None, None, :]
+    rows = table.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    return rows[:, None, None, :]
 
 
 class ClassBias(nn.Module):

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 from ebm_jax.types import Params, PRNGKey
 
 Matrix = Float[Array, "rows c_out"]
-Vectors = dict[str, tuple[Float[Array, " _"], Float[Array, " _"]]]  # u [everything else] and v [c_out] of each kernel
+# u [everything else] and v [c_out] of each kernel, stacked where the parameters are
+Vectors = dict[str, tuple[Float[Array, "*members _"], Float[Array, "*members _"]]]
 
 HEAD, SECOND = "head", "conv2"  # layer names that mean: not normalised, normalised but never enlarged
 

@@ -138,7 +138,7 @@ def encode(key: PRNGKey, x: Rows, dtype: DTypeLike) -> Num[Array, "n pixels"]:
     raise ValueError(f"a replay buffer stores float32, bfloat16 or uint8, not {dtype}")
 
 
-def decode(stored: Num[Array, "n pixels"]) -> Rows:
+def decode(stored: Num[Array, "*n pixels"]) -> Float[Array, "*n pixels"]:
     """Stored rows as float32 in [0, 1]."""
     if stored.dtype == jnp.uint8:
         return stored.astype(jnp.float32) / 255.0
