@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from ebm_jax import applications, build
 from ebm_jax.io import data, report
 from ebm_jax.models import energy
-from ebm_jax.types import Config, Params
+from ebm_jax.types import Config, Params, PRNGKey
 
 INPAINTED, SAMPLES, REFERENCE = 500, 500, 10_000  # images
 
@@ -58,44 +58,55 @@ def baselines(
     return {name: np.where(known, images, values) for name, values in filled.items()}
 
 
+def inpainting(
+    key: PRNGKey, config: Config, params: Params, images: np.ndarray, labels: np.ndarray, known: np.ndarray
+) -> np.ndarray:
+    """The images [n, h, w, c] with their unknown pixels drawn under the energy of their class."""
+    apply, stages = energy.of_members(build.make_apply(config)), build.make_stages(config)
+
+    def fill(key: PRNGKey, images: jax.Array, labels: jax.Array) -> jax.Array:
+        return applications.inpaint(key, images, jnp.asarray(known), energy.bind(apply, params, labels), stages)
+
+    return np.asarray(jax.jit(fill)(key, jnp.asarray(images), jnp.asarray(labels)))
+
+
+def measure(config: Config, params: Params) -> tuple[dict[str, float], dict[str, np.ndarray], np.ndarray]:
+    """The numbers by name; images of lower halves, original, known and filled in each way; samples of each class."""
+    test, labels = images_and_labels(config, "test")
+    train, train_labels = images_and_labels(config, "train")
+    numbers = {f"classification by energy, accuracy on {len(test)} test images": accuracy(config, params, test, labels)}
+
+    chosen = np.random.default_rng(0).permutation(len(test))[:INPAINTED]
+    images = test[chosen]
+    known = np.broadcast_to(np.arange(test.shape[1])[:, None, None] < test.shape[1] // 2, test.shape[1:])
+    filled = inpainting(jax.random.key(0), config, params, images, labels[chosen], known)
+    ways = {"energy": filled} | baselines(images, labels[chosen], train, train_labels, known)
+    for name, values in ways.items():
+        error = np.square(values - images)[:, ~known].mean()
+        numbers[f"lower halves of {INPAINTED} test images, mean squared error, {name}"] = float(error)
+
+    some = np.random.default_rng(1).permutation(len(train))[:REFERENCE]
+    judge = LogisticRegression(max_iter=200).fit(train[some].reshape(REFERENCE, -1), train_labels[some])
+    asked = jnp.arange(SAMPLES) % config.model.num_classes
+    samples = np.asarray(jax.jit(build.make_sample_fn(config))(params, jax.random.key(1), labels=asked))
+    agreed = judge.predict(samples.reshape(SAMPLES, -1)) == np.asarray(asked)
+    numbers[f"of {SAMPLES} samples, of the class asked for by the classifier"] = float(agreed.mean())
+    numbers["of the test images, of their class by the classifier"] = judge.score(test.reshape(len(test), -1), labels)
+    return numbers, {"original": images, "known": np.where(known, images, 0.5)} | ways, samples
+
+
 def main() -> None:
     """Print the numbers, and write the pictures where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--picture-folder", default="")
     args = parser.parse_args()
-    config, params = build.load(args.run)
-    test, labels = images_and_labels(config, "test")
-    train, train_labels = images_and_labels(config, "train")
-    print(f"classification by energy: {accuracy(config, params, test, labels):.4f} of {len(test)}", flush=True)
-
-    apply, stages = energy.of_members(build.make_apply(config)), build.make_stages(config)
-    chosen = np.random.default_rng(0).permutation(len(test))[:INPAINTED]
-    known = np.broadcast_to(np.arange(test.shape[1])[:, None, None] < test.shape[1] // 2, test.shape[1:])
-    inpaint = jax.jit(
-        lambda key, images, labels: applications.inpaint(
-            key, images, jnp.asarray(known), energy.bind(apply, params, labels), stages
-        )
-    )
-    filled = np.asarray(inpaint(jax.random.key(0), jnp.asarray(test[chosen]), jnp.asarray(labels[chosen])))
-    ways = {"energy": filled} | baselines(test[chosen], labels[chosen], train, train_labels, known)
-    for name, values in ways.items():
-        print(
-            f"lower halves, mean squared error, {name}: {np.square(values - test[chosen])[:, ~known].mean():.4f}",
-            flush=True,
-        )
-
-    some = np.random.default_rng(1).permutation(len(train))[:REFERENCE]
-    judge = LogisticRegression(max_iter=200).fit(train[some].reshape(REFERENCE, -1), train_labels[some])
-    asked = jnp.arange(SAMPLES) % config.model.num_classes
-    samples = np.asarray(jax.jit(build.make_sample_fn(config))(params, jax.random.key(1), labels=asked))
-    agreed = (judge.predict(samples.reshape(SAMPLES, -1)) == np.asarray(asked)).mean()
-    print(f"samples of the class asked for, by the classifier: {agreed:.4f} of {SAMPLES}")
-    print(f"test images of their class, by the classifier: {judge.score(test.reshape(len(test), -1), labels):.4f}")
+    numbers, rows, samples = measure(*build.load(args.run))
+    for name, number in numbers.items():
+        print(f"{name}: {number:.4f}")
     if args.picture_folder:
         folder = Path(args.picture_folder)
-        shown = {"original": test[chosen], "known": np.where(known, test[chosen], 0.5)} | ways
-        report.write_rows(folder / "inpainting.png", {name: values[:16] for name, values in shown.items()})
+        report.write_rows(folder / "inpainting.png", {name: images[:16] for name, images in rows.items()})
         report.write_grid(folder / "conditional.png", samples[:100])
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ebm_jax import parallel
 from ebm_jax.models import conditions, layers, networks
@@ -94,7 +94,7 @@ def check_labels(config: Config, labels: Labels, num_images: Any) -> None:
     if labels.shape != (num_images, *(shape or ())):
         one = "integer" if shape is None else f"vector of {num_classes}"
         raise BadInput(f"labels of shape {labels.shape} for {num_images} images; give one {one} for each image")
-    if shape is not None or num_classes == 1 or isinstance(labels, jax.core.Tracer):
+    if shape is not None or num_classes == 1 or isinstance(labels, Tracer):
         return
     wrong = np.asarray(labels)[(np.asarray(labels) < 0) | (np.asarray(labels) >= num_classes)]
     if len(wrong):
