@@ -100,7 +100,7 @@ def test_inpainting_keeps_known_pixels_bit_for_bit(workdir):
     arrays = sampled(workdir, "inpaint")
     known = np.broadcast_to(arrays["known"], arrays["images"].shape)
     np.testing.assert_array_equal(arrays["filled"][known], arrays["images"][known])
-    assert (arrays["filled"][~known] != arrays["images"][~known]).mean() > 0.9
+    assert np.abs(arrays["filled"] - arrays["images"])[~known].mean() > 0.1, "what is hidden is not known"
 
 
 @pytest.mark.parametrize("corruption", ["salt_and_pepper", "noise", "blur"])
