@@ -14,5 +14,6 @@ def get_config():
     config.buffer.relabel_prob = 0.1
     config.loss.label_weight = 1.0
     config.loss.label_margin = 0.02
-    config.train.num_steps = 1_050
+    config.train.num_steps = 2_000
+    config.log.images_every = config.checkpoint.every = 500
     return config
