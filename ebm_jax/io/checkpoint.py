@@ -77,11 +77,30 @@ def restore_newest(manager: ocp.CheckpointManager, abstract: Any, before: float 
 
 def set_aside(manager: ocp.CheckpointManager, workdir: Path, steps: Iterable[int], directory: str = DIRECTORY) -> None:
     """Move damaged checkpoints to damaged_DIRECTORY/: Orbax would not save the same step again over them."""
+    _move(manager, steps, workdir / f"damaged_{directory}")
+
+
+def discard_after(manager: ocp.CheckpointManager, step: int) -> list[int]:
+    """Move every checkpoint newer than `step` to rolled_back_DIRECTORY/, after waiting for a save that still runs.
+
+    A run that goes back to `step` can then save again: Orbax saves no step that is not newer than all others. The
+    newest goes first: a process killed in between leaves a history without a gap.
+
+    Returns:
+      The steps that were moved.
+    """
+    manager.wait_until_finished()
+    newer = sorted((other for other in manager.all_steps() if other > step), reverse=True)
+    _move(manager, newer, Path(manager.directory.parent) / f"rolled_back_{manager.directory.name}")
+    return newer
+
+
+def _move(manager: ocp.CheckpointManager, steps: Iterable[int], aside: Path) -> None:
+    """Move checkpoints to STEP_N in the folder `aside`, N being the first number that is free; nothing is deleted."""
     for step in steps:
-        aside = workdir / f"damaged_{directory}"
         aside.mkdir(exist_ok=True)
         number = next(n for n in itertools.count() if not (aside / f"{step}_{n}").exists())
-        (workdir / directory / str(step)).rename(aside / f"{step}_{number}")
+        (Path(manager.directory) / str(step)).rename(aside / f"{step}_{number}")
     manager.reload()
 
 
