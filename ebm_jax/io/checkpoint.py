@@ -210,7 +210,10 @@ def _examined(manager: ocp.CheckpointManager, step: int, abstract: Any) -> tuple
     Every process reads without waiting for the others, since one may fail alone; then they agree. The fingerprint is
     one computation of all processes, so it comes after.
     """
-    alone = ocp.options.MultiprocessingOptions(primary_host=None, active_processes={jax.process_index()})
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader_{own}"
+    )
     args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
     state, meta, reason = None, None, None
     try:

@@ -1,0 +1,62 @@
+"""SIGKILL at random moments of a run, saves included: it always goes on, and ends as if nothing had happened."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_train import bits, command, final_state, rows
+
+from ebm_jax.io import checkpoint
+
+KILLS = 30
+LONGEST = 3.0  # seconds from a process's first step to its end
+TWO_DEVICES = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONUNBUFFERED": "1"}
+
+
+def long_command(workdir, num_steps=100_000):
+    return [sys.executable, *command(workdir, train__num_steps=num_steps, checkpoint__every=2, checkpoint__keep=3)]
+
+
+@pytest.mark.slow
+def test_thirty_kills_at_random_moments_cost_nothing_but_time(tmp_path):
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    rng, in_saves, reached = random.Random(0), 0, []
+    for _ in range(KILLS):
+        kill_after_its_first_step(long_command(killed), rng.uniform(0, LONGEST), tmp_path / "log")
+        entries = [path.name for path in (killed / checkpoint.DIRECTORY).iterdir()]
+        in_saves += any(checkpoint.UNFINISHED in name for name in entries)
+        reached.append(max((int(name) for name in entries if name.isdigit()), default=0))
+    print(f"{KILLS} kills, {in_saves} of them in a save; newest checkpoint after each: {reached}")
+    assert in_saves > 0
+    assert sorted(reached) == reached, "no kill costs a finished checkpoint"
+    assert reached[-1] > 60
+
+    end = reached[-1] + 10
+    for workdir in (killed, undisturbed):
+        subprocess.run(long_command(workdir, end), cwd=ROOT, env=TWO_DEVICES, check=True, timeout=1200)
+    states = [final_state(workdir) for workdir in (killed, undisturbed)]
+    assert [state.step for state in states] == [end, end]
+    for got, expected in zip(*(bits(state.state) for state in states), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    clock = ("steps_per_second", "seconds")
+    shown = [[{k: v for k, v in row.items() if k not in clock} for row in rows(run)] for run in (killed, undisturbed)]
+    assert shown[0] == shown[1]
+
+
+def kill_after_its_first_step(words, seconds, log):
+    """Start the command and kill it so many seconds after it said that a step was done."""
+    with log.open("w") as file, subprocess.Popen(words, cwd=ROOT, env=TWO_DEVICES, stdout=file) as process:
+        deadline = time.monotonic() + 300
+        while "\nstep " not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.01)
+        time.sleep(seconds)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
