@@ -1,5 +1,6 @@
 """Checkpoint folders damaged in every way: an older step with exact values or one clear line, and nothing is lost."""
 
+import pickle
 import random
 import shutil
 from pathlib import Path
@@ -208,3 +209,24 @@ def test_a_folder_of_checkpoints_that_is_a_file_is_one_clear_line(tmp_path):
     with pytest.raises(checkpoint.BadInput, match="cannot be opened"), checkpoint.open_manager(tmp_path):
         pass
     assert (tmp_path / checkpoint.DIRECTORY).read_text() == "mine"
+
+
+class Planted:
+    """What leaves a file behind where its pickle is read."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (Path.touch, (self.trace,))
+
+
+def test_a_planted_pickle_is_never_read_as_one(folder, tmp_path, capfd):
+    trace = tmp_path / "unpickled"
+    pickle.loads(pickle.dumps(Planted(trace)))
+    assert trace.exists(), "the pickle works"
+    trace.unlink()
+    for path in files_of(step_folder(folder, 3)):
+        path.write_bytes(pickle.dumps(Planted(trace)))
+    assert restored_or_refused(folder, capfd).step == 2
+    assert not trace.exists()
