@@ -1,5 +1,6 @@
 """What a person sees of a run: the progress line, metrics.jsonl, TensorBoard events, pictures and films."""
 
+import contextlib
 import json
 import math
 import sys
@@ -11,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from ebm_jax.io import figures
+from ebm_jax.io.events import Events
 from ebm_jax.io.workdir import write_atomically
 
 METRICS, EVALUATION = "metrics.jsonl", "evaluation.jsonl"
@@ -140,7 +141,7 @@ class Reporter:
         for name in (METRICS, EVALUATION):
             _drop_after(workdir / name, start)
         self._jsonl = (workdir / METRICS).open("a")
-        self._events = SummaryWriter(str(workdir), purge_step=start + 1)
+        self._events = Events(workdir, purge_step=start + 1)
         self._live = Console().is_terminal
         self._progress = Progress(
             TextColumn("{task.completed}/{task.total} {task.description}"),
@@ -159,8 +160,8 @@ class Reporter:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
-        self._jsonl.close()
-        self._events.close()
+        with contextlib.closing(self._events):
+            self._jsonl.close()
 
     def progress(self, step: int, metrics: dict[str, float], every: int) -> None:
         """Show one step; keep each `every`-th in the files and, without a terminal, print it."""
@@ -174,7 +175,7 @@ class Reporter:
         """Write a grid as images/NAME_STEP.png and into the TensorBoard events."""
         path = self._workdir / "images" / f"{name}_{step:06d}.png"
         write_grid(path, images)
-        self._events.add_image(name, grid(images), step, dataformats="HWC")
+        self._events.add_image(name, grid(images), step)
         return path
 
     def density(
