@@ -35,6 +35,7 @@ def train(config: Config, folder: Path) -> int:
     parallel.split_cpu(config.train.cpu_devices, config.train.batch_size, config.buffer.capacity)
     mesh = parallel.device_mesh()
     build.check(config, mesh.size)
+    build.check_memory(config, mesh)
     workdir.check(folder, config)
     with contextlib.ExitStack() as stack:
         batches = stack.enter_context(build.open_batches(config, report.warn))
