@@ -220,10 +220,10 @@ def test_what_the_checks_let_through_has_a_training_step():
 
 @pytest.mark.slow
 def test_thousands_of_configs_are_refused_in_one_line_or_have_a_training_step():
-    odd, one, several = try_odd_values(stride=1), fuzz_configs(10_000), fuzz_steps(600)
+    odd, one, several = try_odd_values(stride=1), fuzz_configs(3_000), fuzz_steps(150)
     for what, counts in {"each key, each odd value": odd, "one key": one, "several keys": several}.items():
         print(f"{what}: {counts.total()} examples, {dict(counts)}")
-    assert several["traced"] > 50
+    assert several["traced"] > 20
 
 
 @pytest.mark.parametrize(
@@ -425,7 +425,7 @@ def test_any_text_for_any_key_on_the_command_line_is_refused_in_one_line_or_take
 
 @pytest.mark.slow
 def test_thousands_of_texts_on_the_command_line():
-    counts = fuzz_words(5_000)
+    counts = fuzz_words(2_000)
     print(f"{counts.total()} examples, {dict(counts)}")
 
 

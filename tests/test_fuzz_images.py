@@ -6,6 +6,7 @@ else may be raised, and no file may change. The counts are in docs/reliability.m
 
 import io
 import os
+import signal
 import struct
 import zipfile
 import zlib
@@ -23,8 +24,23 @@ from ebm_jax.types import BadInput
 
 SHAPE = (8, 8, 3)
 LONGEST = 1000  # characters of a message
+HANG = 300  # seconds that no test needs, however busy the machine
 QUICK = settings(max_examples=150, derandomize=True, deadline=None, database=None)
-MANY = settings(max_examples=5_000, derandomize=True, deadline=None, database=None)
+MANY = settings(max_examples=3_000, derandomize=True, deadline=None, database=None)
+
+
+@pytest.fixture(autouse=True)
+def no_hang():
+    """A read that waits for ever, as of a pipe, is an error."""
+
+    def stop(signum, frame):
+        raise TimeoutError(f"a test took {HANG} s")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(HANG)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, previous)
 
 
 def encoded(image, kind, **save):
@@ -346,6 +362,27 @@ def test_an_archive_with_such_a_member_is_refused_in_one_line(tmp_path, member):
     with pytest.raises(BadInput, match="images") as raised:
         files.npz_source(tmp_path / "x.npz", "train", SHAPE, crop=True)
     check_line(raised.value)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.ones((3, 0)), np.array([1, 2, 3], "m8[s]"), np.array(1), np.full((3, 2), np.inf)]
+)
+def test_labels_that_are_none_are_refused(tmp_path, labels):
+    np.savez(tmp_path / "x.npz", images=np.zeros((3, 8, 8), np.uint8), labels=labels)
+    with pytest.raises(BadInput, match="labels"):
+        files.npz_source(tmp_path / "x.npz", "train", SHAPE, crop=True)
+
+
+def test_the_error_of_a_damaged_archive_is_cut_short(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("images.npy", array_header((3, 8, 8)) + bytes(192))
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[26:28] = struct.pack("<H", 150)  # the length of the member's name, which zipfile then quotes in its error
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(BadInput, match="images cannot be read") as raised:
+        files.npz_source(tmp_path / "x.npz", "train", SHAPE, crop=True)
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 200 + len(str(tmp_path)) + 100
 
 
 def test_an_archive_that_unpacks_to_more_than_the_memory_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):

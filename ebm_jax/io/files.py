@@ -14,6 +14,7 @@ from ebm_jax.io.source import Label, Source
 from ebm_jax.types import BadInput, Shape
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+REASON = 200  # characters of another library's error; zipfile's quote whole files
 LARGEST_FILE = 2**30  # bytes; what PIL opens has at most 179 million pixels
 LARGEST_LABEL = np.iinfo(np.int32).max  # and below infinity
 
@@ -51,7 +52,7 @@ def folder_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> 
         return images.decode(encoded, shape, crop), label
 
     def name(row: int) -> str:
-        return _printable(root / files[row][0])
+        return _printable(os.fsencode(root / files[row][0]).decode("utf-8", "backslashreplace"))
 
     return Source(len(files), read, name, num_classes)
 
@@ -63,9 +64,8 @@ def _expanded(path: str | Path) -> Path:
         raise BadInput(f"{path} cannot be found ({error}); give the whole path") from error
 
 
-def _printable(path: Path) -> str:
-    """The path on one line: bytes that are no UTF-8, line breaks and control characters by their escapes."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+def _printable(text: str) -> str:
+    """The text on one line: line breaks and control characters by their escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -223,7 +223,7 @@ def _array(path: Path, file: Any, name: str) -> np.ndarray:
     try:
         array = file[name]
     except Exception as error:  # a pickled object, a damaged archive: NumPy, zipfile and zlib each raise their own
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = _printable(f"{type(error).__name__}: {error}")[:REASON]
         raise BadInput(f"{path}: {name} cannot be read ({reason}); save it again as plain numbers") from error
     if not isinstance(array, np.ndarray):  # the bytes of whatever else lies in the archive
         raise BadInput(f"{path}: {name} is no array; save it again as plain numbers")
