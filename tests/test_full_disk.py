@@ -150,6 +150,28 @@ def test_events_that_cannot_be_written_are_an_error_and_no_wait_for_ever(tmp_pat
     assert "Traceback" not in capfd.readouterr().err
 
 
+UNWRITABLE = """
+import resource, sys
+import numpy as np
+from ebm_jax.io.events import Events
+
+events, noise = Events(sys.argv[1]), np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+resource.setrlimit(resource.RLIMIT_FSIZE, (600, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+try:
+    for step in range(100):
+        events.add_image("noise", noise, step)
+except OSError:
+    events.close()
+"""
+
+
+def test_a_process_whose_events_cannot_be_written_ends_by_itself(tmp_path):
+    words = [sys.executable, "-c", UNWRITABLE, str(tmp_path)]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "File too large" in ended.stderr.splitlines()[-1]
+
+
 def test_no_room_for_what_a_run_writes_is_one_clear_line(tmp_path, capsys, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")

@@ -1,5 +1,6 @@
 """TensorBoard events that end with an error where they cannot be written: tensorboardX's own wait for ever then."""
 
+import contextlib
 import threading
 from pathlib import Path
 from typing import Any
@@ -46,4 +47,7 @@ class Events:
     def close(self) -> None:
         """Write what waits, and end the thread."""
         threading.excepthook = self._hook
+        if self._error is not None:
+            with contextlib.suppress(AttributeError):  # inside tensorboardX: without it the process waits at its end
+                self._writer.file_writer.event_writer._event_queue.cancel_join_thread()  # pyright: ignore
         self._usable().close()
