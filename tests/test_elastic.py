@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from test_train import bits, command, density_command, files, final_state
+from test_train import bits, command, density_command, files
 
 import run
 from ebm_jax import build, cli, parallel
@@ -26,7 +26,7 @@ def on_devices(monkeypatch, number):
 
 @pytest.fixture(scope="module")
 def conditional_run(tmp_path_factory):
-    """The folder of a run of labelled digits with a checkpoint of eight devices, every chain unlike the others."""
+    """The folder of a run of labelled digits with a checkpoint of eight devices, and what was saved in it."""
     folder, rng = tmp_path_factory.mktemp("conditional") / "run", np.random.default_rng(0)
     config = cli.parse(command(folder, model__num_classes=10, **SIZES)).config
     workdir.claim(folder, config)
@@ -36,9 +36,10 @@ def conditional_run(tmp_path_factory):
         labels=parallel.place_batch(mesh, rng.integers(0, 10, 48, np.int32)),
         visits=parallel.place_batch(mesh, rng.permutation(48).astype(np.int32)),
     )
+    state = state._replace(buffer=buffer)
     with checkpoint.open_manager(folder) as manager:
-        checkpoint.save(manager, 3, state._replace(buffer=buffer))
-    return folder
+        checkpoint.save(manager, 3, state)
+    return folder, bits(state)
 
 
 class Points(NamedTuple):
@@ -70,13 +71,13 @@ def points(tmp_path_factory):
 
 @pytest.mark.parametrize("number", [1, 3, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 6))])
 def test_all_of_a_run_of_eight_devices_comes_back_on_another_number_every_chain_in_its_place(conditional_run, number):
-    saved = final_state(conditional_run).state
+    folder, saved = conditional_run
     mesh = parallel.device_mesh(jax.devices()[:number])
-    restored = build.restore(conditional_run, build.abstract_state(workdir.read_config(conditional_run), mesh))
+    restored = build.restore(folder, build.abstract_state(workdir.read_config(folder), mesh))
     assert (restored.step, restored.skipped) == (3, {})
     assert restored.state.buffer.images.sharding.num_devices == number
     assert restored.state.buffer.images.addressable_shards[0].data.shape[0] == 48 // number
-    for got, expected in zip(bits(restored.state), bits(saved), strict=True):
+    for got, expected in zip(bits(restored.state), saved, strict=True):
         np.testing.assert_array_equal(got, expected)
     np.testing.assert_array_equal(np.sort(restored.state.buffer.visits), np.arange(48))
 
@@ -96,10 +97,11 @@ def test_the_first_metrics_after_restoring_are_those_that_the_run_would_have_sho
 def test_a_number_of_devices_that_does_not_divide_is_one_clear_line_and_touches_nothing(
     conditional_run, capsys, monkeypatch
 ):
-    before = files(conditional_run)
+    folder, _ = conditional_run
+    before = files(folder)
     on_devices(monkeypatch, 5)
-    assert run.main(command(conditional_run, train__num_steps=6, model__num_classes=10, **SIZES)) == 2
+    assert run.main(command(folder, train__num_steps=6, model__num_classes=10, **SIZES)) == 2
     error = capsys.readouterr().err
     assert "train.batch_size 24 is not divisible by 5 devices; use 20 or 25" in error
     assert error.count("\n") == 1
-    assert files(conditional_run) == before
+    assert files(folder) == before
