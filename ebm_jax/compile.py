@@ -73,6 +73,8 @@ def compile(config: Config, folder: Path, *, topology: str) -> int:
     def advice(compiler_says: str) -> str:
         return _too_large(config, mesh, chip, state, compiler_says)
 
+    if chip and _local_bytes(state) > chip.hbm:
+        raise BadInput(advice(f"{_local_bytes(state) / chips.GIB:.2f}G"))
     step = _compiled(build.make_step(config, mesh), (state, batch), advice)
     sampler_advice = f"sample.batch_size {config.sample.batch_size} is too large for this chip; lower it"
     sampler = _compiled(build.make_sampler(config, mesh), (state.ema, key, 0), lambda _: sampler_advice)

@@ -168,7 +168,7 @@ def trip_count(program: Program, loop: Instruction) -> int:
     constants = [
         int(run.instruction.inside)
         for run in _walk(program, condition[1] if condition else "", 1, False, False)
-        if run.instruction.opcode == "constant" and run.instruction.inside.isdigit()
+        if run.instruction.opcode == "constant" and run.instruction.arrays[0].dtype in ("s32", "s64", "u32")
     ]
     if len(constants) != 1:
         raise ValueError(f"the length of the loop {loop.name} is not in its condition")
