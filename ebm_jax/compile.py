@@ -33,7 +33,7 @@ PARTS = {  # of a chip's memory, by how the paths of the arguments begin
     "replay buffer": ("state.buffer",),
     "batch": ("batch",),
 }
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class Compiled(NamedTuple):
@@ -138,30 +138,28 @@ def _too_large(config: Config, mesh: Mesh, chip: chips.Chip | None, state: Any, 
     """By how much the training step does not fit into a chip's memory, and which key to lower.
 
     Args:
-      compiler_says: a text with the bytes that are needed, "26.40G" for example, and perhaps the limit after it.
+      compiler_says: a text whose first size, "26.40G" for example, is what is needed: of temporaries where it says so,
+        else of all.
     """
-    needed, *_ = [float(number) * UNITS[unit] for number, unit in re.findall(r"([\d.]+)([KMGT])\b", compiler_says)] or [
-        0.0
-    ]
     sizes = {"model.width": _local_bytes((state.params, state.ema, state.opt_state))}
     sizes["buffer.capacity"] = _local_bytes(state.buffer)
-    arguments = sum(sizes.values())
-    if "temporaries" in compiler_says:
-        needed += arguments
+    arguments, found = sum(sizes.values()), re.search(r"([\d.]+)([KMGT])\b", compiler_says)
+    if chip is None or found is None:
+        return (
+            f"the training step does not fit ({compiler_says}); lower train.batch_size, buffer.capacity or model.width"
+        )
+    needed = float(found[1]) * UNITS[found[2]] + ("temporaries" in compiler_says) * arguments
     sizes["train.batch_size"] = max(needed - arguments, 0)
     key = max(sizes, key=lambda name: sizes[name])
-    value, limit = build.value_of(config, key), chip.hbm if chip else needed
-    room = max(limit - (needed - sizes[key]), 0) / max(sizes[key], 1)
-    fits = int(value * min(room, 1) * 0.9) // mesh.size * mesh.size if key != "model.width" else int(value * room)
+    room = 0.9 * max(chip.hbm - (needed - sizes[key]), 0) / sizes[key]  # a tenth for what does not shrink with the key
+    step = 1 if key == "model.width" else mesh.size
+    value = build.value_of(config, key)
+    fits = int(value * room) // step * step
     instead = f", to {fits} for example" if fits else ""
-    use = f"lower {key} {value}{instead}, or take more chips"
-    if key == "train.batch_size" and value <= mesh.size:
-        use = f"lower model.width {config.model.width}, or use model.dtype=bfloat16"
-    if key == "buffer.capacity":
-        use += ", or a smaller buffer.dtype"
     return (
-        f"the training step needs {needed / chips.GIB:.2f} GiB of memory a chip, {(needed - limit) / chips.GIB:.2f} "
-        f"more than its {limit / chips.GIB:.2f} GiB; most of it is for {key}: {use}"
+        f"the training step needs {needed / chips.GIB:.2f} GiB of memory a chip, {(needed - chip.hbm) / chips.GIB:.2f} "
+        f"more than its {chip.hbm / chips.GIB:.2f} GiB; most of it grows with {key}: lower {key} {value}{instead}, or "
+        "take more chips"
     )
 
 
@@ -184,7 +182,9 @@ def table(
     rows.append(("state donated", donated(step.program, len(jax.tree.leaves(state))), "-"))
     rows.append(("collectives", *(_collectives(compiled.program) for compiled in programs)))
     rows.append(("  of these in a loop", *(_in_loops(compiled.program) for compiled in programs)))
-    rows.append(("copies of the whole buffer", buffer_copies(step.program, state), "-"))
+    every_row = config.train.batch_size == config.buffer.capacity  # chains and buffer then look alike
+    copies = "a step draws all of it" if every_row else buffer_copies(step.program, state)
+    rows.append(("copies of the whole buffer", copies, "-"))
     flops = [hlo.flops(compiled.program) for compiled in programs]
     traffic = [hlo.traffic(compiled.program) for compiled in programs]
     rows.append(("FLOPs of a chip", *(_count(number) for number in flops)))
@@ -218,7 +218,7 @@ def donated(program: hlo.Program, leaves: int) -> str:
 
 
 def buffer_copies(program: hlo.Program, state: Any) -> str:
-    """The copies of a chip's whole replay buffer, in words."""
+    """The copies of a chip's whole replay buffer of a single model, in words."""
     images = state.buffer.images
     shape = images.sharding.shard_shape(images.shape)
     return _counts(hlo.whole_copies(program, shape[-2], int(np.prod(shape))))
@@ -238,12 +238,13 @@ def _in_loops(program: hlo.Program) -> str:
     return _counts(Counter(collective.kind for collective in hlo.collectives(program) if collective.in_loop))
 
 
-def _of(size: float, chip: chips.Chip | None) -> str:
+def _of(size: float | int, chip: chips.Chip | None) -> str:
     return f"{_bytes(size)}, no limit" if chip is None else f"{_bytes(size)} of {chip.hbm / chips.GIB:.2f} GiB"
 
 
-def _bytes(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+def _bytes(size: float | int) -> str:
+    unit = next((unit for unit in ("GiB", "MiB") if size >= UNITS[unit[0]]), "KiB")
+    return f"{size / UNITS[unit[0]]:.1f} {unit}"
 
 
 def _count(number: float) -> str:
@@ -251,7 +252,7 @@ def _count(number: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds * 1e3:.3f} ms"
+    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} µs"
 
 
 def _bound(by_flops: float, by_memory: float) -> str:
