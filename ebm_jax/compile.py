@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
@@ -75,11 +76,15 @@ def compile(config: Config, folder: Path, *, topology: str) -> int:
 
     if chip and _local_bytes(state) > chip.hbm:
         raise BadInput(advice(f"{_local_bytes(state) / chips.GIB:.2f}G"))
+
+    def sampler_advice(compiler_says: str) -> str:
+        return f"the sampler does not fit ({compiler_says}); lower sample.batch_size {config.sample.batch_size}"
+
     step = _compiled(build.make_step(config, mesh), (state, batch), advice)
-    sampler_advice = f"sample.batch_size {config.sample.batch_size} is too large for this chip; lower it"
-    sampler = _compiled(build.make_sampler(config, mesh), (state.ema, key, 0), lambda _: sampler_advice)
-    if chip and max(step.peak, sampler.peak) > chip.hbm:
-        raise BadInput(advice(f"{step.peak / chips.GIB:.2f}G") if step.peak > chip.hbm else sampler_advice)
+    sampler = _compiled(build.make_sampler(config, mesh), (state.ema, key, 0), sampler_advice)
+    for compiled, says in ((step, advice), (sampler, sampler_advice)):
+        if chip and compiled.peak > chip.hbm:
+            raise BadInput(says(f"{compiled.peak / chips.GIB:.2f}G of {chip.hbm / chips.GIB:.2f}G"))
     for line in table(config, mesh, chip, state, step, sampler):
         report.say(line)
     return 0
@@ -141,7 +146,7 @@ def _too_large(config: Config, mesh: Mesh, chip: chips.Chip | None, state: Any, 
       compiler_says: a text whose first size, "26.40G" for example, is what is needed: of temporaries where it says so,
         else of all.
     """
-    sizes = {"model.width": _local_bytes((state.params, state.ema, state.opt_state))}
+    sizes: dict[str, float] = {"model.width": _local_bytes((state.params, state.ema, state.opt_state))}
     sizes["buffer.capacity"] = _local_bytes(state.buffer)
     arguments, found = sum(sizes.values()), re.search(r"([\d.]+)([KMGT])\b", compiler_says)
     if chip is None or found is None:
@@ -165,7 +170,7 @@ def _too_large(config: Config, mesh: Mesh, chip: chips.Chip | None, state: Any, 
 
 def _local_bytes(tree: Any) -> int:
     """Bytes of one device's share of abstract arrays."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
     return sum(int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in leaves)
 
 
@@ -174,7 +179,7 @@ def table(
 ) -> list[str]:
     """The lines that the verb prints: a name, and one column each for the training step and the sampler."""
     programs = (step, sampler)
-    rows = [("", "training step", "sampler")]
+    rows: list[tuple[str, ...]] = [("", "training step", "sampler")]
     rows.append(("memory of a chip, peak", *(_of(compiled.peak, chip) for compiled in programs)))
     for part in PARTS:
         rows.append((f"  {part}", *(_bytes(compiled.parts[part]) for compiled in programs)))
