@@ -14,7 +14,7 @@ from ebm_jax.build.limits import FLAG, KEYS, nearest
 from ebm_jax.io.workdir import describe, differences
 from ebm_jax.types import BadInput, Config
 
-MODES = ("train", "sample", "export", "prepare")
+MODES = ("train", "sample", "export", "prepare", "compile")
 READ_A_RUN = ("sample", "export")  # modes that take the config of the run in the folder
 USAGE = f"python run.py --config=configs/NAME.py [--workdir=DIR] [--mode={'|'.join(MODES)}] [--config.key=value ...]"
 
@@ -25,6 +25,8 @@ class Command(NamedTuple):
     mode: str
     config: Config
     workdir: Path
+    topology: str
+    """Of `--mode=compile`, else empty."""
 
 
 def parse(argv: list[str]) -> Command:
@@ -43,7 +45,7 @@ def parse(argv: list[str]) -> Command:
         raise SystemExit(0)
     _check_words(argv[1:])
     source = _config_source(argv)
-    mode, workdir = _mode_and_workdir(argv, source)
+    mode, workdir, topology = _mode_workdir_topology(argv, source)
     config = build.read_run(workdir) if mode in READ_A_RUN else _from_file(source)
     asked = _overridden(config, argv)
     build.check_values(asked)
@@ -53,7 +55,7 @@ def parse(argv: list[str]) -> Command:
         raise BadInput(
             f"--workdir {workdir} holds another run: {describe(differing)}; only --config.sample keys may change"
         )
-    return Command(mode, asked, workdir)
+    return Command(mode, asked, workdir, topology)
 
 
 def _names_config(argv: list[str], index: int) -> bool:
@@ -76,7 +78,7 @@ def _config_source(argv: list[str]) -> Path | None:
     return path
 
 
-def _mode_and_workdir(argv: list[str], source: Path | None) -> tuple[str, Path]:
+def _mode_workdir_topology(argv: list[str], source: Path | None) -> tuple[str, Path, str]:
     values = flags.FlagValues()
     _define(values)
     try:
@@ -85,12 +87,16 @@ def _mode_and_workdir(argv: list[str], source: Path | None) -> tuple[str, Path]:
         raise BadInput(_one_line(error)) from error
     if source is None and not (values.mode in READ_A_RUN and values.workdir):
         raise BadInput(f"--config is missing; usage: {USAGE}")
-    return values.mode, Path(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
+    if values.topology and values.mode != "compile":
+        raise BadInput(f"--topology {values.topology} is for --mode=compile, not --mode={values.mode}; leave it out")
+    workdir = Path(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
+    return values.mode, workdir, values.topology
 
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "the run's folder; default: runs/NAME", flag_values=values)
     flags.DEFINE_enum("mode", "train", MODES, "what to do", flag_values=values)
+    flags.DEFINE_string("topology", "", "the chips that --mode=compile is for, such as v5e:16x16", flag_values=values)
 
 
 def _from_file(source: Path | None) -> Config:

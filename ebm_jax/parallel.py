@@ -69,10 +69,12 @@ def over_devices(
     """Compile `fn`, a program for one device, for all devices of `mesh` (what `jax.pmap` has become).
 
     The outputs' shardings are stated because on a single device jit would call them replicated, and a state fed back
-    would be traced again.
+    would be traced again. A leaf that nothing reads is kept as an argument, or its memory would not be donated: the
+    left vectors of the power iteration are such.
     """
     mapped = jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
-    return jax.jit(mapped, out_shardings=shardings(mesh, out_specs), donate_argnums=donate_argnums)
+    out_shardings, keep = shardings(mesh, out_specs), bool(donate_argnums)
+    return jax.jit(mapped, out_shardings=out_shardings, donate_argnums=donate_argnums, keep_unused=keep)
 
 
 def device_key(key: PRNGKey) -> PRNGKey:

@@ -11,12 +11,12 @@ from ebm_jax.models.layers import average_pool
 
 LAYERS = [  # each part may import the parts above its own line, and itself
     {"types", "draws", "parallel"},
-    {"models", "sampling", "io"},
+    {"models", "sampling", "io", "programs"},
     {"training", "evaluation", "applications"},
     {"build"},
     {"__init__"},
     {"tasks"},
-    {"train", "sample", "prepare", "evaluate", "export", "cli"},
+    {"train", "sample", "prepare", "evaluate", "export", "compile", "cli"},
     {"run"},
 ]
 LAYER_OF = {part: index for index, parts in enumerate(LAYERS) for part in parts}

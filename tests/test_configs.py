@@ -11,7 +11,6 @@ import pytest
 
 from ebm_jax import build, parallel
 from ebm_jax.io.workdir import flat
-from ebm_jax.types import Batch
 
 FOLDER = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
@@ -22,13 +21,6 @@ density2d folder digits"""
 
 def config_of(name):
     return importlib.import_module(f"configs.{name}").get_config()
-
-
-def abstract_batch(config):
-    size, soft = config.train.batch_size, build.label_shape(config)
-    images = jax.ShapeDtypeStruct((size, *config.data.shape), jnp.float32 if len(config.data.shape) == 1 else jnp.uint8)
-    labels = jax.ShapeDtypeStruct((size, *(soft or ())), jnp.int32 if soft is None else jnp.float32)
-    return Batch(images, labels)  # pyright: ignore[reportArgumentType]
 
 
 def shapes(tree):
@@ -44,7 +36,7 @@ def test_a_full_step_gives_back_a_state_of_the_same_shapes_and_scalar_metrics(na
     config, mesh = config_of(name), parallel.device_mesh()
     build.check(config, mesh.size)
     state = build.abstract_state(config, mesh)
-    after, metrics = jax.eval_shape(build.make_step(config, mesh), state, abstract_batch(config))
+    after, metrics = jax.eval_shape(build.make_step(config, mesh), state, build.abstract_batch(config, mesh))
     assert shapes(after) == shapes(state)
     assert all(metric.shape == () for metric in metrics.values())
 
@@ -59,7 +51,7 @@ def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
     with build.open_batches(config, pytest.fail) as batches:
         batch = batches(0)
         assert shapes(batch) == shapes(
-            jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), abstract_batch(config))
+            jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), build.abstract_batch(config, mesh))
         )
         if config.model.num_classes == 1 and build.label_shape(config) is None:
             assert (batch.labels == 0).all(), "an unconditional model sees no classes"

@@ -1,11 +1,12 @@
 """From a configuration to the parts of a run: the only reader of the config below the verbs."""
 
 from ebm_jax.build.checks import check, check_member, check_task, dry_run
-from ebm_jax.build.choices import choice, example_labels, label_shape, other_runs, parse_labels, sample_labels
+from ebm_jax.build.choices import choice, example_labels, label_shape, other_runs, parse_labels, sample_labels, value_of
 from ebm_jax.build.datasets import load_images, make_density, make_source, open_batches
 from ebm_jax.build.limits import as_config, check_values
 from ebm_jax.build.memory import check_memory, check_samples_fit
 from ebm_jax.build.parts import (
+    abstract_batch,
     abstract_state,
     init_params,
     make_apply,
@@ -31,6 +32,7 @@ from ebm_jax.build.runs import (
 )
 
 __all__ = [
+    "abstract_batch",
     "abstract_state",
     "as_config",
     "check",
@@ -69,4 +71,5 @@ __all__ = [
     "restore_params",
     "sample_labels",
     "together",
+    "value_of",
 ]

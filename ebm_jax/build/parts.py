@@ -173,6 +173,16 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     return parallel.abstract(state, mesh, _partition(config))
 
 
+def abstract_batch(config: Config, mesh: Mesh) -> Batch:
+    """Shapes, types and shardings of one batch over all devices, of any data."""
+    shape, soft = tuple(config.data.shape), label_shape(config)
+    members = (config.train.num_models,) if config.train.num_models > 1 else ()
+    rows = (*members, config.train.batch_size)
+    images = jax.ShapeDtypeStruct((*rows, *shape), jnp.float32 if len(shape) == 1 else jnp.uint8)
+    labels = jax.ShapeDtypeStruct((*rows, *(soft or ())), jnp.int32 if soft is None else jnp.float32)
+    return parallel.abstract(Batch(images, labels), mesh, _partition(config).buffer.images)  # pyright: ignore
+
+
 def make_step(config: Config, mesh: Mesh) -> Callable:
     """The compiled training step (state, batch) -> (state, metrics) over all devices; it consumes its state.
 

@@ -1,0 +1,1 @@
+"""Compiled programs: what their optimised HLO says that they do, and the chips that they are for."""
