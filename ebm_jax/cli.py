@@ -9,13 +9,15 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
-from ebm_jax import build
+from ebm_jax import build, processes
 from ebm_jax.io.workdir import describe, differences, flat, read_config
 from ebm_jax.types import BadInput, Config
 
 MODES = ("train", "sample", "export", "prepare")
 READ_A_RUN = ("sample", "export")  # modes that take the config of the run in the folder
 USAGE = f"python run.py --config=configs/NAME.py [--workdir=DIR] [--mode={'|'.join(MODES)}] [--config.key=value ...]"
+ON_MANY_HOSTS = "On every host of a pod or cluster (docs/pods.md): --multihost, and where JAX cannot know them\n"
+ON_MANY_HOSTS += "--coordinator=HOST:PORT --num_processes=N --process_id=I; --join_timeout=SECONDS"
 
 
 class Command(NamedTuple):
@@ -36,8 +38,8 @@ def parse(argv: list[str]) -> Command:
       BadInput: an unknown flag or key, a value of the wrong type, a config file that cannot be read, no run there.
       SystemExit: after --help.
     """
-    if {"-h", "-help", "--help"} & set(argv):
-        print(USAGE + "\nEvery key is in configs/default.py.")
+    if _asks_for_help(argv):
+        print(f"{USAGE}\nEvery key is in configs/default.py. {ON_MANY_HOSTS}")
         raise SystemExit(0)
     source = _config_source(argv)
     mode, workdir = _mode_and_workdir(argv, source)
@@ -50,6 +52,33 @@ def parse(argv: list[str]) -> Command:
             f"--workdir {workdir} holds another run: {describe(differing)}; only --config.sample keys may change"
         )
     return Command(mode, asked, workdir)
+
+
+def launch(argv: list[str]) -> processes.Launch | None:
+    """What the command line says of the processes of the run; None where it asks for one process alone.
+
+    Raises:
+      BadInput: a value of the wrong type, such a flag without --multihost, or --multihost for another mode than train.
+    """
+    if _asks_for_help(argv):
+        return None
+    values = _known_flags(argv)
+    asked = processes.Launch(values.coordinator, values.num_processes, values.process_id, values.join_timeout)
+    if values.multihost and values.mode != "train":
+        raise BadInput(
+            f"--multihost is for --mode=train, not {values.mode}; run that on one host: it takes checkpoints of any "
+            "number of hosts and devices"
+        )
+    if values.multihost:
+        return asked
+    for name, value in zip(("coordinator", "num_processes", "process_id"), asked, strict=False):
+        if value is not None:
+            raise BadInput(f"--{name} {value} is for a run of several processes; add --multihost, or leave it out")
+    return None
+
+
+def _asks_for_help(argv: list[str]) -> bool:
+    return bool({"-h", "-help", "--help"} & set(argv))
 
 
 def _names_config(argv: list[str], index: int) -> bool:
@@ -73,20 +102,31 @@ def _config_source(argv: list[str]) -> Path | None:
 
 
 def _mode_and_workdir(argv: list[str], source: Path | None) -> tuple[str, Path]:
+    values = _known_flags(argv)
+    if source is None and not (values.mode in READ_A_RUN and values.workdir):
+        raise BadInput(f"--config is missing; usage: {USAGE}")
+    return values.mode, Path(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
+
+
+def _known_flags(argv: list[str]) -> flags.FlagValues:
+    """The flags that are not keys of the config."""
     values = flags.FlagValues()
     _define(values)
     try:
         values(argv, known_only=True)
     except flags.Error as error:
         raise BadInput(str(error).splitlines()[0]) from error
-    if source is None and not (values.mode in READ_A_RUN and values.workdir):
-        raise BadInput(f"--config is missing; usage: {USAGE}")
-    return values.mode, Path(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
+    return values
 
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "the run's folder; default: runs/NAME", flag_values=values)
     flags.DEFINE_enum("mode", "train", MODES, "what to do", flag_values=values)
+    flags.DEFINE_bool("multihost", False, "this is one of several processes of a run", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "processes of the run", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "number of this process, from 0 on", flag_values=values)
+    flags.DEFINE_float("join_timeout", 300.0, "seconds that the processes have to meet", flag_values=values)
 
 
 def _from_file(source: Path | None) -> Config:

@@ -1,6 +1,8 @@
 """Eight CPU devices, JAX's strict modes and run-time shape checks, all set before the package is imported."""
 
 import os
+import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,3 +48,31 @@ def equations(jaxpr: Any) -> Iterator[Any]:
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
             if hasattr(inner, "eqns"):
                 yield from equations(inner)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def processes_of(commands: list[list[str]], timeout: float = 240, **environment: str) -> list[tuple[int, str]]:
+    """(exit status, output and errors) of commands that run side by side; none outlives the timeout, in seconds."""
+    running = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for command in commands
+    ]
+    try:
+        outputs = [process.communicate(timeout=timeout)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [(process.returncode, output) for process, output in zip(running, outputs, strict=True)]

@@ -5,6 +5,7 @@ the state lies over devices, so a run restores on another number of them.
 """
 
 import itertools
+import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,9 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax import lax
 from jaxtyping import Array, UInt32
+from orbax.checkpoint.options import MultiprocessingOptions
+
+from ebm_jax import processes
 
 DIRECTORY = "checkpoints"
 
@@ -62,12 +66,17 @@ def restore_newest(manager: ocp.CheckpointManager, abstract: Any, before: float 
     """
     args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
     skipped: dict[int, str] = {}
-    for step in sorted((step for step in manager.all_steps() if step < before), reverse=True):
+    steps = json.loads(processes.from_first(json.dumps([step for step in manager.all_steps() if step < before])))
+    reader = _lone_reader(manager)
+    for step in sorted(steps, reverse=True):
+        state, meta, reason = None, {}, ""
         try:
-            restored = manager.restore(step, args=args)
+            restored = reader.restore(step, args=args)
             state, meta = restored["state"], restored["meta"]
         except Exception as error:  # tensorstore, zarr, JSON and Orbax each raise their own for damaged files
-            skipped[step] = f"{type(error).__name__} {(str(error).splitlines() or [''])[0][:120]}"
+            reason = f"{type(error).__name__} {(str(error).splitlines() or [''])[0][:120]}"
+        if reasons := list(filter(None, processes.meet(reason))):  # damaged for one is damaged for all
+            skipped[step] = reasons[0]
             continue
         if fingerprint(state) == meta["fingerprint"]:
             return Restored(step, state, skipped)
@@ -75,13 +84,24 @@ def restore_newest(manager: ocp.CheckpointManager, abstract: Any, before: float 
     return Restored(None, None, skipped)
 
 
+def _lone_reader(manager: ocp.CheckpointManager) -> ocp.CheckpointManager:
+    """What restores the shards of this process and never waits for another one, which may have failed to."""
+    if processes.count() == 1:
+        return manager
+    own = processes.index()
+    alone = MultiprocessingOptions(primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader_{own}")
+    options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone)
+    return ocp.CheckpointManager(manager.directory, options=options)
+
+
 def set_aside(manager: ocp.CheckpointManager, workdir: Path, steps: Iterable[int], directory: str = DIRECTORY) -> None:
     """Move damaged checkpoints to damaged_DIRECTORY/: Orbax would not save the same step again over them."""
-    for step in steps:
+    for step in steps if processes.is_first() else ():
         aside = workdir / f"damaged_{directory}"
         aside.mkdir(exist_ok=True)
         number = next(n for n in itertools.count() if not (aside / f"{step}_{n}").exists())
         (workdir / directory / str(step)).rename(aside / f"{step}_{number}")
+    processes.meet()
     manager.reload()
 
 
