@@ -101,8 +101,10 @@ def _loop(
         done = step + 1
         _observe(unseen, reporter, config, manager)
         unseen = (done, metrics)
-        last = stop.is_due(done) or done == config.train.num_steps
-        pictures = last or (config.log.images_every and done % config.log.images_every == 0)
+        stopping, whole = stop.is_due(done), done == config.train.num_steps
+        last = stopping or whole
+        regular = config.log.images_every and done % config.log.images_every == 0
+        pictures = whole or (regular and not stopping)  # whose program may take longer to compile than there is time
         save = last or done % config.checkpoint.every == 0
         if pictures or save:
             _observe(unseen, reporter, config, manager)

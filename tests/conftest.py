@@ -57,19 +57,21 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def processes_of(commands: list[list[str]], timeout: float = 240, **environment: str) -> list[tuple[int, str]]:
-    """(exit status, output and errors) of commands that run side by side; none outlives the timeout, in seconds."""
-    running = [
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for command in commands
-    ]
+def start(command: list[str], folder: Path = ROOT, **environment: str) -> subprocess.Popen:
+    """A process of its own on the CPU, its output and errors in one pipe; to be killed by whoever starts it."""
+    fewer = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=fewer | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished(running: list[subprocess.Popen], timeout: float = 240) -> list[tuple[int, str]]:
+    """(exit status, output) of each process; none outlives the timeout, in seconds."""
     try:
         outputs = [process.communicate(timeout=timeout)[0] for process in running]
     finally:

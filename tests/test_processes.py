@@ -1,11 +1,11 @@
 """Processes that meet, decide together and end together: real ones, on this machine, that touch no device."""
 
-import subprocess
+import socket
 import sys
 import time
 
 import pytest
-from conftest import ROOT, free_port, processes_of
+from conftest import finished, free_port, start
 
 from ebm_jax import processes
 from ebm_jax.types import BadInput
@@ -35,8 +35,7 @@ def together(body, count=2, *, number="2", own="me", timeout=60, started=None):
     lines = "\n".join(f"        {line}" for line in ["pass", *body.splitlines()])
     program = PROGRAM.format(body=lines, number=number, own=own, timeout=timeout)
     coordinator = f"127.0.0.1:{free_port()}"
-    words = [[sys.executable, "-c", program, coordinator, str(me)] for me in started or range(count)]
-    return processes_of(words)
+    return finished([start([sys.executable, "-c", program, coordinator, str(me)]) for me in started or range(count)])
 
 
 def test_a_meeting_gives_each_process_the_texts_of_all_in_their_order():
@@ -134,8 +133,6 @@ def test_impossible_numbers_are_refused_before_anything_waits(launch, expected):
 
 
 def test_a_port_that_is_taken_is_refused():
-    import socket
-
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(BadInput, match=f"127.0.0.1:{port}: process 0 cannot open the port"):
@@ -143,8 +140,7 @@ def test_a_port_that_is_taken_is_refused():
 
 
 def test_without_a_cluster_and_without_flags_one_line_names_the_flags():
-    words = [sys.executable, "run.py", "--config=configs/digits.py", "--multihost"]
-    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert result.returncode == 2
-    assert "give --coordinator=HOST:PORT --num_processes=N --process_id=I" in result.stderr
-    assert result.stderr.count("\n") == 1
+    ((status, out),) = finished([start([sys.executable, "run.py", "--config=configs/digits.py", "--multihost"])])
+    assert status == 2
+    assert "give --coordinator=HOST:PORT --num_processes=N --process_id=I" in out
+    assert out.count("\n") == 1
