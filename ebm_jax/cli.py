@@ -103,6 +103,8 @@ def _config_source(argv: list[str]) -> Path | None:
 
 def _mode_and_workdir(argv: list[str], source: Path | None) -> tuple[str, Path]:
     values = _known_flags(argv)
+    if values.workdir and "://" in values.workdir:
+        raise BadInput(f"--workdir {values.workdir} is an address, not a folder; give a folder that all hosts share")
     if source is None and not (values.mode in READ_A_RUN and values.workdir):
         raise BadInput(f"--config is missing; usage: {USAGE}")
     return values.mode, Path(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
