@@ -131,18 +131,22 @@ def test_what_people_read_is_written_once_and_is_that_of_one_process(runs):
     assert "going on from step 3" in printed[3]
 
 
-def test_sigterm_to_one_of_two_processes_saves_one_step_on_both_and_ends_them(tmp_path):
+@pytest.mark.parametrize(
+    ("signum", "whom", "expected"),
+    [(signal.SIGTERM, 1, [0, 0]), pytest.param(signal.SIGINT, 0, [130, 0], marks=pytest.mark.slow)],
+)
+def test_a_signal_to_one_of_two_processes_saves_one_step_on_both_and_ends_them(tmp_path, signum, whom, expected):
     both = run_together(tmp_path / "run", 2, 1, train__num_steps=100_000, checkpoint__every=100_000)
     try:
         read_until("step 5/", both[0])
         began = time.monotonic()
-        both[1].send_signal(signal.SIGTERM)
+        both[whom].send_signal(signum)
         results = finished(both, 120)
     finally:
         for process in both:
             process.kill()
-    print(f"{time.monotonic() - began:.1f} s from SIGTERM to the end of both")
-    assert [status for status, _ in results] == [0, 0]
+    print(f"{time.monotonic() - began:.1f} s from the signal to the end of both")
+    assert [status for status, _ in results] == expected
     saved = rows(tmp_path / "run")[-1]["step"]
     assert f"stopped and saved at step {saved};" in results[0][1]
     assert state_at(tmp_path / "run", saved, 2).step == saved
