@@ -56,15 +56,14 @@ def require_same(workdir: Path, config: Config) -> None:
     Raises:
       BadInput: on all of them.
     """
-    mine = {"--workdir": str(workdir)} | {key: value for key, value in flat(config).items() if key not in OF_A_HOST}
+    values = {"--workdir": str(workdir)} | {key: value for key, value in flat(config).items() if key not in OF_A_HOST}
+    mine = {key: json.dumps(value) for key, value in values.items()}  # as words, in which NaN is itself
     first = json.loads(processes.from_first(json.dumps(mine)))
     with processes.agreed():
         for key in mine | first:
-            if mine.get(key, "absent") != first.get(key, "absent"):
-                raise BadInput(
-                    f"{key} is {mine.get(key, 'absent')} here and {first.get(key, 'absent')} on process 0; start the "
-                    "same command on every host"
-                )
+            here, there = mine.get(key, "absent"), first.get(key, "absent")
+            if here != there:
+                raise BadInput(f"{key} is {here} here and {there} on process 0; start the same command on every host")
 
 
 def require_shared(workdir: Path) -> None:
