@@ -73,6 +73,7 @@ def test_different_values_are_refused_by_all():
 )
 def test_one_that_fails_alone_ends_the_others_where_they_wait_with_its_line_and_status(culprit, failure, status):
     body = f"""
+processes.LEAVE_SECONDS = 1.0
 if me == {culprit}:
     raise {failure}
 time.sleep(100)
@@ -86,8 +87,9 @@ time.sleep(100)
 
 def test_an_error_that_all_raise_at_the_same_point_is_nobodys_failure():
     body = """
+processes.LEAVE_SECONDS = 0.5
 if me == 1:
-    time.sleep(processes.LOOK_SECONDS * 2)
+    time.sleep(3)
 1 / 0
 """
     for status, out in together(body):
