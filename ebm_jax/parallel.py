@@ -50,14 +50,19 @@ def device_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     wires of a TPU.
 
     Raises:
-      BadInput: the processes have different numbers of devices.
+      BadInput: the processes have different numbers of devices; or a pod's devices are here without `--multihost`.
     """
-    devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
-    each = collections.Counter(device.process_index for device in devices)
+    found = jax.devices() if devices is None else devices
+    ordered = sorted(found, key=lambda device: (device.process_index, device.id))
+    each = collections.Counter(device.process_index for device in ordered)
+    if devices is None and len(each) != processes.count():
+        raise BadInput(
+            f"the devices here belong to {len(each)} hosts; start the command with --multihost on all of them"
+        )
     if len(set(each.values())) > 1:
         numbers = ", ".join(f"process {process} has {number}" for process, number in each.items())
         raise BadInput(f"the processes differ in their number of devices: {numbers}; give each the same number")
-    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+    return Mesh(np.asarray(ordered), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def shardings(mesh: Mesh, specs: Any) -> Any:

@@ -169,6 +169,7 @@ def test_data_that_one_host_lacks_ends_all_with_one_line_and_touches_nothing(tmp
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_workdir_that_process_0_refuses_ends_all(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     results = finished(run_together(tmp_path, 2, 1), 120)
@@ -178,6 +179,7 @@ def test_a_workdir_that_process_0_refuses_ends_all(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_a_workdir_that_is_another_folder_on_another_host_ends_all(tmp_path):
     folders = [tmp_path / "0", tmp_path / "1"]
     for folder in folders:
@@ -285,6 +287,12 @@ def test_the_devices_of_a_process_lie_side_by_side_whatever_order_they_come_in()
 def test_processes_of_different_numbers_of_devices_are_refused():
     with pytest.raises(BadInput, match="process 0 has 2, process 1 has 1; give each the same number"):
         parallel.device_mesh([Device(0, 0), Device(1, 2), Device(0, 1)])
+
+
+def test_a_pods_devices_without_multihost_are_refused(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [Device(0, 0), Device(1, 1)])
+    with pytest.raises(BadInput, match="the devices here belong to 2 hosts; start the command with --multihost"):
+        parallel.device_mesh()
 
 
 @pytest.mark.parametrize("mode", ["sample", "export", "prepare"])
