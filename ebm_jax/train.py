@@ -168,7 +168,7 @@ def _density_watcher(config: Config, mesh: Mesh, reporter: report.Reporter) -> C
         points, _, _ = sampler(params, jax.random.key(config.sample.seed), 0)
         points, params = parallel.on_host((points, params))
         if processes.is_first():
-            result, log_q = report_of(params)
+            result, log_q = report_of(jax.device_put(params))
             reporter.density(step, data_points, points, log_q, result._asdict())
 
     return draw
