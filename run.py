@@ -1,6 +1,9 @@
 """Train an energy-based model, or use one: python run.py --config=configs/NAME.py [--mode=MODE]."""
 
+import errno
 import sys
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(argv: list[str]) -> int:
@@ -17,6 +20,11 @@ def main(argv: list[str]) -> int:
             return verbs[command.mode](command.config, command.workdir)
     except (BadInput, Diverged) as error:
         print(f"run.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"run.py: {error}; make room, and the same command goes on from the newest checkpoint", file=sys.stderr)
         return 2
 
 

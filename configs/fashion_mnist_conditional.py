@@ -2,7 +2,9 @@
 
     python run.py --config=configs/fashion_mnist_conditional.py
 
-As fashion_mnist, with a class-conditional bias and gain in the residual block. Not in the paper. Not measured.
+As fashion_mnist, with a class-conditional bias and gain in the residual block, and a term that makes energies classify
+(`loss.label_weight`). Not in the paper. 2 cores of an AMD EPYC without AMX, JAX 0.10.2, five other jobs on the cores: 2,000
+steps in 62 minutes. It classifies 65.5 % of the test images; 95 % of its samples are of their class: docs/results.md.
 """
 
 from configs import fashion_mnist
@@ -14,5 +16,6 @@ def get_config():
     config.buffer.relabel_prob = 0.1
     config.loss.label_weight = 1.0
     config.loss.label_margin = 0.02
-    config.train.num_steps = 1_050
+    config.train.num_steps = 2_000
+    config.log.images_every = config.checkpoint.every = 500
     return config

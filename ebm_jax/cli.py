@@ -1,6 +1,6 @@
 """From the words of the command line to a config, a folder and a mode, or one clear line."""
 
-import difflib
+import os
 import re
 import runpy
 from pathlib import Path
@@ -10,7 +10,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from ebm_jax import build, processes
-from ebm_jax.io.workdir import describe, differences, flat, read_config
+from ebm_jax.build.limits import FLAG, KEYS, nearest
+from ebm_jax.io.workdir import describe, differences
 from ebm_jax.types import BadInput, Config
 
 MODES = ("train", "sample", "export", "prepare")
@@ -35,16 +36,19 @@ def parse(argv: list[str]) -> Command:
     `sample`; there --config only serves to find the default folder.
 
     Raises:
-      BadInput: an unknown flag or key, a value of the wrong type, a config file that cannot be read, no run there.
+      BadInput: an unknown flag or key, a value of the wrong type or out of its range, a config file that cannot be
+        read, no run there.
       SystemExit: after --help.
     """
     if _asks_for_help(argv):
         print(f"{USAGE}\nEvery key is in configs/default.py. {ON_MANY_HOSTS}")
         raise SystemExit(0)
+    _check_words(argv[1:])
     source = _config_source(argv)
     mode, workdir = _mode_and_workdir(argv, source)
-    config = read_config(workdir) if mode in READ_A_RUN else _from_file(source)
+    config = build.read_run(workdir) if mode in READ_A_RUN else _from_file(source)
     asked = _overridden(config, argv)
+    build.check_values(asked)
     if mode not in READ_A_RUN and asked.train.dry_run:
         asked = build.dry_run(asked)
     if mode in READ_A_RUN and (differing := differences(config, asked)):
@@ -93,7 +97,7 @@ def _config_source(argv: list[str]) -> Path | None:
     if not words:
         return None
     path = Path(words[-1].removeprefix("-").removeprefix("-").removeprefix("config="))
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file False too where the name is too long
         known = sorted(str(near) for near in path.parent.glob("*.py") if near.stem not in ("default", "__init__"))
         raise BadInput(
             f"--config {path} is not a file; " + (f"use one of {', '.join(known)}" if known else f"usage: {USAGE}")
@@ -116,8 +120,8 @@ def _known_flags(argv: list[str]) -> flags.FlagValues:
     _define(values)
     try:
         values(argv, known_only=True)
-    except flags.Error as error:
-        raise BadInput(str(error).splitlines()[0]) from error
+    except (flags.Error, ValueError) as error:
+        raise BadInput(_one_line(error)) from error
     return values
 
 
@@ -134,19 +138,28 @@ def _define(values: flags.FlagValues) -> None:
 def _from_file(source: Path | None) -> Config:
     """What the config file's get_config returns."""
     try:
-        return runpy.run_path(str(source))["get_config"]()
-    except Exception as error:  # whatever the user's file raises
+        found = runpy.run_path(str(source))["get_config"]()
+    except (Exception, SystemExit) as error:  # whatever the user's file raises
         raise BadInput(f"--config {source} cannot be read: {type(error).__name__} {_one_line(error)}") from error
+    return build.as_config(found, f"--config {source}", "begin with the config of configs/default.py")
+
+
+def _check_words(argv: list[str]) -> None:
+    """Refuse a key that is none, and a flag without the value that it takes: the next flag would be taken for it."""
+    for index, word in enumerate(argv):
+        flag, separator, _ = word.partition("=")
+        name = re.match(r"--?(config\.(.*)|config$|workdir$|mode$)", flag)
+        if not name or (index and argv[index - 1] == "--"):
+            continue
+        if name[2] is not None and name[2] not in KEYS:
+            raise BadInput(f"{flag} is not a key of the config; did you mean --config.{nearest(name[2])}?")
+        following = argv[index + 1 : index + 2]
+        if not separator and KEYS.get(name[2]) is not FLAG and (not following or following[0].startswith("--")):
+            raise BadInput(f"{flag} has no value; give one as {flag}=VALUE")
 
 
 def _overridden(config: Config, argv: list[str]) -> Config:
     """A copy of the config with the --config.key=value words of the command line, and no other words left."""
-    known = flat(config)
-    for word in argv:
-        key = re.match(r"--?config\.([^=]+)", word)
-        if key and key[1] not in known:
-            near = difflib.get_close_matches(key[1], known, 1, 0.0)[0]
-            raise BadInput(f"--config.{key[1]} is not a key of the config; did you mean --config.{near}?")
     words = [word for index, word in enumerate(argv) if not _names_config(argv, index)]
     values = flags.FlagValues()
     _define(values)
@@ -155,12 +168,14 @@ def _overridden(config: Config, argv: list[str]) -> Config:
     try:
         rest = values(words)
     except (flags.Error, TypeError, ValueError) as error:
-        raise BadInput(str(error).splitlines()[0]) from error
+        raise BadInput(_one_line(error)) from error
     if len(rest) > 1:
         raise BadInput(f"'{rest[1]}' is not a flag; usage: {USAGE}")
     return asked
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     """The first line of an error's text; ml_collections hides its line in an escaped string."""
-    return str(error).replace("\\n", "\n").replace("\\'", "'").strip("\"'").splitlines()[0]
+    text = str(error).replace("\\n", "\n").replace("\\'", "'")
+    quoted = re.fullmatch(r"([\"'])(.*)\1", text, re.DOTALL)
+    return ((quoted[2] if quoted else text).splitlines() or [""])[0]

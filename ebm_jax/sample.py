@@ -26,6 +26,7 @@ def sample(config: Config, folder: Path) -> int:
     mesh = parallel.device_mesh()
     build.check(config, mesh.size)
     build.check_task(config, mesh.size)
+    build.check_samples_fit(config)
     params, step = _weights(config, folder, mesh)
     task = config.sample.task
     name = "" if task == "generate" else f"{task}_"

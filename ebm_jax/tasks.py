@@ -186,10 +186,14 @@ def known_pixels(config: Config) -> np.ndarray:
         raise BadInput(f"sample.mask '{name}' is unknown; use one of {', '.join(known)}, or a .npy file, True: known")
     try:
         mask = np.load(name, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # NumPy, zipfile and the system each raise their own
         raise BadInput(f"sample.mask {name} cannot be read ({error}); save a boolean array by numpy.save") from error
+    if not isinstance(mask, np.ndarray):
+        raise BadInput(f"sample.mask {name} is no single array; save a boolean one by numpy.save")
     if mask.dtype != bool or mask.shape not in ((h, w), (h, w, 1), (h, w, c)):
         raise BadInput(f"sample.mask {name} is {mask.dtype} {mask.shape}; it must be bool {(h, w)} or {(h, w, c)}")
+    if mask.all():
+        raise BadInput(f"sample.mask {name} leaves nothing to fill in; save False where a pixel is unknown")
     return mask.reshape(h, w, -1).repeat(c // mask.reshape(h, w, -1).shape[2], 2)
 
 

@@ -48,6 +48,7 @@ def train(config: Config, folder: Path) -> int:
     with processes.agreed():
         mesh = parallel.device_mesh()
         build.check(config, mesh.size)
+        build.check_memory(config, mesh)
         if processes.is_first():
             workdir.check(folder, config)
     with contextlib.ExitStack() as stack:

@@ -23,7 +23,7 @@ LAYER_OF = {part: index for index, parts in enumerate(LAYERS) for part in parts}
 ALLOWED_BESIDE = {("parallel", "types"), ("draws", "types"), ("processes", "types"), ("parallel", "processes")}
 FORBIDDEN_PARTS = {("training", "io"), ("applications", "io")}
 FORBIDDEN_LIBRARIES = {("sampling", "flax"), ("sampling", "optax")}
-CONFIG_READERS = {"build", "io.workdir", *LAYERS[-2]}
+CONFIG_READERS = {"build", "build.limits", "io.workdir", *LAYERS[-2]}
 SOURCES = {"run": ROOT / "run.py"}  # by the module's name from the package on
 for file in sorted((ROOT / "ebm_jax").rglob("*.py")):
     SOURCES[".".join(file.relative_to(ROOT / "ebm_jax").with_suffix("").parts)] = file

@@ -120,3 +120,19 @@ def test_the_fingerprint_sees_every_single_bit_two_signs_and_the_order_of_values
             seen.add(checkpoint.fingerprint(changed)[0])
     collisions = 3 + 64 * 32 - len(seen)
     assert collisions <= 1, "2,051 hashes of 32 bits collide twice with probability 1e-7"
+
+
+def test_after_a_rollback_the_newer_steps_are_kept_elsewhere_and_can_be_saved_again(tmp_path):
+    with checkpoint.open_manager(tmp_path, keep=5) as manager:
+        for step in (1, 2, 3, 4):
+            checkpoint.save(manager, step, make_state(step))
+        assert checkpoint.discard_after(manager, 2) == [4, 3]
+        assert checkpoint.discard_after(manager, 2) == []
+        checkpoint.save(manager, 3, make_state(33))
+        assert checkpoint.discard_after(manager, 2) == [3]
+        checkpoint.save(manager, 3, make_state(333))
+    restored = restore(tmp_path)
+    assert restored.step == 3
+    np.testing.assert_array_equal(bits(restored.state)[2], bits(make_state(333))[2])
+    aside = tmp_path / f"rolled_back_{checkpoint.DIRECTORY}"
+    assert {path.name for path in aside.iterdir()} == {"3_0", "4_0", "3_1"}

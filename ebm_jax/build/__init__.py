@@ -3,6 +3,8 @@
 from ebm_jax.build.checks import check, check_member, check_task, dry_run
 from ebm_jax.build.choices import choice, example_labels, label_shape, other_runs, parse_labels, sample_labels
 from ebm_jax.build.datasets import load_images, make_density, make_source, open_batches
+from ebm_jax.build.limits import as_config, check_values
+from ebm_jax.build.memory import check_memory, check_samples_fit
 from ebm_jax.build.parts import (
     abstract_state,
     init_params,
@@ -22,6 +24,7 @@ from ebm_jax.build.runs import (
     make_rounds,
     make_sample_fn,
     make_sampler,
+    read_run,
     restore,
     restore_params,
     together,
@@ -29,9 +32,13 @@ from ebm_jax.build.runs import (
 
 __all__ = [
     "abstract_state",
+    "as_config",
     "check",
     "check_member",
+    "check_memory",
+    "check_samples_fit",
     "check_task",
+    "check_values",
     "choice",
     "dry_run",
     "example_labels",
@@ -57,6 +64,7 @@ __all__ = [
     "other_runs",
     "parse_labels",
     "place_batch",
+    "read_run",
     "restore",
     "restore_params",
     "sample_labels",

@@ -9,23 +9,12 @@ import jax.numpy as jnp
 
 from ebm_jax.build.choices import CHOICES, SOFT, among, choice, sample_labels, value_of
 from ebm_jax.build.datasets import SOURCES
+from ebm_jax.build.limits import check_values
 from ebm_jax.io.workdir import describe, flat, read_config
 from ebm_jax.types import BadInput, Config
 
-AT_LEAST_ONE = ["model.width", "model.num_classes", "chain.num_steps", "chain.num_leaps", "buffer.capacity"]
-AT_LEAST_ONE += ["train.batch_size", "train.num_steps", "train.num_models", "sample.num_images", "sample.batch_size"]
-AT_LEAST_ONE += ["sample.snapshots", "sample.rounds", "sample.film_every", "sample.factor", "sample.neighbours"]
-AT_LEAST_ONE += ["sample.num_steps", "log.every", "checkpoint.every", "checkpoint.keep"]
-NOT_NEGATIVE = ["chain.noise_scale", "chain.temperature", "chain.anneal_from", "chain.quiet_steps", "loss.energy_l2"]
-NOT_NEGATIVE += ["loss.label_weight", "optim.clip_scale", "optim.clip_offset", "train.seed", "train.cpu_devices"]
-NOT_NEGATIVE += ["sample.seed", "sample.quiet_steps", "sample.anneal_from", "log.images_every"]
-NOT_NEGATIVE += ["sample.buffer_capacity", "sample.amount"]
-NOT_NEGATIVE += ["data.max_unreadable", "data.memory_gib", "data.workers"]
-POSITIVE = ["loss.label_margin", "chain.step_size", "chain.grad_clip", "optim.learning_rate"]
-PROBABILITIES = ["buffer.restart_prob", "buffer.relabel_prob", "sample.restart_prob", "sample.relabel_prob"]
-PROBABILITIES += ["sample.strength"]
-BELOW_ONE = ["optim.b1", "optim.b2", "optim.ema_decay", "model.dropout"]
-SMALLEST_SIDE = 8  # pixels: three halvings
+SMALLEST_SIDE = 8  # pixels: three halvings; with fewer no pixel would be left, and the energy be constant
+SMALLEST_SIDES = {"resnet128": 32}  # of networks that halve more often
 RESIDUAL = ("resnet32", "resnet32_large", "resnet32_wider", "resnet128")  # networks with dropout and attention
 DRY_RUN = {  # what train.dry_run=True puts over a config
     "model.width": 8,
@@ -61,27 +50,21 @@ def check(config: Config, num_devices: int) -> None:
       BadInput: with the key, its value, the limit and what to do.
     """
 
-    def require(keys: list[str], holds: Callable[[Any], bool], limit: str) -> None:
-        for key in keys:
-            value = value_of(config, key)
-            if not holds(value):  # written so that NaN fails too
-                raise BadInput(f"{key} {value} is out of range; it must be {limit}")
-
+    check_values(config)
     for key in CHOICES:
         choice(config, key)
     among("data.source", config.data.source.partition(":")[0], SOURCES | {"density": None})
-    require(AT_LEAST_ONE, lambda value: value >= 1, "at least 1")
-    require(NOT_NEGATIVE, lambda value: value >= 0, "at least 0")
-    require(POSITIVE, lambda value: value > 0, "greater than 0")
-    require(["chain.step_size", "chain.noise_scale", "optim.learning_rate"], math.isfinite, "finite")
-    require(BELOW_ONE, lambda value: 0 <= value < 1, "at least 0 and below 1")
-    require(PROBABILITIES, lambda value: 0 <= value <= 1, "a probability, 0 to 1")
     for group in ("chain", "sample"):
-        steps = getattr(config, group).num_steps
-        require([f"{group}.quiet_steps"], lambda value: value <= steps, f"at most {group}.num_steps, {steps}")  # noqa: B023
+        steps = value_of(config, f"{group}.num_steps")
+        _require(config, f"{group}.quiet_steps", range(steps + 1).__contains__, f"at most {group}.num_steps, {steps}")
+        if value_of(config, f"{group}.anneal_from") and not config.chain.temperature:
+            raise BadInput(
+                f"{group}.anneal_from {value_of(config, f'{group}.anneal_from')} needs a chain.temperature above 0, to "
+                f"which it falls geometrically; use {group}.anneal_from=0"
+            )
     if config.chain.kernel != "langevin":
         _check_metropolis(config)
-    _check_shape(config, require)
+    _check_shape(config)
     _check_network(config)
     for key in ("train.batch_size", "buffer.capacity"):
         value = value_of(config, key)
@@ -109,6 +92,18 @@ def check_task(config: Config, num_devices: int) -> None:
         raise BadInput(f"sample.task {sample.task} needs images to start from; a density has none")
     if sample.task != "compose":
         sample_labels(config, jnp.zeros(1, jnp.int32))
+    if sample.task == "restore":
+        side = max(config.data.shape[:2])
+        limits = {
+            "salt_and_pepper": (0.0, 1.0, "a share from 0 to 1"),
+            "blur": (1e-3, side, f"from 0.001 to {side} pixels"),
+        }
+        low, high, limit = limits.get(sample.corruption, (0.0, math.inf, ""))
+        if not low <= sample.amount <= high:
+            raise BadInput(f"sample.amount {sample.amount} is out of range; for {sample.corruption} it must be {limit}")
+    if sample.task == "super_resolve" and any(size % sample.factor for size in config.data.shape[:2]):
+        height, width, _ = config.data.shape
+        raise BadInput(f"sample.factor {sample.factor} does not divide {height}x{width} pixels; use one that does")
     if sample.ensemble == "turns" and not sample.buffer_capacity:
         raise BadInput("sample.ensemble turns needs a sampling buffer; set sample.buffer_capacity, 1000 for example")
     if sample.buffer_capacity and sample.task != "generate":
@@ -142,13 +137,22 @@ def _check_metropolis(config: Config) -> None:
         raise BadInput(f"{kernel} needs one energy for a whole chain; use model.dropout_in_chains=False")
 
 
-def _check_shape(config: Config, require: Callable) -> None:
+def _check_shape(config: Config) -> None:
+    key = "data.shape"
     if config.data.source == "density":
-        require(["data.shape"], lambda shape: tuple(shape) == (2,), "(2,) for a 2-D density")
+        _require(config, key, lambda shape: tuple(shape) == (2,), "(2,) for a 2-D density")
         return
-    require(["data.shape"], lambda shape: len(shape) == 3, "(height, width, channels)")
-    require(["data.shape"], lambda shape: min(shape[:2]) >= SMALLEST_SIDE, f"at least {SMALLEST_SIDE} pixels a side")
-    require(["data.shape"], lambda shape: shape[2] in (1, 3), "of 1 or 3 channels")
+    _require(config, key, lambda shape: len(shape) == 3, "(height, width, channels)")
+    side = SMALLEST_SIDES.get(config.model.name, SMALLEST_SIDE)
+    limit = f"at least {side} pixels a side for model.name {config.model.name}"
+    _require(config, key, lambda shape: min(shape[:2]) >= side, limit)
+    _require(config, key, lambda shape: shape[2] in (1, 3), "of 1 or 3 channels")
+
+
+def _require(config: Config, key: str, holds: Callable[[Any], bool], limit: str) -> None:
+    value = value_of(config, key)
+    if not holds(value):
+        raise BadInput(f"{key} {value} is out of range; it must be {limit}")
 
 
 def _check_network(config: Config) -> None:
@@ -159,6 +163,9 @@ def _check_network(config: Config) -> None:
             f"model.{key} {getattr(model, key)} does not go with model.name {model.name}; use one of "
             f"{', '.join(RESIDUAL)}"
         )
+    halved = model.name == "dsprites" or (model.attention and model.name != "resnet32_large")
+    if model.width == 1 and halved:
+        raise BadInput(f"model.width 1 leaves {model.name} a layer of width / 2 = 0 channels; use at least 2")
     if (model.name == "mlp") != (config.data.source == "density"):
         raise BadInput(f"model.name {model.name} does not fit data.source {config.data.source}; density needs mlp")
     if model.name == "mlp" and model.num_classes > 1:
@@ -171,5 +178,7 @@ def _check_network(config: Config) -> None:
     length = SOFT.get(condition)
     if length not in (None, model.num_classes):
         raise BadInput(f"model.num_classes {model.num_classes} does not fit data.condition {condition}; use {length}")
+    if condition == "soft" and config.data.source.partition(":")[0] not in ("npz", "noise"):
+        raise BadInput(f"data.condition soft is not in data.source {config.data.source}; use class, or an .npz file")
     if condition not in ("class", "soft") and config.data.source not in ("tfds", "shapes", "noise"):
-        raise BadInput(f"data.condition '{condition}' is not in data.source {config.data.source}; use class or soft")
+        raise BadInput(f"data.condition '{condition}' is not in data.source {config.data.source}; use class")

@@ -86,8 +86,20 @@ def make_source(config: Config) -> source.Source:
         use = f"{images.num_classes}" if soft else f"1 (unconditional) or {images.num_classes}"
         raise BadInput(f"model.num_classes {num_classes} does not fit {name}; use {use}")
     if soft or num_classes > 1:
-        return images
+        return images._replace(read=lambda row: _with_label(images.read(row), label_shape(config) or (), config, name))
     return images._replace(read=lambda row: (images.read(row)[0], 0))
+
+
+def _with_label(
+    example: tuple[np.ndarray, source.Label], shape: tuple[int, ...], config: Config, name: str
+) -> tuple[np.ndarray, source.Label]:
+    """The example, whose label is a class or a vector as `data.condition` says."""
+    if np.shape(example[1]) != shape:
+        kinds = ("classes", "vectors") if shape else ("vectors", "classes")
+        raise BadInput(
+            f"data.condition {config.data.condition} does not fit {name}: its labels are {kinds[0]}, not {kinds[1]}"
+        )
+    return example
 
 
 def _tfds_source(config: Config, path: str) -> source.Source:

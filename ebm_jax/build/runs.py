@@ -14,10 +14,11 @@ from jax.sharding import Mesh
 from ebm_jax import applications, draws, parallel
 from ebm_jax.build.choices import check_labels, choice, label_shape, sample_labels
 from ebm_jax.build.datasets import make_density
+from ebm_jax.build.limits import as_config
 from ebm_jax.build.parts import abstract_state, make_apply, make_stages
 from ebm_jax.evaluation import density
 from ebm_jax.io import checkpoint
-from ebm_jax.io.workdir import read_config
+from ebm_jax.io.workdir import CONFIG, read_config
 from ebm_jax.models import energy
 from ebm_jax.sampling import pool
 from ebm_jax.sampling.pool import Pool
@@ -168,6 +169,16 @@ def make_rounds(config: Config, mesh: Mesh) -> tuple[Callable, Callable, Any]:
     return init, advance, parallel.abstract(abstract, mesh, specs)
 
 
+def read_run(workdir: Path) -> Config:
+    """The config of the run in `workdir`, locked, with all keys and each of its kind.
+
+    Raises:
+      BadInput: there is no run, or its config.json is damaged or of another version of this project.
+    """
+    cure = "it was made by another version of this project: use that one, or add what is missing"
+    return as_config(read_config(workdir), str(workdir / CONFIG), cure)
+
+
 def load(workdir: str | Path, *, snapshots: int = 1) -> tuple[Config, Params]:
     """The config of the run in `workdir` and the network's parameters from its newest valid checkpoint.
 
@@ -181,7 +192,7 @@ def load(workdir: str | Path, *, snapshots: int = 1) -> tuple[Config, Params]:
     Raises:
       BadInput: no run, no checkpoint, only damaged ones, or fewer than `snapshots`.
     """
-    config = read_config(Path(workdir))
+    config = read_run(Path(workdir))
     mesh = parallel.device_mesh(jax.local_devices()[:1])
     return config, restore_params(Path(workdir), config, mesh, snapshots).params
 

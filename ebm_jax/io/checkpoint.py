@@ -1,47 +1,181 @@
 """Checkpoints of one pytree by Orbax, each with a fingerprint, because Orbax restores a flipped bit without a word.
 
-A checkpoint is the state and, beside it, {"fingerprint": one number a leaf}. The fingerprint does not depend on how
-the state lies over devices, so a run restores on another number of them.
+A checkpoint is the state and, beside it, {"step": number, "fingerprint": one number a leaf}. The fingerprint does not
+depend on how the state lies over devices, so a run restores on another number of them. docs/reliability.md has what is
+survived, and where it is tested.
 """
 
+import contextlib
+import gc
 import itertools
 import json
+import logging
 import math
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax import lax
 from jaxtyping import Array, UInt32
-from orbax.checkpoint.options import MultiprocessingOptions
 
 from ebm_jax import processes
+from ebm_jax.io import report
+from ebm_jax.types import BadInput
 
 DIRECTORY = "checkpoints"
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax still writes
+REASON = 120  # letters of a library's message that are shown
 
 
+@contextlib.contextmanager
 def open_manager(
     workdir: Path, keep: int = 1, read_only: bool = False, directory: str = DIRECTORY
-) -> ocp.CheckpointManager:
-    """The checkpoints in a `directory` of a run's folder; `keep` newest ones stay. Close it when done."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=None if read_only else keep, read_only=read_only)
-    return ocp.CheckpointManager((workdir / directory).absolute(), options=options)
+) -> Iterator[ocp.CheckpointManager]:
+    """The checkpoints in a `directory` of a run's folder; `keep` newest ones stay. What a killed run left is removed.
+
+    Raises:
+      BadInput: it cannot be opened; or, at the end, the last save failed. Where another error ends the context, the
+        failed save is a line on standard error instead.
+    """
+    folder = (workdir / directory).absolute()
+    with _without_logs():
+        options = ocp.CheckpointManagerOptions(max_to_keep=None if read_only else keep, read_only=read_only)
+        try:
+            manager = ocp.CheckpointManager(folder, options=options)
+            if not read_only:
+                _remove_unfinished(manager)
+        except OSError as error:
+            raise BadInput(f"{folder} cannot be opened ({_reason(error)}); use another --workdir") from error
+        try:
+            yield manager
+        except BaseException:
+            if failure := settle(manager):
+                report.warn(failure)
+            raise
+        else:
+            if failure := settle(manager):
+                raise BadInput(f"{failure}; mend that, and the same command goes on from there")
+        finally:
+            with contextlib.suppress(Exception):  # what is left of the failure that is told above
+                manager.close()
+            gc.collect()  # reads and writes that failed beside the first log themselves when they are collected
+
+
+@contextlib.contextmanager
+def _without_logs() -> Iterator[None]:
+    """Keep off the terminal what Orbax logs, with tracebacks, and what this module tells in one line.
+
+    One failed file ends the event loop of all; the others then complain that it is closed.
+    """
+    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
+    levels = [logger.level for logger in loggers]
+
+    def filtered(unraisable: Any) -> None:
+        code = getattr(unraisable.object, "cr_code", None)
+        of_orbax = code is not None and "orbax" in code.co_filename
+        if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = filtered
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        sys.unraisablehook = hook
 
 
 def exists(workdir: Path, directory: str = DIRECTORY) -> bool:
     """Whether anything ever finished a checkpoint there."""
-    folder = workdir / directory
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    return bool(_steps(workdir / directory))
+
+
+def _steps(folder: Any) -> list[int]:
+    """The steps that anything in the folder is named by, newest first, be it a checkpoint or not.
+
+    Orbax lists finished ones alone, and deletes what is in the way of a new one of the same name.
+    """
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    numbers = {int(name) for name in names if name.isascii() and name.isdigit()}
+    return sorted((number for number in numbers if str(number) in names), reverse=True)
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
-    """Start saving `state`; the arrays may be donated as soon as this returns, the files follow in the background."""
+    """Start saving `state`; the arrays may be donated as soon as this returns, the files follow in the background.
+
+    A save that fails costs no older checkpoint. The next one says so on standard error and is the next attempt; of the
+    last one `open_manager` says so.
+
+    Raises:
+      ValueError: `step` is not newer than all saved ones; see `discard_after`.
+    """
+    if failure := settle(manager):
+        report.warn(f"{failure}; going on, step {step} is saved now")
     state = _copied(state)
-    meta = {"fingerprint": fingerprint(state)}
-    manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
+    meta = {"step": step, "fingerprint": fingerprint(state)}
+    args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+    try:
+        try:
+            started = manager.save(step, args=args)
+        except Exception:  # Orbax can raise once more what was wrong with the save before
+            if processes.count() > 1:
+                raise
+            started = manager.save(step, args=args)
+    except Exception as error:  # tensorstore, Orbax and the system each raise their own
+        if processes.count() > 1:  # the others wait for this one inside Orbax, until they are told that it failed
+            raise
+        _not_started[manager] = _failure(manager, step, error)
+        return
+    if not started:
+        raise ValueError(f"step {step} is not newer than step {manager.latest_step()}, which is saved")
+
+
+_not_started: WeakKeyDictionary[ocp.CheckpointManager, str] = WeakKeyDictionary()
+
+
+def settle(manager: ocp.CheckpointManager) -> str | None:
+    """Wait for a save that still runs; what went wrong with the last one, in a line, if anything did."""
+    step = manager.latest_step()
+    try:
+        manager.wait_until_finished()
+    except Exception as error:  # from the writing thread: tensorstore, Orbax and the system each raise their own
+        return _failure(manager, step, error)
+    return _not_started.pop(manager, None)
+
+
+def _failure(manager: ocp.CheckpointManager, step: int | None, error: Exception) -> str:
+    """What went wrong, and what there is to go on from, after tidying up."""
+    _remove_unfinished(manager)  # makes room on a full disk
+    manager.reload()
+    left = manager.latest_step()
+    rest = "there is none yet" if left is None else f"that of step {left} stays"
+    return f"the checkpoint of step {step} in {manager.directory} could not be written ({_reason(error)}); {rest}"
+
+
+def _remove_unfinished(manager: ocp.CheckpointManager) -> None:
+    """Delete what a save that failed or was killed left behind; it was never a checkpoint."""
+    if not processes.is_first() or not manager.directory.is_dir():
+        return
+    for path in manager.directory.iterdir():
+        if UNFINISHED in path.name:
+            with contextlib.suppress(OSError):  # it only takes room
+                path.rmtree()
+
+
+def _reason(error: Exception) -> str:
+    """An error in less than a line."""
+    text = str(error)
+    for phrase in ("No space left on device", "File too large", "Disk quota exceeded"):  # at the end of a long message
+        if phrase in text:
+            return phrase
+    return f"{type(error).__name__} {(text.splitlines() or [''])[0][:REASON]}"
 
 
 @jax.jit
@@ -64,44 +198,77 @@ def restore_newest(manager: ocp.CheckpointManager, abstract: Any, before: float 
 
     `abstract` states shapes, types and shardings.
     """
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
     skipped: dict[int, str] = {}
-    steps = json.loads(processes.from_first(json.dumps([step for step in manager.all_steps() if step < before])))
-    reader = _lone_reader(manager)
-    for step in sorted(steps, reverse=True):
-        state, meta, reason = None, {}, ""
-        try:
-            restored = reader.restore(step, args=args)
-            state, meta = restored["state"], restored["meta"]
-        except Exception as error:  # tensorstore, zarr, JSON and Orbax each raise their own for damaged files
-            reason = f"{type(error).__name__} {(str(error).splitlines() or [''])[0][:120]}"
-        if reasons := list(filter(None, processes.meet(reason))):  # damaged for one is damaged for all
-            skipped[step] = reasons[0]
+    for step in json.loads(
+        processes.from_first(json.dumps(_steps(manager.directory)))
+    ):  # caches of a file system differ
+        if step >= before:
             continue
-        if fingerprint(state) == meta["fingerprint"]:
+        state, reason = _examined(manager, step, abstract)
+        if reason is None:
             return Restored(step, state, skipped)
-        skipped[step] = "its arrays are not those that were saved"
+        skipped[step] = reason
     return Restored(None, None, skipped)
 
 
-def _lone_reader(manager: ocp.CheckpointManager) -> ocp.CheckpointManager:
-    """What restores the shards of this process and never waits for another one, which may have failed to."""
-    if processes.count() == 1:
-        return manager
+def _examined(manager: ocp.CheckpointManager, step: int, abstract: Any) -> tuple[Any, str | None]:
+    """The state of a checkpoint and, the same on every process, what is wrong with it.
+
+    Every process reads without waiting for the others, since one may fail alone; then they agree. The fingerprint is
+    one computation of all processes, so it comes after.
+    """
     own = processes.index()
-    alone = MultiprocessingOptions(primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader_{own}")
-    options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone)
-    return ocp.CheckpointManager(manager.directory, options=options)
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader_{own}"
+    )
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+    state, meta, reason = None, None, None
+    try:
+        handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+            restored = reader.restore(manager.directory / str(step), args=args)
+        state, meta = restored["state"], {"step": step} | restored["meta"]  # the step is not in older checkpoints
+    except Exception as error:  # tensorstore, zarr, JSON and Orbax each raise their own for damaged files
+        reason = _reason(error)
+    if (reason := _agreed(reason)) is None:
+        saved = {"step": step, "fingerprint": fingerprint(state)}
+        reason = _agreed(None if meta == saved else "its arrays are not those that were saved under this step")
+    return state, reason
+
+
+def _agreed(reason: str | None) -> str | None:
+    """None where it is None on every process, else what the first of those that found something wrong found."""
+    return next((found for found in processes.meet(reason or "") if found), None)
 
 
 def set_aside(manager: ocp.CheckpointManager, workdir: Path, steps: Iterable[int], directory: str = DIRECTORY) -> None:
     """Move damaged checkpoints to damaged_DIRECTORY/: Orbax would not save the same step again over them."""
+    _move(manager, steps, workdir / f"damaged_{directory}")
+
+
+def discard_after(manager: ocp.CheckpointManager, step: int) -> list[int]:
+    """Move every checkpoint newer than `step` to rolled_back_DIRECTORY/, after waiting for a save that still runs.
+
+    A run that goes back to `step` can then save again: Orbax saves no step that is not newer than all others. The
+    newest goes first: a process killed in between leaves a history without a gap.
+
+    Returns:
+      The steps that were moved.
+    """
+    if failure := settle(manager):
+        report.warn(failure)
+    newer = [other for other in _steps(manager.directory) if other > step]
+    _move(manager, newer, Path(manager.directory.parent) / f"rolled_back_{manager.directory.name}")
+    return newer
+
+
+def _move(manager: ocp.CheckpointManager, steps: Iterable[int], aside: Path) -> None:
+    """Move checkpoints to STEP_N in the folder `aside`, N being the first number that is free; nothing is deleted."""
     for step in steps if processes.is_first() else ():
-        aside = workdir / f"damaged_{directory}"
         aside.mkdir(exist_ok=True)
         number = next(n for n in itertools.count() if not (aside / f"{step}_{n}").exists())
-        (workdir / directory / str(step)).rename(aside / f"{step}_{number}")
-    processes.meet()
+        (Path(manager.directory) / str(step)).rename(aside / f"{step}_{number}")
+    _agreed(None)  # nobody looks before all is moved
     manager.reload()
 
 

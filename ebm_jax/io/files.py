@@ -1,17 +1,21 @@
 """A person's own images as sources: a folder of image files, or one .npz of arrays."""
 
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ebm_jax import parallel
 from ebm_jax.io import images
 from ebm_jax.io.source import Label, Source
 from ebm_jax.types import BadInput, Shape
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+REASON = 200  # characters of another library's error; zipfile's quote whole files
+LARGEST_FILE = 2**30  # bytes; what PIL opens has at most 179 million pixels
 LARGEST_LABEL = np.iinfo(np.int32).max  # and below infinity
 
 
@@ -21,7 +25,8 @@ def folder_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> 
     With class folders (ROOT/CLASS/**/image) the label is the index of the folder's name among the sorted ones, those of
     PATH/train where that exists, so that all splits agree. With images right in ROOT every label is 0. The order is by
     class, then by the names along the path, as Python sorts strings. Hidden files and folders, links to folders
-    inside a class, and files of other extensions than `EXTENSIONS` are passed over.
+    inside a class, files of other extensions than `EXTENSIONS`, and what is no file at all, such as a pipe, are passed
+    over. A link to nothing counts, as an image that cannot be read.
 
     Args:
       crop: as `images.decode`.
@@ -31,22 +36,37 @@ def folder_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> 
         that PATH/train does not have.
     """
     try:
-        root, files, num_classes = _labelled_files(Path(path).expanduser(), split)
+        root, files, num_classes = _labelled_files(_expanded(path), split)
     except OSError as error:
         raise BadInput(f"{error.filename} cannot be read ({error.strerror}); mend that") from error
 
     def read(row: int) -> tuple[np.ndarray, Label]:
         file, label = files[row]
         try:
+            size = os.stat(root / file).st_size
+            if size > LARGEST_FILE:
+                raise images.Unreadable(f"has {size:,} bytes, more than any image that can be read")
             encoded = (root / file).read_bytes()
         except OSError as error:
             raise images.Unreadable(f"cannot be read ({error.strerror})") from error
         return images.decode(encoded, shape, crop), label
 
     def name(row: int) -> str:
-        return os.fsencode(root / files[row][0]).decode("utf-8", "backslashreplace")  # so that it can be printed
+        return _printable(os.fsencode(root / files[row][0]).decode("utf-8", "backslashreplace"))
 
     return Source(len(files), read, name, num_classes)
+
+
+def _expanded(path: str | Path) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # ~NAME where there is no such user
+        raise BadInput(f"{path} cannot be found ({error}); give the whole path") from error
+
+
+def _printable(text: str) -> str:
+    """The text on one line: line breaks and control characters by their escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _labelled_files(base: Path, split: str) -> tuple[Path, list[tuple[str, int]], int]:
@@ -92,11 +112,19 @@ def _class_images(root: Path) -> dict[str, list[str]]:
 
 
 def _class_names(root: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _is_hidden(entry.name))
+    return sorted(name for name in os.listdir(root) if (root / name).is_dir() and not _is_hidden(name))
 
 
 def _top_level(root: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_file() and _is_image(entry.name))
+    return sorted(name for name in os.listdir(root) if _is_image(name) and _can_be_opened(root / name))
+
+
+def _can_be_opened(path: str | Path) -> bool:
+    """Whether it is a file, or a link to nothing; to open a pipe might wait for ever."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return os.path.islink(path)
 
 
 def _below(root: Path, folder: str) -> list[str]:
@@ -105,7 +133,8 @@ def _below(root: Path, folder: str) -> list[str]:
     for parent, subfolders, names in os.walk(root / folder, onerror=_raise):
         subfolders[:] = [name for name in subfolders if not _is_hidden(name)]
         prefix = os.path.relpath(parent, root)
-        found += [os.path.join(prefix, name) for name in names if _is_image(name)]
+        images_here = [name for name in names if _is_image(name) and _can_be_opened(os.path.join(parent, name))]
+        found += [os.path.join(prefix, name) for name in images_here]
     return sorted(found, key=lambda file: file.split(os.sep))
 
 
@@ -134,7 +163,7 @@ def npz_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> Sou
     Raises:
       BadInput: not such a file, no arrays for `split`, or arrays of another shape, type or range.
     """
-    path = Path(path).expanduser()
+    path = _expanded(path)
     with _open_npz(path) as file:
         images_name, labels_name = _names(path, file, split)
         stack = _checked_images(f"{path}: {images_name}", _array(path, file, images_name))
@@ -188,11 +217,17 @@ def _names(path: Path, file: Any, split: str) -> tuple[str, str]:
 
 
 def _array(path: Path, file: Any, name: str) -> np.ndarray:
+    size = sum(entry.file_size for entry in file.zip.infolist() if entry.filename.removesuffix(".npy") == name)
+    if size > parallel.host_memory():
+        raise BadInput(f"{path}: {name} takes {size:,} bytes, more than the memory here; use a folder of images")
     try:
-        return file[name]
+        array = file[name]
     except Exception as error:  # a pickled object, a damaged archive: NumPy, zipfile and zlib each raise their own
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = _printable(f"{type(error).__name__}: {error}")[:REASON]
         raise BadInput(f"{path}: {name} cannot be read ({reason}); save it again as plain numbers") from error
+    if not isinstance(array, np.ndarray):  # the bytes of whatever else lies in the archive
+        raise BadInput(f"{path}: {name} is no array; save it again as plain numbers")
+    return array
 
 
 def _checked_images(name: str, array: np.ndarray) -> np.ndarray:
@@ -213,8 +248,8 @@ def _checked_images(name: str, array: np.ndarray) -> np.ndarray:
 def _checked_labels(name: str, array: np.ndarray) -> np.ndarray:
     """The labels as integers [n] or floats [n, k]; Keras's CIFAR has integers [n, 1]."""
     labels = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
-    kinds = {1: np.integer, 2: np.floating}
-    if labels.ndim not in kinds or not np.issubdtype(labels.dtype, kinds[labels.ndim]):
+    kinds = {1: "iu", 2: "f"}  # of a NumPy type: signed, unsigned; floating
+    if labels.dtype.kind not in kinds.get(labels.ndim, "") or 0 in labels.shape[1:]:
         raise BadInput(f"{name} is {array.dtype} {array.shape}; save integers [n], or floats [n, k] for soft labels")
     low, high = labels.min(initial=0), labels.max(initial=0)
     if not (low >= 0 and high <= LARGEST_LABEL):

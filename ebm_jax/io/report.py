@@ -3,6 +3,7 @@
 Of several processes the first one writes and speaks; the others only warn.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -15,10 +16,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from ebm_jax import processes
 from ebm_jax.io import figures
+from ebm_jax.io.events import Events
 from ebm_jax.io.workdir import write_atomically
 
 METRICS, EVALUATION = "metrics.jsonl", "evaluation.jsonl"
@@ -149,7 +150,7 @@ class Reporter:
         for name in (METRICS, EVALUATION) if self._writes else ():
             _drop_after(workdir / name, start)
         self._jsonl = (workdir / METRICS if self._writes else Path(os.devnull)).open("a")
-        self._events = SummaryWriter(str(workdir), purge_step=start + 1, write_to_disk=self._writes)
+        self._events = Events(workdir, purge_step=start + 1, write_to_disk=self._writes)
         self._live = self._writes and Console().is_terminal
         self._progress = Progress(
             TextColumn("{task.completed}/{task.total} {task.description}"),
@@ -168,8 +169,8 @@ class Reporter:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
-        self._jsonl.close()
-        self._events.close()
+        with contextlib.closing(self._events):
+            self._jsonl.close()
 
     def progress(self, step: int, metrics: dict[str, float], every: int) -> None:
         """Show one step; keep each `every`-th in the files and, without a terminal, print it."""
@@ -185,7 +186,7 @@ class Reporter:
             return
         path = self._workdir / "images" / f"{name}_{step:06d}.png"
         write_grid(path, images)
-        self._events.add_image(name, grid(images), step, dataformats="HWC")
+        self._events.add_image(name, grid(images), step)
 
     def density(
         self, step: int, data: np.ndarray, samples: np.ndarray, log_q: np.ndarray, report: dict[str, float]

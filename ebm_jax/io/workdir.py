@@ -12,6 +12,7 @@ from ebm_jax import processes
 from ebm_jax.types import BadInput, Config
 
 CONFIG = "config.json"
+DESCRIBED = 6  # differences that a message names
 MAY_CHANGE = ("log", "checkpoint", "sample")  # groups of keys that a run may go on with under other values
 MAY_CHANGE_KEYS = ("train.num_steps", "train.cpu_devices", "data.dir", "data.manual_dir", "data.verify_checksums")
 MAY_CHANGE_KEYS += ("data.max_unreadable", "data.memory_gib", "data.workers")
@@ -24,15 +25,21 @@ def check(workdir: Path, config: Config) -> None:
     Raises:
       BadInput: it belongs to something else, or to a run of another config.
     """
-    if workdir.exists() and not workdir.is_dir():
-        raise BadInput(f"--workdir {workdir} is a file; give a directory")
-    if (workdir / CONFIG).exists():
+    try:
+        names = {entry.name for entry in os.scandir(workdir)}
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise BadInput(f"--workdir {workdir} is a file, or lies below one; give a directory") from error
+    except OSError as error:
+        raise BadInput(f"--workdir {workdir} cannot be read ({error.strerror}); use another --workdir") from error
+    if CONFIG in names:
         differing = differences(read_config(workdir), config)
         if differing:
             raise BadInput(
                 f"--workdir {workdir} holds a run that cannot go on: {describe(differing)}; use another --workdir"
             )
-    elif workdir.exists() and any(workdir.iterdir()):
+    elif names:
         raise BadInput(f"--workdir {workdir} is not empty and has no {CONFIG} of a run; use another --workdir")
 
 
@@ -98,20 +105,23 @@ def read_config(workdir: Path) -> Config:
       BadInput: there is no run, or its config.json is damaged.
     """
     path = workdir / CONFIG
-    if not path.is_file():
-        raise BadInput(
-            f"{workdir} is not the folder of a run: it has no {CONFIG}; train first, or give another --workdir"
-        )
     try:
         return ConfigDict(json.loads(path.read_text())).lock()
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BadInput(
+            f"{workdir} is not the folder of a run: it has no {CONFIG}; train first, or give another --workdir"
+        ) from error
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); mend that, or give another --workdir") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # no JSON, or JSON of something else
         raise BadInput(f"{path} is damaged ({error}); restore it from a copy, or use another --workdir") from error
 
 
 def flat(config: Config) -> dict[str, Any]:
     """The config as {dotted key: value}, with values as JSON would give them back."""
     groups = json.loads(json.dumps(config.to_dict()))
-    return {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
+    pairs = [(group, values if isinstance(values, dict) else {"": values}) for group, values in groups.items()]
+    return {f"{group}.{name}": value for group, values in pairs for name, value in values.items()}
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
@@ -123,8 +133,10 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def describe(differing: dict[str, tuple[Any, Any]]) -> str:
-    """The differences in words."""
-    return ", ".join(f"{key} is {old} there and {new} here" for key, (old, new) in differing.items())
+    """The first differences in words."""
+    words = [f"{key} is {old} there and {new} here" for key, (old, new) in differing.items()]
+    more = f" and {len(words) - DESCRIBED} more" if len(words) > DESCRIBED else ""
+    return ", ".join(words[:DESCRIBED]) + more
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

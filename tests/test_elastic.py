@@ -1,0 +1,105 @@
+"""A checkpoint of eight devices goes on on any number of devices that divides the run: every chain stays."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from test_train import bits, command, density_command, files, final_state
+
+import run
+from ebm_jax import build, cli, parallel
+from ebm_jax.io import checkpoint, report, workdir
+
+# 24 rows a batch: 1, 2, 3, 4, 6 and 8 devices divide it
+SIZES = {"train__batch_size": 24, "buffer__capacity": 48}
+
+
+def on_devices(monkeypatch, number):
+    """Make the mesh of all devices one of the first `number`."""
+    whole = parallel.device_mesh
+    monkeypatch.setattr(parallel, "device_mesh", lambda devices=None: whole(devices or jax.devices()[:number]))
+
+
+@pytest.fixture(scope="module")
+def conditional_run(tmp_path_factory):
+    """The folder of a run of labelled digits with a checkpoint of eight devices, every chain unlike the others."""
+    folder, rng = tmp_path_factory.mktemp("conditional") / "run", np.random.default_rng(0)
+    config = cli.parse(command(folder, model__num_classes=10, **SIZES)).config
+    workdir.claim(folder, config)
+    mesh = parallel.device_mesh()
+    state = build.make_state(config, mesh)
+    buffer = state.buffer._replace(
+        labels=parallel.place_batch(mesh, rng.integers(0, 10, 48, np.int32)),
+        visits=parallel.place_batch(mesh, rng.permutation(48).astype(np.int32)),
+    )
+    with checkpoint.open_manager(folder) as manager:
+        checkpoint.save(manager, 3, state._replace(buffer=buffer))
+    return folder
+
+
+class Points(NamedTuple):
+    """A run of 2-D points, which no noise is added to, with a checkpoint of step 3 and its metrics of the next step."""
+
+    config: ConfigDict
+    folder: Path
+    next_metrics: dict
+
+
+def one_step(config, mesh, state, step):
+    with build.open_batches(config, report.warn) as batches:
+        state, metrics = build.make_step(config, mesh)(state, build.place_batch(config, mesh, batches(step)))
+    return state, {name: float(value) for name, value in metrics.items()}
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    folder, mesh = tmp_path_factory.mktemp("points") / "run", parallel.device_mesh()
+    config = cli.parse(density_command(folder, chain__kernel="langevin", buffer__ring=True, **SIZES)).config
+    workdir.claim(folder, config)
+    state = build.make_state(config, mesh)
+    for step in range(3):
+        state, _ = one_step(config, mesh, state, step)
+    with checkpoint.open_manager(folder) as manager:
+        checkpoint.save(manager, 3, state)
+    return Points(config, folder, one_step(config, mesh, state, 3)[1])
+
+
+@pytest.mark.parametrize("number", [1, 3, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 6))])
+def test_all_of_a_run_of_eight_devices_comes_back_on_another_number_every_chain_in_its_place(conditional_run, number):
+    saved = final_state(conditional_run).state
+    mesh = parallel.device_mesh(jax.devices()[:number])
+    restored = build.restore(conditional_run, build.abstract_state(workdir.read_config(conditional_run), mesh))
+    assert (restored.step, restored.skipped) == (3, {})
+    assert restored.state.buffer.images.sharding.num_devices == number
+    assert restored.state.buffer.images.addressable_shards[0].data.shape[0] == 48 // number
+    for got, expected in zip(bits(restored.state), bits(saved), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(np.sort(restored.state.buffer.visits), np.arange(48))
+
+
+@pytest.mark.parametrize("number", [3, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 6))])
+def test_the_first_metrics_after_restoring_are_those_that_the_run_would_have_shown(points, number):
+    mesh = parallel.device_mesh(jax.devices()[:number])
+    restored = build.restore(points.folder, build.abstract_state(points.config, mesh))
+    _, metrics = one_step(points.config, mesh, restored.state, 3)
+    if number == 8:
+        assert metrics == points.next_metrics
+    else:  # the chains' noise depends on the number of devices; the weights and the batch of data do not
+        assert math.isclose(metrics["energy_data"], points.next_metrics["energy_data"], rel_tol=1e-5)
+        assert metrics["energy_samples"] != points.next_metrics["energy_samples"]
+
+
+def test_a_number_of_devices_that_does_not_divide_is_one_clear_line_and_touches_nothing(
+    conditional_run, capsys, monkeypatch
+):
+    before = files(conditional_run)
+    on_devices(monkeypatch, 5)
+    assert run.main(command(conditional_run, train__num_steps=6, model__num_classes=10, **SIZES)) == 2
+    error = capsys.readouterr().err
+    assert "train.batch_size 24 is not divisible by 5 devices; use 20 or 25" in error
+    assert error.count("\n") == 1
+    assert files(conditional_run) == before
