@@ -10,20 +10,22 @@ def main(argv: list[str]) -> int:
     """Run one verb; the exit status is 0, 2 for what the user must mend, 130 after Ctrl-C."""
     from functools import partial
 
-    from ebm_jax import cli, compile, export, prepare, sample, train
+    from ebm_jax import cli, compile, export, prepare, processes, sample, train
     from ebm_jax.training.guard import Diverged
     from ebm_jax.types import BadInput
 
     try:
-        command = cli.parse(argv)
-        verbs = {
-            "train": train.train,
-            "sample": sample.sample,
-            "export": export.export,
-            "prepare": prepare.prepare,
-            "compile": partial(compile.compile, topology=command.topology),
-        }
-        return verbs[command.mode](command.config, command.workdir)
+        with processes.joined(cli.launch(argv), alike=(Diverged,)):
+            with processes.agreed():
+                command = cli.parse(argv)
+            verbs = {
+                "train": train.train,
+                "sample": sample.sample,
+                "export": export.export,
+                "prepare": prepare.prepare,
+                "compile": partial(compile.compile, topology=command.topology),
+            }
+            return verbs[command.mode](command.config, command.workdir)
     except (BadInput, Diverged) as error:
         print(f"run.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
-from ebm_jax import build
+from ebm_jax import build, processes
 from ebm_jax.build.limits import FLAG, KEYS, nearest
 from ebm_jax.io.workdir import describe, differences
 from ebm_jax.types import BadInput, Config
@@ -17,6 +17,8 @@ from ebm_jax.types import BadInput, Config
 MODES = ("train", "sample", "export", "prepare", "compile")
 READ_A_RUN = ("sample", "export")  # modes that take the config of the run in the folder
 USAGE = f"python run.py --config=configs/NAME.py [--workdir=DIR] [--mode={'|'.join(MODES)}] [--config.key=value ...]"
+ON_MANY_HOSTS = "On every host of a pod or cluster (docs/pods.md): --multihost, and where JAX cannot know them\n"
+ON_MANY_HOSTS += "--coordinator=HOST:PORT --num_processes=N --process_id=I; --join_timeout=SECONDS"
 
 
 class Command(NamedTuple):
@@ -40,8 +42,8 @@ def parse(argv: list[str]) -> Command:
         read, no run there.
       SystemExit: after --help.
     """
-    if {"-h", "-help", "--help"} & set(argv):
-        print(USAGE + "\nEvery key is in configs/default.py.")
+    if _asks_for_help(argv):
+        print(f"{USAGE}\nEvery key is in configs/default.py. {ON_MANY_HOSTS}")
         raise SystemExit(0)
     _check_words(argv[1:])
     source = _config_source(argv)
@@ -56,6 +58,33 @@ def parse(argv: list[str]) -> Command:
             f"--workdir {workdir} holds another run: {describe(differing)}; only --config.sample keys may change"
         )
     return Command(mode, asked, workdir, topology)
+
+
+def launch(argv: list[str]) -> processes.Launch | None:
+    """What the command line says of the processes of the run; None where it asks for one process alone.
+
+    Raises:
+      BadInput: a value of the wrong type, such a flag without --multihost, or --multihost for another mode than train.
+    """
+    if _asks_for_help(argv):
+        return None
+    values = _known_flags(argv)
+    asked = processes.Launch(values.coordinator, values.num_processes, values.process_id, values.join_timeout)
+    if values.multihost and values.mode != "train":
+        raise BadInput(
+            f"--multihost is for --mode=train, not {values.mode}; run that on one host: it takes checkpoints of any "
+            "number of hosts and devices"
+        )
+    if values.multihost:
+        return asked
+    for name, value in zip(("coordinator", "num_processes", "process_id"), asked, strict=False):
+        if value is not None:
+            raise BadInput(f"--{name} {value} is for a run of several processes; add --multihost, or leave it out")
+    return None
+
+
+def _asks_for_help(argv: list[str]) -> bool:
+    return bool({"-h", "-help", "--help"} & set(argv))
 
 
 def _names_config(argv: list[str], index: int) -> bool:
@@ -79,12 +108,9 @@ def _config_source(argv: list[str]) -> Path | None:
 
 
 def _mode_workdir_topology(argv: list[str], source: Path | None) -> tuple[str, Path, str]:
-    values = flags.FlagValues()
-    _define(values)
-    try:
-        values(argv, known_only=True)
-    except (flags.Error, ValueError) as error:
-        raise BadInput(_one_line(error)) from error
+    values = _known_flags(argv)
+    if values.workdir and "://" in values.workdir:
+        raise BadInput(f"--workdir {values.workdir} is an address, not a folder; give a folder that all hosts share")
     if source is None and not (values.mode in READ_A_RUN and values.workdir):
         raise BadInput(f"--config is missing; usage: {USAGE}")
     if values.topology and values.mode != "compile":
@@ -93,10 +119,26 @@ def _mode_workdir_topology(argv: list[str], source: Path | None) -> tuple[str, P
     return values.mode, workdir, values.topology
 
 
+def _known_flags(argv: list[str]) -> flags.FlagValues:
+    """The flags that are not keys of the config."""
+    values = flags.FlagValues()
+    _define(values)
+    try:
+        values(argv, known_only=True)
+    except (flags.Error, ValueError) as error:
+        raise BadInput(_one_line(error)) from error
+    return values
+
+
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "the run's folder; default: runs/NAME", flag_values=values)
     flags.DEFINE_enum("mode", "train", MODES, "what to do", flag_values=values)
     flags.DEFINE_string("topology", "", "the chips that --mode=compile is for, such as v5e:16x16", flag_values=values)
+    flags.DEFINE_bool("multihost", False, "this is one of several processes of a run", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "processes of the run", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "number of this process, from 0 on", flag_values=values)
+    flags.DEFINE_float("join_timeout", 300.0, "seconds that the processes have to meet", flag_values=values)
 
 
 def _from_file(source: Path | None) -> Config:
@@ -112,7 +154,10 @@ def _check_words(argv: list[str]) -> None:
     """Refuse a key that is none, and a flag without the value that it takes: the next flag would be taken for it."""
     for index, word in enumerate(argv):
         flag, separator, _ = word.partition("=")
-        name = re.match(r"--?(config\.(.*)|config$|workdir$|mode$)", flag)
+        name = re.match(
+            r"--?(config\.(.*)|(?:config|workdir|mode|topology|coordinator|num_processes|process_id|join_timeout)$)",
+            flag,
+        )
         if not name or (index and argv[index - 1] == "--"):
             continue
         if name[2] is not None and name[2] not in KEYS:

@@ -1,5 +1,6 @@
 """All devices as one mesh with one axis, and how a per-device program is mapped over it."""
 
+import collections
 import contextlib
 import math
 import os
@@ -7,11 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from ebm_jax.types import PRNGKey
+from ebm_jax import processes
+from ebm_jax.types import BadInput, PRNGKey
 
 AXIS = "data"
 REPLICATED: Any = PartitionSpec()
@@ -23,12 +27,13 @@ def split_cpu(wanted: int, *sizes: int) -> None:
     """Make the CPU several JAX devices, before anything runs on it: small networks run faster one to a core.
 
     Args:
-      wanted: the number of devices; 0 is one for each core this process may use, but such that all `sizes` divide.
+      wanted: the number of devices; 0 is one for each core this process may use, but such that the devices of all
+        processes divide all `sizes`.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     divisor = math.gcd(*sizes)
-    number = wanted or max(n for n in range(1, cores() + 1) if divisor % n == 0)
+    number = wanted or max((n for n in range(1, cores() + 1) if divisor % (n * processes.count()) == 0), default=1)
     with contextlib.suppress(RuntimeError):  # JAX runs already, in a notebook say: its devices stay
         jax.config.update("jax_num_cpu_devices", number)
 
@@ -44,9 +49,25 @@ def host_memory() -> int:
 
 
 def device_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of all devices of all processes (or of `devices`) with the single axis `AXIS`."""
-    devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    """A mesh of all devices of all processes (or of `devices`) with the single axis `AXIS`.
+
+    The devices of a process lie side by side, so that the rows that it reads do too; `jax.make_mesh` would follow the
+    wires of a TPU.
+
+    Raises:
+      BadInput: the processes have different numbers of devices; or a pod's devices are here without `--multihost`.
+    """
+    found = jax.devices() if devices is None else devices
+    ordered = sorted(found, key=lambda device: (device.process_index, device.id))
+    each = collections.Counter(device.process_index for device in ordered)
+    if devices is None and len(each) != processes.count():
+        raise BadInput(
+            f"the devices here belong to {len(each)} hosts; start the command with --multihost on all of them"
+        )
+    if len(set(each.values())) > 1:
+        numbers = ", ".join(f"process {process} has {number}" for process, number in each.items())
+        raise BadInput(f"the processes differ in their number of devices: {numbers}; give each the same number")
+    return Mesh(np.asarray(ordered), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def shardings(mesh: Mesh, specs: Any) -> Any:
@@ -121,3 +142,14 @@ def place_batch(mesh: Mesh, batch: Any, spec: Any = SHARDED) -> Any:
     """The rows that this process read, as arrays over all devices of all processes."""
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+
+
+def on_host(tree: Any) -> Any:
+    """Arrays over all devices as NumPy arrays, whole on every process; a collective, so that every process calls it."""
+
+    def whole(array: jax.Array) -> np.ndarray:
+        if array.is_fully_addressable or array.is_fully_replicated:
+            return np.asarray(array)
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+    return jax.tree.map(whole, tree)

@@ -6,20 +6,31 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from ebm_jax import build, parallel
+from ebm_jax import build, parallel, processes
 from ebm_jax.io import checkpoint, report, workdir
 from ebm_jax.sampling import replay
 from ebm_jax.training import guard
+from ebm_jax.training.guard import Diverged
 from ebm_jax.training.state import TrainState, network_params
 from ebm_jax.types import BadInput, Batch, Config, Metrics
 
 GRID = 64  # images in a grid
+
+
+class _Stop(NamedTuple):
+    """How a run is told to stop early."""
+
+    signals: list[int]
+    """Those that this process got."""
+    is_due: Callable[[int], bool]
+    """Whether the run stops after this step; asked after every step, and of the same answer on all processes."""
 
 
 def train(config: Config, folder: Path) -> int:
@@ -33,13 +44,20 @@ def train(config: Config, folder: Path) -> int:
       Diverged: a metric is not finite; the last checkpoint is good.
     """
     parallel.split_cpu(config.train.cpu_devices, config.train.batch_size, config.buffer.capacity)
-    mesh = parallel.device_mesh()
-    build.check(config, mesh.size)
-    build.check_memory(config, mesh)
-    workdir.check(folder, config)
+    workdir.require_same(folder, config)
+    with processes.agreed():
+        mesh = parallel.device_mesh()
+        build.check(config, mesh.size)
+        build.check_memory(config, mesh)
+        if processes.is_first():
+            workdir.check(folder, config)
     with contextlib.ExitStack() as stack:
-        batches = stack.enter_context(build.open_batches(config, report.warn))
-        workdir.claim(folder, config)
+        with processes.agreed():
+            batches = stack.enter_context(build.open_batches(config, report.warn))
+        with processes.agreed():
+            if processes.is_first():
+                workdir.claim(folder, config)
+        workdir.require_shared(folder)
         manager = stack.enter_context(checkpoint.open_manager(folder, config.checkpoint.keep))
         start, state = _start(config, mesh, manager, folder)
         if start >= config.train.num_steps:
@@ -49,16 +67,16 @@ def train(config: Config, folder: Path) -> int:
             f"training {config.data.name} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s) in {folder}"
         )
         reporter = stack.enter_context(report.Reporter(folder, start, config.train.num_steps))
-        stop_signal = stack.enter_context(_stop_signal())
-        done = _loop(config, mesh, manager, reporter, batches, state, start, stop_signal)
-    signum = stop_signal()
+        stop = stack.enter_context(_stop_signal())
+        with processes.announced(alike=(Diverged,)):
+            done = _loop(config, mesh, manager, reporter, batches, state, start, stop)
     if done < config.train.num_steps:
         report.say(f"stopped and saved at step {done}; the same command goes on from there")
     else:
         kept = f"{folder / report.METRICS}, TensorBoard events, {folder / 'images'}"
         report.say(f"wrote {kept} and the checkpoint of step {done}")
         report.say(f"sample with: python run.py --mode=sample --workdir={folder}")
-    return 130 if signum == signal.SIGINT and done < config.train.num_steps else 0
+    return 130 if stop.signals[:1] == [signal.SIGINT] and done < config.train.num_steps else 0
 
 
 def _loop(
@@ -69,7 +87,7 @@ def _loop(
     batches: Callable[[int], Batch],
     state: TrainState,
     start: int,
-    stop_signal: Callable[[], int | None],
+    stop: _Stop,
 ) -> int:
     """Steps until the last one or a signal; the number of steps done.
 
@@ -84,8 +102,10 @@ def _loop(
         done = step + 1
         _observe(unseen, reporter, config, manager)
         unseen = (done, metrics)
-        last = stop_signal() is not None or done == config.train.num_steps
-        pictures = last or (config.log.images_every and done % config.log.images_every == 0)
+        stopping, whole = stop.is_due(done), done == config.train.num_steps
+        last = stopping or whole
+        regular = config.log.images_every and done % config.log.images_every == 0
+        pictures = whole or (regular and not stopping)  # whose program may take longer to compile than there is time
         save = last or done % config.checkpoint.every == 0
         if pictures or save:
             _observe(unseen, reporter, config, manager)
@@ -134,7 +154,7 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: report.Reporter) -> Cal
         rows = np.asarray(first_rows(state.buffer))
         reporter.image("buffer", step, rows.reshape(-1, *config.data.shape)[:GRID])
         images, _, _ = sampler(network_params(state, build.choice(config, "sample.weights")), key, 0)
-        reporter.image("chains", step, np.asarray(images)[:GRID])
+        reporter.image("chains", step, parallel.on_host(images)[:GRID])
 
     return draw
 
@@ -147,27 +167,37 @@ def _density_watcher(config: Config, mesh: Mesh, reporter: report.Reporter) -> C
     def draw(step: int, state: TrainState) -> None:
         params = network_params(state, build.choice(config, "sample.weights"))
         points, _, _ = sampler(params, jax.random.key(config.sample.seed), 0)
-        result, log_q = report_of(params)
-        reporter.density(step, data_points, np.asarray(points), log_q, result._asdict())
+        points, params = parallel.on_host((points, params))
+        if processes.is_first():
+            result, log_q = report_of(jax.device_put(params))
+            reporter.density(step, data_points, points, log_q, result._asdict())
 
     return draw
 
 
 @contextlib.contextmanager
-def _stop_signal() -> Iterator[Callable[[], int | None]]:
-    """Turn the first Ctrl-C or SIGTERM into a value to be asked for; the second acts as it always did."""
+def _stop_signal() -> Iterator[_Stop]:
+    """Turn the first Ctrl-C or SIGTERM into something to be asked for; the second acts as it always did.
+
+    Where there is a coordinator it is JAX that takes SIGTERM and lets all processes stop after the same step; Ctrl-C
+    then is passed on as one.
+    """
     received: list[int] = []
+    joined = processes.are_joined()
 
     def handler(signum: int, frame: object) -> None:
         received.append(signum)
         signal.signal(signum, previous[signal.Signals(signum)])
         os.write(2, b"\nstopping after this step, with a checkpoint; once more to stop at once\n")
+        if joined:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     previous = {}
     if threading.current_thread() is threading.main_thread():
-        previous = {signum: signal.signal(signum, handler) for signum in (signal.SIGINT, signal.SIGTERM)}
+        taken = (signal.SIGINT,) if joined else (signal.SIGINT, signal.SIGTERM)
+        previous = {signum: signal.signal(signum, handler) for signum in taken}
     try:
-        yield lambda: received[0] if received else None
+        yield _Stop(received, processes.stop_is_due if joined else lambda step: bool(received))
     finally:
         for signum, old in previous.items():
             signal.signal(signum, old)

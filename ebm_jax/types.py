@@ -33,3 +33,6 @@ class Batch(NamedTuple):
 
 class BadInput(ValueError):
     """What the user gave cannot be used; the message is one line with the value, the limit and the cure."""
+
+    everywhere = False
+    """Whether all processes of the run raise it together."""

@@ -1,6 +1,8 @@
 """Eight CPU devices, JAX's strict modes and run-time shape checks, all set before the package is imported."""
 
 import os
+import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,3 +48,33 @@ def equations(jaxpr: Any) -> Iterator[Any]:
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
             if hasattr(inner, "eqns"):
                 yield from equations(inner)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(command: list[str], folder: Path = ROOT, **environment: str) -> subprocess.Popen:
+    """A process of its own on the CPU, its output and errors in one pipe; to be killed by whoever starts it."""
+    fewer = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=fewer | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished(running: list[subprocess.Popen], timeout: float = 240) -> list[tuple[int, str]]:
+    """(exit status, output) of each process; none outlives the timeout, in seconds."""
+    try:
+        outputs = [process.communicate(timeout=timeout)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [(process.returncode, output) for process, output in zip(running, outputs, strict=True)]

@@ -10,7 +10,7 @@ from conftest import ROOT
 from ebm_jax.models.layers import average_pool
 
 LAYERS = [  # each part may import the parts above its own line, and itself
-    {"types", "draws", "parallel"},
+    {"types", "draws", "processes", "parallel"},
     {"models", "sampling", "io", "programs"},
     {"training", "evaluation", "applications"},
     {"build"},
@@ -20,7 +20,7 @@ LAYERS = [  # each part may import the parts above its own line, and itself
     {"run"},
 ]
 LAYER_OF = {part: index for index, parts in enumerate(LAYERS) for part in parts}
-ALLOWED_BESIDE = {("parallel", "types"), ("draws", "types")}
+ALLOWED_BESIDE = {("parallel", "types"), ("draws", "types"), ("processes", "types"), ("parallel", "processes")}
 FORBIDDEN_PARTS = {("training", "io"), ("applications", "io")}
 FORBIDDEN_LIBRARIES = {("sampling", "flax"), ("sampling", "optax")}
 CONFIG_READERS = {"build", "build.limits", "io.workdir", *LAYERS[-2]}

@@ -98,6 +98,13 @@ def test_bad_input_is_one_clear_line_and_status_2(case, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_bucket_is_refused_and_no_folder_of_its_name_is_made(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["run.py", DIGITS, "--workdir=gs://bucket/run"]) == 2
+    assert "--workdir gs://bucket/run is an address, not a folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_from_the_shell_it_is_the_same_without_a_traceback(tmp_path):
     words = [sys.executable, "run.py", DIGITS, "--config.chain.nmu_steps=3", f"--workdir={tmp_path / 'run'}"]
     result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -4,10 +4,9 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 
-import jax
 import numpy as np
 
-from ebm_jax import parallel
+from ebm_jax import parallel, processes
 from ebm_jax.build.choices import among, label_shape
 from ebm_jax.io import data, densities, files, shapes, source, stream, tfds
 from ebm_jax.types import BadInput, Batch, Config
@@ -41,11 +40,12 @@ def open_batches(config: Config, warn: Callable[[str], None]) -> Iterator[BatchA
 def _batches_of(config: Config, warn: Callable[[str], None], stack: contextlib.ExitStack) -> Callable[[int], BatchAt]:
     """The function seed -> the batches of a run of this seed; the images are found, or read, once."""
     batch_size, workers = config.train.batch_size, config.data.workers or parallel.cores()
-    share = {"process": jax.process_index(), "num_processes": jax.process_count()}
+    share = {"process": processes.index(), "num_processes": processes.count()}
     if config.data.source == "density":
         return lambda seed: data.sampled_batches(make_density(config).sample, seed, batch_size, **share)
     images = source.tolerant(make_source(config), config.data.max_unreadable, warn)
     data.check_length(images.length, batch_size)
+    processes.require_same("the number of images", str(images.length))
     if images.length * math.prod(config.data.shape) <= config.data.memory_gib * 2**30:
         dataset = data.load(images, workers)
         return lambda seed: data.make_batches(dataset, seed, batch_size, **share)

@@ -8,6 +8,7 @@ survived, and where it is tested.
 import contextlib
 import gc
 import itertools
+import json
 import logging
 import math
 import sys
@@ -20,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax import lax
-from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt32
 
+from ebm_jax import processes
 from ebm_jax.io import report
 from ebm_jax.types import BadInput
 
@@ -124,8 +125,12 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
         try:
             started = manager.save(step, args=args)
         except Exception:  # Orbax can raise once more what was wrong with the save before
+            if processes.count() > 1:
+                raise
             started = manager.save(step, args=args)
     except Exception as error:  # tensorstore, Orbax and the system each raise their own
+        if processes.count() > 1:  # the others wait for this one inside Orbax, until they are told that it failed
+            raise
         _not_started[manager] = _failure(manager, step, error)
         return
     if not started:
@@ -156,7 +161,7 @@ def _failure(manager: ocp.CheckpointManager, step: int | None, error: Exception)
 
 def _remove_unfinished(manager: ocp.CheckpointManager) -> None:
     """Delete what a save that failed or was killed left behind; it was never a checkpoint."""
-    if jax.process_index() or not manager.directory.is_dir():
+    if not processes.is_first() or not manager.directory.is_dir():
         return
     for path in manager.directory.iterdir():
         if UNFINISHED in path.name:
@@ -194,7 +199,9 @@ def restore_newest(manager: ocp.CheckpointManager, abstract: Any, before: float 
     `abstract` states shapes, types and shardings.
     """
     skipped: dict[int, str] = {}
-    for step in _steps(manager.directory):
+    for step in json.loads(
+        processes.from_first(json.dumps(_steps(manager.directory)))
+    ):  # caches of a file system differ
         if step >= before:
             continue
         state, reason = _examined(manager, step, abstract)
@@ -210,7 +217,7 @@ def _examined(manager: ocp.CheckpointManager, step: int, abstract: Any) -> tuple
     Every process reads without waiting for the others, since one may fail alone; then they agree. The fingerprint is
     one computation of all processes, so it comes after.
     """
-    own = jax.process_index()
+    own = processes.index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader_{own}"
     )
@@ -230,10 +237,8 @@ def _examined(manager: ocp.CheckpointManager, step: int, abstract: Any) -> tuple
 
 
 def _agreed(reason: str | None) -> str | None:
-    """None where it is None on every process, else what this one, or another, found."""
-    if jax.process_count() == 1 or multihost_utils.process_allgather(jnp.asarray(reason is None)).all():
-        return reason
-    return reason or "another process finds it damaged"
+    """None where it is None on every process, else what the first of those that found something wrong found."""
+    return next((found for found in processes.meet(reason or "") if found), None)
 
 
 def set_aside(manager: ocp.CheckpointManager, workdir: Path, steps: Iterable[int], directory: str = DIRECTORY) -> None:
@@ -259,7 +264,7 @@ def discard_after(manager: ocp.CheckpointManager, step: int) -> list[int]:
 
 def _move(manager: ocp.CheckpointManager, steps: Iterable[int], aside: Path) -> None:
     """Move checkpoints to STEP_N in the folder `aside`, N being the first number that is free; nothing is deleted."""
-    for step in steps if jax.process_index() == 0 else ():
+    for step in steps if processes.is_first() else ():
         aside.mkdir(exist_ok=True)
         number = next(n for n in itertools.count() if not (aside / f"{step}_{n}").exists())
         (Path(manager.directory) / str(step)).rename(aside / f"{step}_{number}")

@@ -4,6 +4,7 @@ All are centred in the box. Of the mass of each less than 1e-6 lies outside; the
 box, as chains are, and the log-density is normalised on it to that precision. Curves and modes are at least 0.02 wide.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -78,17 +79,20 @@ def _around_arcs(arcs: Callable[[np.ndarray], np.ndarray], std: float, nodes: in
       std: of the noise in either direction, in units of the box.
       nodes: of the quadrature.
     """
-    abscissae, weights = np.polynomial.legendre.leggauss(nodes)
-    u = (abscissae + 1) / 2
-    points = arcs(u**2)
-    weights = np.tile(u * weights, len(points)) / len(points)  # 2u, and half of a weight on [-1, 1]
-    centres = points.reshape(-1, 2)
+
+    @functools.cache  # at first use: the eigenvalues behind it take a second
+    def quadrature() -> tuple[np.ndarray, np.ndarray]:
+        abscissae, weights = np.polynomial.legendre.leggauss(nodes)
+        u = (abscissae + 1) / 2
+        points = arcs(u**2)
+        return points.reshape(-1, 2), np.tile(u * weights, len(points)) / len(points)  # 2u, half of a weight on [-1, 1]
 
     def sample(rng: np.random.Generator, n: int) -> np.ndarray:
         choices = arcs(rng.random(n))
         return choices[rng.integers(len(choices), size=n), np.arange(n)] + std * rng.standard_normal((n, 2))
 
     def chunk(x: np.ndarray) -> np.ndarray:
+        centres, weights = quadrature()
         return logsumexp(_log_normal(cdist(x, centres, "sqeuclidean"), std), axis=1, b=weights)
 
     def log_density(x: np.ndarray) -> np.ndarray:

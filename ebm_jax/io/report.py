@@ -1,8 +1,12 @@
-"""What a person sees of a run: the progress line, metrics.jsonl, TensorBoard events, pictures and films."""
+"""What a person sees of a run: the progress line, metrics.jsonl, TensorBoard events, pictures and films.
+
+Of several processes the first one writes and speaks; the others only warn.
+"""
 
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
+from ebm_jax import processes
 from ebm_jax.io import figures
 from ebm_jax.io.events import Events
 from ebm_jax.io.workdir import write_atomically
@@ -110,13 +115,14 @@ def _write_png(path: Path, picture: np.ndarray) -> None:
 
 
 def say(text: str) -> None:
-    """One plain line to the terminal."""
-    print(text, flush=True)
+    """One plain line to the terminal, of the first process."""
+    if processes.is_first():
+        print(text, flush=True)
 
 
 def warn(text: str) -> None:
-    """One plain line to standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """One plain line to standard error; those of other processes than the first begin with their number."""
+    print(text if processes.is_first() else f"process {processes.index()}: {text}", file=sys.stderr, flush=True)
 
 
 def warn_skipped(checkpoints: dict[int, str]) -> None:
@@ -134,15 +140,18 @@ def density_line(report: dict[str, float]) -> str:
 
 
 class Reporter:
-    """The watchers of one training run, a context manager; lines of steps after `start` are dropped from the files."""
+    """The watchers of one training run, a context manager; lines of steps after `start` are dropped from the files.
+
+    On other processes than the first it takes everything and writes nothing.
+    """
 
     def __init__(self, workdir: Path, start: int, num_steps: int):
-        self._workdir = workdir
-        for name in (METRICS, EVALUATION):
+        self._workdir, self._writes = workdir, processes.is_first()
+        for name in (METRICS, EVALUATION) if self._writes else ():
             _drop_after(workdir / name, start)
-        self._jsonl = (workdir / METRICS).open("a")
-        self._events = Events(workdir, purge_step=start + 1)
-        self._live = Console().is_terminal
+        self._jsonl = (workdir / METRICS if self._writes else Path(os.devnull)).open("a")
+        self._events = Events(workdir, purge_step=start + 1, write_to_disk=self._writes)
+        self._live = self._writes and Console().is_terminal
         self._progress = Progress(
             TextColumn("{task.completed}/{task.total} {task.description}"),
             TimeRemainingColumn(),
@@ -171,12 +180,13 @@ class Reporter:
         if self._live:
             self._progress.update(self._task, completed=step, description=self._line(metrics))
 
-    def image(self, name: str, step: int, images: np.ndarray) -> Path:
+    def image(self, name: str, step: int, images: np.ndarray) -> None:
         """Write a grid as images/NAME_STEP.png and into the TensorBoard events."""
+        if not self._writes:
+            return
         path = self._workdir / "images" / f"{name}_{step:06d}.png"
         write_grid(path, images)
         self._events.add_image(name, grid(images), step)
-        return path
 
     def density(
         self, step: int, data: np.ndarray, samples: np.ndarray, log_q: np.ndarray, report: dict[str, float]

@@ -2,11 +2,13 @@
 
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from ebm_jax import processes
 from ebm_jax.types import BadInput, Config
 
 CONFIG = "config.json"
@@ -14,6 +16,7 @@ DESCRIBED = 6  # differences that a message names
 MAY_CHANGE = ("log", "checkpoint", "sample")  # groups of keys that a run may go on with under other values
 MAY_CHANGE_KEYS = ("train.num_steps", "train.cpu_devices", "data.dir", "data.manual_dir", "data.verify_checksums")
 MAY_CHANGE_KEYS += ("data.max_unreadable", "data.memory_gib", "data.workers")
+OF_A_HOST = ("data.dir", "data.manual_dir", "data.memory_gib", "data.workers", "train.cpu_devices")
 
 
 def check(workdir: Path, config: Config) -> None:
@@ -52,6 +55,47 @@ def claim(workdir: Path, config: Config) -> None:
         write_atomically(workdir / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
     except OSError as error:
         raise BadInput(f"--workdir {workdir} cannot be written ({error.strerror}); use another --workdir") from error
+
+
+def require_same(workdir: Path, config: Config) -> None:
+    """Refuse, on all processes of a run, that they were started with different configs or folders.
+
+    Raises:
+      BadInput: on all of them.
+    """
+    values = {"--workdir": str(workdir)} | {key: value for key, value in flat(config).items() if key not in OF_A_HOST}
+    mine = {key: json.dumps(value) for key, value in values.items()}  # as words, in which NaN is itself
+    first = json.loads(processes.from_first(json.dumps(mine)))
+    with processes.agreed():
+        for key in mine | first:
+            here, there = mine.get(key, "absent"), first.get(key, "absent")
+            if here != there:
+                raise BadInput(f"{key} is {here} here and {there} on process 0; start the same command on every host")
+
+
+def require_shared(workdir: Path) -> None:
+    """Refuse, on all processes of a run, a folder that one of them does not share with process 0.
+
+    Each would keep a part of every checkpoint for itself.
+
+    Raises:
+      BadInput: on all of them.
+    """
+    if processes.count() == 1:
+        return
+    mark = workdir / f".{processes.from_first(uuid.uuid4().hex)}"
+    with processes.agreed():
+        if processes.is_first():
+            mark.touch()
+    try:
+        with processes.agreed():
+            if not mark.exists():
+                raise BadInput(
+                    f"--workdir {workdir} is not the folder that process 0 sees there; give one that all hosts share"
+                )
+    finally:
+        if processes.is_first():
+            mark.unlink()
 
 
 def read_config(workdir: Path) -> Config:
