@@ -4,7 +4,7 @@ import sys
 
 
 def main(argv: list[str]) -> int:
-    """Run one verb; the exit status is 0, 2 for what the user must mend, 130 after Ctrl-C."""
+    """Run one verb; the exit status: 0, 2 for what the user must mend, 3 for a diverged run, 130 after Ctrl-C."""
     from ebm_jax import cli, export, prepare, sample, train
     from ebm_jax.training.guard import Diverged
     from ebm_jax.types import BadInput
@@ -15,7 +15,7 @@ def main(argv: list[str]) -> int:
         return verbs[command.mode](command.config, command.workdir)
     except (BadInput, Diverged) as error:
         print(f"run.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return 3 if isinstance(error, Diverged) else 2
 
 
 if __name__ == "__main__":

@@ -19,9 +19,11 @@ AT_LEAST_ONE += ["sample.num_steps", "log.every", "checkpoint.every", "checkpoin
 NOT_NEGATIVE = ["chain.noise_scale", "chain.temperature", "chain.anneal_from", "chain.quiet_steps", "loss.energy_l2"]
 NOT_NEGATIVE += ["loss.label_weight", "optim.clip_scale", "optim.clip_offset", "train.seed", "train.cpu_devices"]
 NOT_NEGATIVE += ["sample.seed", "sample.quiet_steps", "sample.anneal_from", "log.images_every"]
-NOT_NEGATIVE += ["sample.buffer_capacity", "sample.amount"]
+NOT_NEGATIVE += ["sample.buffer_capacity", "sample.amount", "guard.max_rescues", "guard.min_chain_grad"]
 NOT_NEGATIVE += ["data.max_unreadable", "data.memory_gib", "data.workers"]
-POSITIVE = ["loss.label_margin", "chain.step_size", "chain.grad_clip", "optim.learning_rate"]
+AT_LEAST_ONE += ["guard.patience", "guard.rescue_chain"]
+POSITIVE = ["guard.max_energy", "guard.max_separation", "guard.max_chain_grad", "guard.least_energy_l2"]
+POSITIVE += ["loss.label_margin", "chain.step_size", "chain.grad_clip", "optim.learning_rate"]
 PROBABILITIES = ["buffer.restart_prob", "buffer.relabel_prob", "sample.restart_prob", "sample.relabel_prob"]
 PROBABILITIES += ["sample.strength"]
 BELOW_ONE = ["optim.b1", "optim.b2", "optim.ema_decay", "model.dropout"]
@@ -73,7 +75,9 @@ def check(config: Config, num_devices: int) -> None:
     require(AT_LEAST_ONE, lambda value: value >= 1, "at least 1")
     require(NOT_NEGATIVE, lambda value: value >= 0, "at least 0")
     require(POSITIVE, lambda value: value > 0, "greater than 0")
-    require(["chain.step_size", "chain.noise_scale", "optim.learning_rate"], math.isfinite, "finite")
+    finite = ["chain.step_size", "chain.noise_scale", "optim.learning_rate", "guard.least_energy_l2"]
+    require([*finite, "guard.rescue_chain"], math.isfinite, "finite")
+    require(["guard.rescue_learning_rate"], lambda value: 0 < value <= 1, "greater than 0 and at most 1")
     require(BELOW_ONE, lambda value: 0 <= value < 1, "at least 0 and below 1")
     require(PROBABILITIES, lambda value: 0 <= value <= 1, "a probability, 0 to 1")
     for group in ("chain", "sample"):

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from ebm_jax.types import BadInput, Config
 
 CONFIG = "config.json"
-MAY_CHANGE = ("log", "checkpoint", "sample")  # groups of keys that a run may go on with under other values
+MAY_CHANGE = ("log", "checkpoint", "sample", "guard")  # groups of keys that a run may go on with under other values
 MAY_CHANGE_KEYS = ("train.num_steps", "train.cpu_devices", "data.dir", "data.manual_dir", "data.verify_checksums")
 MAY_CHANGE_KEYS += ("data.max_unreadable", "data.memory_gib", "data.workers")
 
