@@ -167,7 +167,7 @@ def test_the_monitors_add_no_collective_to_the_steps_one_all_reduce():
     assert sum(" all-reduce(" in line for line in collectives) == len(collectives) == 1
 
 
-@pytest.mark.parametrize("rescues", [0, 1, 3])
+@pytest.mark.parametrize("rescues", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_every_rescue_multiplies_the_update_by_its_factor(rescues):
     mesh, step, run = setup(2, rescue_learning_rate=0.5)
     batch = parallel.place_batch(mesh, batch_for())
@@ -202,7 +202,7 @@ def build_batch(arrays):
     return Batch(*arrays)
 
 
-@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("members", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_rescued_state_has_another_stream_than_before_and_than_every_other_rescue(members):
     config = build.dry_run(digits.get_config())
     config.train.num_models = members
