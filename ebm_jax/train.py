@@ -80,14 +80,16 @@ def _loop(
     while True:
         try:
             return _stretch(config, mesh, manager, reporter, batches, beginning, stop_signal, draw_pictures)
-        except guard.Ill as illness:
-            try:
-                beginning, event = rescue.roll_back(config, mesh, manager, folder, illness)
-            except guard.Diverged as end:
-                reporter.event(illness.step, str(end))
-                raise
-            reporter.go_back(beginning.step)
-            reporter.event(illness.step, event)
+        except guard.Ill as caught:
+            illness = caught.with_traceback(None)  # whose frames would keep the ill state in the devices' memory
+        try:
+            beginning, event = rescue.roll_back(config, mesh, manager, folder, illness)
+        except guard.Diverged as end:
+            reporter.event(illness.step, str(end))
+            raise
+        reporter.go_back(beginning.step)
+        reporter.event(illness.step, event)
+        report.warn(event)
 
 
 class _Kept(NamedTuple):
@@ -162,10 +164,10 @@ def _stretch(
         if last:
             look()
             if wanted and end == config.train.num_steps:
-                raise guard.Ill(step, "the last steps are outside the healthy region")
+                raise guard.Ill(step, f"the last steps are outside the healthy region: {health.symptom}")
             if wanted:
                 report.warn(f"the steps after {saved} are outside the healthy region and not saved")
-            elif final is not None:
+            elif final is not None and end == config.train.num_steps:  # after a signal there may be no time for it
                 draw_pictures(step, final.state)
             return saved
         if stop_signal() is not None:

@@ -10,12 +10,13 @@ import pytest
 from conftest import ROOT
 from test_step import BATCH, SHAPE, batch_for, params_for, setup
 
-from configs import default, density2d, digits
+import run
+from configs import default, density2d, digits, fashion_mnist_conditional
 from ebm_jax import build, parallel
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.langevin import langevin
 from ebm_jax.training import guard, monitors, state
-from ebm_jax.types import BadInput
+from ebm_jax.types import BadInput, Batch
 
 LIMITS = guard.Limits(energy=10.0, separation=5.0, chain_grad=(0.01, 2.0), patience=3)
 
@@ -133,10 +134,10 @@ def test_a_guard_that_cannot_work_is_refused(key, value):
 
 
 def test_the_monitors_are_means_over_all_chains_of_all_devices():
-    mesh, step, run = setup(8, kernel=langevin(5.0, 0.0), capacity=BATCH)
-    start = np.asarray(run.buffer.images)
-    run, metrics = step(run, parallel.place_batch(mesh, batch_for()))
-    end = np.asarray(run.buffer.images)  # capacity = batch: every chain was drawn and stored in its place
+    mesh, step, whole = setup(8, kernel=langevin(5.0, 0.0), capacity=BATCH)
+    start = np.asarray(whole.buffer.images)
+    whole, metrics = step(whole, parallel.place_batch(mesh, batch_for()))
+    end = np.asarray(whole.buffer.images)  # capacity = batch: every chain was drawn and stored in its place
     assert 0 < metrics["saturated"] < 1
     np.testing.assert_allclose(metrics["chain_movement"], np.abs(end - start).mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["saturated"], ((end == 0) | (end == 1)).mean(), rtol=1e-6)
@@ -144,10 +145,10 @@ def test_the_monitors_are_means_over_all_chains_of_all_devices():
 
 
 def test_a_nan_in_a_row_of_one_device_of_eight_is_counted_and_makes_the_run_ill_at_that_step():
-    mesh, step, run = setup(8, capacity=BATCH)  # the still kernel leaves the row as it is
-    poisoned = jnp.where(jnp.arange(BATCH)[:, None] == 7, jnp.nan, run.buffer.images)
-    run = run._replace(buffer=run.buffer._replace(images=jax.device_put(poisoned, run.buffer.images.sharding)))
-    _, metrics = step(run, parallel.place_batch(mesh, batch_for()))
+    mesh, step, whole = setup(8, capacity=BATCH)  # the still kernel leaves the row as it is
+    poisoned = jnp.where(jnp.arange(BATCH)[:, None] == 7, jnp.nan, whole.buffer.images)
+    whole = whole._replace(buffer=whole.buffer._replace(images=jax.device_put(poisoned, whole.buffer.images.sharding)))
+    _, metrics = step(whole, parallel.place_batch(mesh, batch_for()))
     metrics = jax.device_get(metrics)
     assert metrics["non_finite"] >= math.prod(SHAPE), "at least every pixel of the row"
     assert np.isnan(metrics["energy_samples"])
@@ -161,26 +162,26 @@ def test_infinite_and_nan_values_are_counted_and_integers_have_none():
 
 
 def test_the_monitors_add_no_collective_to_the_steps_one_all_reduce():
-    mesh, step, run = setup(8, kernel=langevin(0.1, 0.01), capacity=32)
-    text = step.lower(run, parallel.place_batch(mesh, batch_for())).compile().as_text()
+    mesh, step, whole = setup(8, kernel=langevin(0.1, 0.01), capacity=32)
+    text = step.lower(whole, parallel.place_batch(mesh, batch_for())).compile().as_text()
     collectives = [line for line in text.splitlines() if " all-reduce" in line or " all-gather" in line]
     assert sum(" all-reduce(" in line for line in collectives) == len(collectives) == 1
 
 
 @pytest.mark.parametrize("rescues", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_every_rescue_multiplies_the_update_by_its_factor(rescues):
-    mesh, step, run = setup(2, rescue_learning_rate=0.5)
+    mesh, step, whole = setup(2, rescue_learning_rate=0.5)
     batch = parallel.place_batch(mesh, batch_for())
-    (after, _), (plain, _) = step(rescues_set(run, rescues), batch), setup(2)[1](setup(2)[2], batch)
+    (after, _), (plain, _) = step(rescues_set(whole, rescues), batch), setup(2)[1](setup(2)[2], batch)
     for name, before in params_for().items():
         moved, expected = np.asarray(after.params[name]) - before, np.asarray(plain.params[name]) - before
         np.testing.assert_allclose(moved, 0.5**rescues * expected, rtol=1e-4, atol=1e-7)
     assert after.rescues == rescues
 
 
-def rescues_set(run, number):
-    number = jax.device_put(jnp.asarray(number, jnp.int32), run.rescues.sharding)
-    return run._replace(rescues=number)
+def rescues_set(whole, number):
+    number = jax.device_put(jnp.asarray(number, jnp.int32), whole.rescues.sharding)
+    return whole._replace(rescues=number)
 
 
 def test_rescues_make_chains_longer_by_their_factor_and_a_step_runs_that_many():
@@ -191,15 +192,9 @@ def test_rescues_make_chains_longer_by_their_factor_and_a_step_runs_that_many():
     abstract = build.abstract_state(config, mesh)
     batch = jax.eval_shape(lambda: (jnp.zeros((16, 8, 8, 1), jnp.uint8), jnp.zeros(16, jnp.int32)))
     for number, length in ((0, 5), (2, 12)):
-        traced = str(jax.make_jaxpr(build.make_step(config, mesh, number))(abstract, build_batch(batch)))
+        traced = str(jax.make_jaxpr(build.make_step(config, mesh, number))(abstract, Batch(*batch)))
         assert f"length={length}\n" in traced
         assert not {f"length={other}\n" for other in (5, 12) if other != length} & set(traced.split(" "))
-
-
-def build_batch(arrays):
-    from ebm_jax.types import Batch
-
-    return Batch(*arrays)
 
 
 @pytest.mark.parametrize("members", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -219,31 +214,27 @@ def test_a_rescued_state_has_another_stream_than_before_and_than_every_other_res
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_nan_in_a_row_that_nothing_drew_yet_is_found_in_the_state(dtype):
-    run = setup(1)[2]
+    whole = setup(1)[2]
     images = np.random.default_rng(0).uniform(size=(4, 6)).astype(np.float32)
     for value, count in ((0.5, 0), (np.nan, 1), (np.inf, 1)):
         images[2, 3] = value
         encoded = jnp.asarray(images, dtype)
         stored = encoded if dtype == jnp.float32 else jax.lax.bitcast_convert_type(encoded, jnp.uint16)
         assert replay.decode(stored).dtype == jnp.float32
-        assert state.non_finite(run._replace(buffer=run.buffer._replace(images=stored))) == count
+        assert state.non_finite(whole._replace(buffer=whole.buffer._replace(images=stored))) == count
 
 
 def test_status_3_is_documented_where_people_look():
-    import run
-
     assert "3 for a diverged run" in str(run.main.__doc__)
     assert "exit status 3" in (ROOT / "README.md").read_text()
 
 
-def test_a_logged_healthy_fashion_mnist_run_never_makes_the_guard_fire(shared_data):
-    """Replays metrics.jsonl of a real run, where this machine has one beside the data."""
-    path = shared_data.parents[1] / "main" / "runs" / "fashion_mnist_conditional" / "metrics.jsonl"
+def test_a_logged_healthy_fashion_mnist_run_never_makes_the_guard_fire():
+    """Replays the metrics.jsonl of a real run, where the README's command was given."""
+    path = ROOT / "runs" / "fashion_mnist_conditional" / "metrics.jsonl"
     if not path.is_file():
-        pytest.skip("there is no Fashion-MNIST run beside the repository")
+        pytest.skip("there is no Fashion-MNIST run in runs/")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    from configs import fashion_mnist_conditional
-
     limits = build.make_limits(fashion_mnist_conditional.get_config())
     logged = [metrics_for(**{name: row[name] for name in metrics_for() if name in row}) for row in rows]
     assert judged(logged, limits._replace(patience=1)) == [None] * len(rows)

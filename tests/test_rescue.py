@@ -1,6 +1,7 @@
 """Runs that diverge, on purpose: each is rescued or ends with status 3, and no checkpoint is poisoned."""
 
 import importlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,9 @@ from ebm_jax import build, parallel, rescue, train
 from ebm_jax.io import checkpoint, data
 from ebm_jax.io.workdir import read_config
 from ebm_jax.training import guard, state
+
+WITHOUT_KEY_CHECKS = partial(jax.debug_key_reuse, False)
+"""The checker takes the keys of several models' vmapped scan for used ones; a single model passes it."""
 
 
 def poisoned_rows(run_state, value=np.nan):
@@ -124,7 +128,7 @@ def test_a_permanent_fault_ends_with_status_3_one_line_and_the_last_healthy_stat
     assert "rescue 2 of 2" in error[1]
     assert error[-1].startswith("run.py: step 4: energy_data is nan")
     assert "the last healthy state is the checkpoint of step 3" in error[-1]
-    assert [event["event"] in line for event, line in zip(events(tmp_path / "run"), error, strict=False)] == [True] * 3
+    assert [event["event"] in line for event, line in zip(events(tmp_path / "run"), error, strict=True)] == [True] * 3
     restored = final_state(tmp_path / "run")
     assert restored.step == 3
     for a, b in zip(bits(restored.state), good, strict=True):
@@ -247,7 +251,7 @@ def assert_rescued_or_ended_cleanly(workdir, capsys, words, num_steps):
     error = capsys.readouterr().err
     assert status in (0, 3)
     assert "rescue 1 of" in error, "it was to diverge"
-    assert len(events(workdir)) == error.count("rescue ") + error.count("rescued ") - (status == 3)
+    assert len(events(workdir)) == error.count("\n"), "each said once"
     assert final_state(workdir).step == num_steps or status == 3
     assert_none_is_poisoned(workdir)
 
@@ -275,7 +279,7 @@ def test_of_two_models_one_nan_rolls_both_back(tmp_path, monkeypatch, capsys):
     def poison_the_second(run_state):
         return run_state._replace(params=jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), run_state.params))
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, WITHOUT_KEY_CHECKS():
         sabotage(patch, poison_the_second, at=4)
         assert run.main(command(tmp_path / "run", train__num_models=2)) == 0
     assert "step 5: model 1: " in capsys.readouterr().err
@@ -291,7 +295,7 @@ def test_on_ten_seeds_of_a_short_healthy_run_the_guard_never_fires(name):
     mesh = parallel.device_mesh(jax.devices()[:2])
     run_state, step, limits = build.make_state(config, mesh), build.make_step(config, mesh), build.make_limits(config)
     health = guard.HEALTHY
-    with build.open_batches(config, pytest.fail) as batches:
+    with build.open_batches(config, pytest.fail) as batches, WITHOUT_KEY_CHECKS():
         for index in range(150):
             run_state, metrics = step(run_state, build.place_batch(config, mesh, batches(index)))
             health, illness = guard.judge(health, jax.device_get(metrics), limits)

@@ -174,8 +174,7 @@ class Reporter:
             self._progress.update(self._task, completed=step, description=self._line(metrics))
 
     def event(self, step: int, text: str) -> None:
-        """Say what happened to the run, on standard error, as a row of metrics.jsonl and as TensorBoard text."""
-        warn(text)
+        """Keep what happened to the run as a row of metrics.jsonl and as TensorBoard text."""
         self._jsonl.write(json.dumps({"step": step, "event": text}) + "\n")
         self._jsonl.flush()
         self._events.add_text("event", text, step)
