@@ -7,7 +7,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(argv: list[str]) -> int:
-    """Run one verb; the exit status is 0, 2 for what the user must mend, 130 after Ctrl-C."""
+    """Run one verb; the exit status: 0, 2 for what the user must mend, 3 for a diverged run, 130 after Ctrl-C."""
     from functools import partial
 
     from ebm_jax import cli, compile, export, prepare, processes, sample, train
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
             return verbs[command.mode](command.config, command.workdir)
     except (BadInput, Diverged) as error:
         print(f"run.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return 3 if isinstance(error, Diverged) else 2
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise

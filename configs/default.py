@@ -80,6 +80,18 @@ def get_config() -> Any:
     config.train.dry_run = False  # True: three tiny steps on noise for data, to see in seconds that a config runs
     config.train.cpu_devices = 0  # without TPU or GPU: JAX devices to split the CPU into; 0: one a core
 
+    config.guard = ConfigDict()  # healthy runs of six densities, digits and Fashion-MNIST: docs/reliability.md
+    config.guard.enabled = True  # False: only a value that is not finite ends a run, and nothing rescues it
+    config.guard.max_energy = 20.0  # of |mean U| of data or samples, in units of 1/(2λ); inf: none
+    config.guard.max_separation = 0.5  # of mean U(x-) - U(x+) in units of 1/λ, where λ alone holds it at 1; inf: none
+    config.guard.max_chain_grad = 2.0  # of mean |∇U|, in units of sqrt(pixels) / step_size: a box a step; inf: none
+    config.guard.min_chain_grad = 1e-6  # of the same, in the same units: below it the network is dead; 0: none
+    config.guard.least_energy_l2 = 0.01  # a smaller λ counts as this in these units
+    config.guard.patience = 5  # steps in a row beyond a limit until a run is ill; at once if a value is not finite
+    config.guard.max_rescues = 5  # of a whole run; then it stops with exit status 3
+    config.guard.rescue_learning_rate = 0.5  # factor of the learning rate for each rescue; 1: keep it
+    config.guard.rescue_chain = 1.0  # factor of chain.num_steps for each rescue, 1 or more
+
     config.sample = ConfigDict()
     config.sample.num_images = 64
     config.sample.batch_size = 64  # images sampled at once by --mode=sample

@@ -133,6 +133,11 @@ def gather(values: Array) -> Array:
     return lax.all_gather(values, AXIS, tiled=True)
 
 
+def num_devices() -> int:
+    """The number of devices, inside the program of one of them."""
+    return lax.axis_size(AXIS)
+
+
 def mean_over_devices(tree: Any) -> Any:
     """The mean of each leaf over all devices: the step's one all-reduce."""
     return lax.pmean(tree, AXIS)

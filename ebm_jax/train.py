@@ -1,6 +1,7 @@
 """The verb that trains: data in, steps, and whatever leaves the machine: metrics, pictures, checkpoints."""
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -13,13 +14,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from ebm_jax import build, parallel, processes
+from ebm_jax import build, parallel, processes, rescue
 from ebm_jax.io import checkpoint, report, workdir
 from ebm_jax.sampling import replay
 from ebm_jax.training import guard
 from ebm_jax.training.guard import Diverged
 from ebm_jax.training.state import TrainState, network_params
-from ebm_jax.types import BadInput, Batch, Config, Metrics
+from ebm_jax.types import Batch, Config, Metrics
 
 GRID = 64  # images in a grid
 
@@ -41,7 +42,7 @@ def train(config: Config, folder: Path) -> int:
 
     Raises:
       BadInput: before the first step.
-      Diverged: a metric is not finite; the last checkpoint is good.
+      Diverged: the run is ill again after its last rescue; the newest checkpoint is its last healthy state.
     """
     parallel.split_cpu(config.train.cpu_devices, config.train.batch_size, config.buffer.capacity)
     workdir.require_same(folder, config)
@@ -59,17 +60,19 @@ def train(config: Config, folder: Path) -> int:
                 workdir.claim(folder, config)
         workdir.require_shared(folder)
         manager = stack.enter_context(checkpoint.open_manager(folder, config.checkpoint.keep))
-        start, state = _start(config, mesh, manager, folder)
-        if start >= config.train.num_steps:
-            report.say(f"{folder} has done its {start} steps; raise train.num_steps to go on")
+        beginning = rescue.begin(config, mesh, manager, folder)
+        if beginning.step >= config.train.num_steps:
+            report.say(f"{folder} has done its {beginning.step} steps; raise train.num_steps to go on")
             return 0
+        if beginning.step:
+            report.say(f"going on from step {beginning.step}")
         report.say(
             f"training {config.data.name} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s) in {folder}"
         )
-        reporter = stack.enter_context(report.Reporter(folder, start, config.train.num_steps))
+        reporter = stack.enter_context(report.Reporter(folder, beginning.step, config.train.num_steps))
         stop = stack.enter_context(_stop_signal())
         with processes.announced(alike=(Diverged,)):
-            done = _loop(config, mesh, manager, reporter, batches, state, start, stop)
+            done = _loop(config, mesh, manager, folder, reporter, batches, beginning, stop)
     if done < config.train.num_steps:
         report.say(f"stopped and saved at step {done}; the same command goes on from there")
     else:
@@ -83,51 +86,111 @@ def _loop(
     config: Config,
     mesh: Mesh,
     manager: ocp.CheckpointManager,
+    folder: Path,
     reporter: report.Reporter,
     batches: Callable[[int], Batch],
-    state: TrainState,
-    start: int,
+    beginning: rescue.Beginning,
     stop: _Stop,
 ) -> int:
-    """Steps until the last one or a signal; the number of steps done.
-
-    Metrics are fetched while the next step already runs. Nothing is saved before the metrics up to it are known to be
-    finite.
-    """
+    """Steps until the last one or a signal, with rescues in between; the step of the last checkpoint."""
     watcher = _density_watcher if config.data.source == "density" else _picture_maker
-    train_step, draw_pictures = build.make_step(config, mesh), watcher(config, mesh, reporter)
+    draw_pictures = watcher(config, mesh, reporter)
+    while True:
+        try:
+            return _stretch(config, mesh, manager, reporter, batches, beginning, stop, draw_pictures)
+        except guard.Ill as caught:
+            illness = caught.with_traceback(None)  # whose frames would keep the ill state in the devices' memory
+        try:
+            beginning, event = rescue.roll_back(config, mesh, manager, folder, illness)
+        except Diverged as end:
+            reporter.event(illness.step, str(end))
+            raise
+        reporter.go_back(beginning.step)
+        reporter.event(illness.step, event)
+        report.warn(event)
+
+
+class _Kept(NamedTuple):
+    """A copy of a state that becomes a checkpoint as soon as the step after it is known to be healthy."""
+
+    step: int
+    state: TrainState
+    non_finite: jax.Array
+
+
+def _stretch(
+    config: Config,
+    mesh: Mesh,
+    manager: ocp.CheckpointManager,
+    reporter: report.Reporter,
+    batches: Callable[[int], Batch],
+    beginning: rescue.Beginning,
+    stop: _Stop,
+    draw_pictures: Callable[[int, TrainState], None],
+) -> int:
+    """Steps until the last one or a signal; the step of the last checkpoint.
+
+    Metrics are fetched while the next step already runs. Those of a step are taken before its update, so a state is
+    known to be healthy, and is saved, only when the step after it is; after the last step that step is taken for its
+    metrics alone.
+
+    Raises:
+      Ill: the guard's judgement.
+    """
+    train_step, keep = build.make_step(config, mesh, beginning.rescues), build.make_keeper(config, mesh)
+    limits, every = build.make_limits(config), config.checkpoint.every
+    health, state, end = guard.HEALTHY, beginning.state, config.train.num_steps
     unseen: tuple[int, Metrics] | None = None
-    for step in range(start, config.train.num_steps):
+    kept: _Kept | None = None
+    wanted, saved = False, beginning.step
+
+    def look() -> None:
+        """Wait for the metrics that were not seen yet, judge and show them, and save what they prove healthy."""
+        nonlocal health, unseen, kept, wanted, saved
+        if unseen is None:
+            return
+        (done, metrics), unseen = (unseen[0], jax.device_get(unseen[1])), None
+        health, illness = guard.judge(health, metrics, limits)
+        if illness is not None:
+            raise guard.Ill(done, illness)
+        if done <= end:
+            trend = {"energy_gap_trend": np.reshape(health.trend, np.shape(metrics["energy_gap"]))}
+            reporter.progress(done, _by_member(metrics | trend), config.log.every)
+        if kept is not None and not health.symptom:
+            if count := int(kept.non_finite):
+                raise guard.Ill(kept.step, f"{count} values of the state are not finite")
+            if saved == beginning.step:
+                checkpoint.discard_after(manager, beginning.step)
+            checkpoint.save(manager, kept.step, kept.state)
+            wanted, saved = False, kept.step
+        kept = None
+
+    for step in itertools.count(beginning.step):
+        last, regular = step == end, step > beginning.step and step % every == 0
+        pictures = step > beginning.step and config.log.images_every and step % config.log.images_every == 0
+        if last or regular or pictures or (wanted and kept is None):
+            look()
+        wanted = wanted or last or regular
+        if wanted and kept is None and not health.symptom:
+            kept, health = _Kept(step, *keep(state)), guard.HEALTHY
+        if pictures and not last:
+            draw_pictures(step, state)
+        final = kept
         state, metrics = train_step(state, build.place_batch(config, mesh, batches(step)))
-        done = step + 1
-        _observe(unseen, reporter, config, manager)
-        unseen = (done, metrics)
-        stopping, whole = stop.is_due(done), done == config.train.num_steps
-        last = stopping or whole
-        regular = config.log.images_every and done % config.log.images_every == 0
-        pictures = whole or (regular and not stopping)  # whose program may take longer to compile than there is time
-        save = last or done % config.checkpoint.every == 0
-        if pictures or save:
-            _observe(unseen, reporter, config, manager)
-            unseen = None
-        if save:
-            checkpoint.save(manager, done, state)
-        if pictures:
-            draw_pictures(done, state)
+        look()
+        unseen = (step + 1, metrics)
         if last:
-            return done
+            look()
+            if wanted and end == config.train.num_steps:
+                raise guard.Ill(step, f"the last steps are outside the healthy region: {health.symptom}")
+            if wanted:
+                report.warn(f"the steps after {saved} are outside the healthy region and not saved")
+            elif final is not None and end == config.train.num_steps:  # after a signal there may be no time for it
+                draw_pictures(step, final.state)
+            return saved
+        if stop.is_due(step + 1):
+            end = step + 1
     raise AssertionError("the last step always returns")
-
-
-def _observe(
-    unseen: tuple[int, Metrics] | None, reporter: report.Reporter, config: Config, manager: ocp.CheckpointManager
-) -> None:
-    """Wait for a step's metrics, stop if one is not finite, show them."""
-    if unseen is None:
-        return
-    step, metrics = unseen[0], _by_member(jax.device_get(unseen[1]))
-    guard.check_finite(step, metrics, manager.latest_step())
-    reporter.progress(step, metrics, config.log.every)
 
 
 def _by_member(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -201,16 +264,3 @@ def _stop_signal() -> Iterator[_Stop]:
     finally:
         for signum, old in previous.items():
             signal.signal(signum, old)
-
-
-def _start(config, mesh, manager: ocp.CheckpointManager, folder: Path) -> tuple[int, TrainState]:
-    """The step and state to go on from."""
-    restored = checkpoint.restore_newest(manager, build.abstract_state(config, mesh))
-    report.warn_skipped(restored.skipped)
-    if restored.step is not None:
-        checkpoint.set_aside(manager, folder, restored.skipped)
-        report.say(f"going on from step {restored.step}")
-        return restored.step, restored.state
-    if restored.skipped:
-        raise BadInput(checkpoint.all_damaged(folder, restored))
-    return 0, build.make_state(config, mesh)

@@ -93,3 +93,21 @@ def test_resuming_drops_the_lines_that_are_done_again_and_half_a_line(tmp_path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["step"] for row in rows] == [10, 20, 30, 100]
     assert rows[2]["energy_samples"] == METRICS["energy_samples"]
+
+
+def test_events_stay_when_a_run_goes_back_and_the_rows_of_steps_done_again_do_not(tmp_path):
+    path = tmp_path / report.METRICS
+    with report.Reporter(tmp_path, 0, 100) as reporter:
+        for step in (10, 20, 30):
+            reporter.progress(step, METRICS, every=10)
+        reporter.event(35, "it is ill")
+        reporter.go_back(20)
+        reporter.progress(30, METRICS | {"loss": 7.0}, every=10)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [10, 20, 35, 30]
+    assert rows[2] == {"step": 35, "event": "it is ill"}
+    assert rows[3]["loss"] == 7.0
+    with report.Reporter(tmp_path, 10, 100):
+        pass
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 35]
+    assert b"it is ill" in b"".join(file.read_bytes() for file in tmp_path.glob("events.out.tfevents.*"))

@@ -61,6 +61,7 @@ def setup(
         "num_classes": 2,
         "ring": False,
         "ema_decay": 0.5,
+        "rescue_learning_rate": 1.0,
     } | options
     step = make_train_step(apply, [(kernel, chain_steps)], objective, optimizer, **settings)
     step = parallel.over_devices(step, mesh, (PARTITION, parallel.SHARDED), (PARTITION, parallel.REPLICATED), (0,))

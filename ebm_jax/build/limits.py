@@ -80,6 +80,7 @@ SHAPE = Limit(
 SEED = whole(0, 2**32 - 1)  # JAX drops higher bits without a word
 CHAIN_STEPS = whole(1, 1_000_000)  # keys and energies of all steps are kept until the end
 POSITIVE = number("greater than 0 and finite, as float32", lambda value: 0 < value < math.inf)
+ABOVE_ZERO = number("greater than 0, as float32", lambda value: value > 0)
 NOT_NEGATIVE = number("at least 0 and finite, as float32", lambda value: 0 <= value < math.inf)
 BELOW_ONE = number("at least 0 and below 1, as float32", lambda value: 0 <= value < 1)
 PROBABILITY = number("a probability, 0 to 1", lambda value: 0 <= value <= 1)
@@ -116,7 +117,7 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "step_size": POSITIVE,
         "noise_scale": NOT_NEGATIVE,
         "tied": FLAG,
-        "grad_clip": number("greater than 0, as float32", lambda value: value > 0),
+        "grad_clip": ABOVE_ZERO,
         "temperature": NOT_NEGATIVE,
         "anneal_from": NOT_NEGATIVE,
         "quiet_steps": whole(0),
@@ -151,6 +152,18 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "num_models": whole(1, 100),
         "dry_run": FLAG,
         "cpu_devices": whole(0, 256),
+    },
+    "guard": {
+        "enabled": FLAG,
+        "max_energy": ABOVE_ZERO,
+        "max_separation": ABOVE_ZERO,
+        "max_chain_grad": ABOVE_ZERO,
+        "min_chain_grad": NOT_NEGATIVE,
+        "least_energy_l2": POSITIVE,
+        "patience": whole(1),
+        "max_rescues": whole(0, 1000),
+        "rescue_learning_rate": number("greater than 0 and at most 1, as float32", lambda value: 0 < value <= 1),
+        "rescue_chain": number("at least 1 and at most 10", lambda value: 1 <= value <= 10),
     },
     "sample": {
         "num_images": whole(1, 10_000_000),

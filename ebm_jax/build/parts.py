@@ -1,5 +1,6 @@
 """The pure parts of a run: network, kernel, optimiser, state and step."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,9 +23,9 @@ from ebm_jax.sampling.hmc import hmc
 from ebm_jax.sampling.kernel import Kernel, Stages, scheduled
 from ebm_jax.sampling.langevin import langevin
 from ebm_jax.sampling.mala import mala
-from ebm_jax.training import losses
+from ebm_jax.training import guard, losses
 from ebm_jax.training.optimizer import clipped_adam
-from ebm_jax.training.state import TrainState, init_state, partition
+from ebm_jax.training.state import TrainState, init_state, non_finite, partition, rescued
 from ebm_jax.training.step import make_train_step
 from ebm_jax.types import Batch, Config, MembersKey, Metrics, Params, PRNGKey, Scalar
 
@@ -183,11 +184,53 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
     return parallel.abstract(Batch(images, labels), mesh, _partition(config).buffer.images)  # pyright: ignore
 
 
-def make_step(config: Config, mesh: Mesh) -> Callable:
+def make_keeper(config: Config, mesh: Mesh) -> Callable:
+    """The compiled state -> (a copy that no step consumes, the number of its values that are not finite)."""
+
+    def keep(state: TrainState) -> tuple[TrainState, Scalar]:
+        return jax.tree.map(jnp.copy, state), non_finite(state)
+
+    return jax.jit(keep, out_shardings=(_shardings(config, mesh), parallel.shardings(mesh, parallel.REPLICATED)))
+
+
+def make_rescued(config: Config, mesh: Mesh, number: int) -> Callable:
+    """The compiled state -> state with which rescue `number` goes on; it consumes its state."""
+    return jax.jit(partial(rescued, number=number), out_shardings=_shardings(config, mesh), donate_argnums=(0,))
+
+
+def make_limits(config: Config) -> guard.Limits:
+    """What the guard holds for healthy. Without it only values that are not finite make a run ill."""
+    limits, chain = config.guard, config.chain
+    if not limits.enabled:
+        return guard.Limits(math.inf, math.inf, (0.0, math.inf), limits.patience)
+    energy_l2 = max(config.loss.energy_l2, limits.least_energy_l2)
+    step_size = (
+        chain.step_size**2 / 2 if chain.kernel == "hmc" else chain.step_size
+    )  # of HMC's equivalent Langevin step
+    grad_unit = math.sqrt(math.prod(config.data.shape)) / step_size
+    return guard.Limits(
+        energy=limits.max_energy / (2 * energy_l2),
+        separation=limits.max_separation / energy_l2,
+        chain_grad=(limits.min_chain_grad * grad_unit, limits.max_chain_grad * grad_unit),
+        patience=limits.patience,
+    )
+
+
+def rescued_chain(config: Config, rescues: int) -> int:
+    """The steps of a training chain after so many rescues."""
+    return math.ceil(config.chain.num_steps * config.guard.rescue_chain**rescues)
+
+
+def make_step(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
     """The compiled training step (state, batch) -> (state, metrics) over all devices; it consumes its state.
 
     With several models all leaves, and the metrics, have a leading axis of members.
+
+    Args:
+      rescues: those of the state; each makes the chains longer by the factor `guard.rescue_chain`.
     """
+    config = config.copy_and_resolve_references()
+    config.chain.num_steps = rescued_chain(config, rescues)
     objective = choice(config, "loss.objective")
     step = make_train_step(
         make_apply(config),
@@ -201,6 +244,7 @@ def make_step(config: Config, mesh: Mesh) -> Callable:
         num_classes=config.model.num_classes,
         ring=config.buffer.ring,
         ema_decay=config.optim.ema_decay,
+        rescue_learning_rate=config.guard.rescue_learning_rate,
         dropout_in_chains=config.model.dropout > 0 and config.model.dropout_in_chains,
     )
 

@@ -147,10 +147,7 @@ class Reporter:
 
     def __init__(self, workdir: Path, start: int, num_steps: int):
         self._workdir, self._writes = workdir, processes.is_first()
-        for name in (METRICS, EVALUATION) if self._writes else ():
-            _drop_after(workdir / name, start)
-        self._jsonl = (workdir / METRICS if self._writes else Path(os.devnull)).open("a")
-        self._events = Events(workdir, purge_step=start + 1, write_to_disk=self._writes)
+        self._open(start)
         self._live = self._writes and Console().is_terminal
         self._progress = Progress(
             TextColumn("{task.completed}/{task.total} {task.description}"),
@@ -162,6 +159,12 @@ class Reporter:
         self._began = self._marked = time.perf_counter()
         self._marked_step = start
         self._speed = 0.0
+
+    def _open(self, start: int) -> None:
+        for name in (METRICS, EVALUATION) if self._writes else ():
+            _drop_after(self._workdir / name, start)
+        self._jsonl = (self._workdir / METRICS if self._writes else Path(os.devnull)).open("a")
+        self._events = Events(self._workdir, purge_step=start + 1, write_to_disk=self._writes)
 
     def __enter__(self) -> "Reporter":
         self._progress.start()
@@ -179,6 +182,19 @@ class Reporter:
             self._keep(step, metrics)
         if self._live:
             self._progress.update(self._task, completed=step, description=self._line(metrics))
+
+    def event(self, step: int, text: str) -> None:
+        """Keep what happened to the run as a row of metrics.jsonl and as TensorBoard text."""
+        self._jsonl.write(json.dumps({"step": step, "event": text}) + "\n")
+        self._jsonl.flush()
+        self._events.add_text("event", text, step)
+
+    def go_back(self, step: int) -> None:
+        """Drop what was written of the steps after `step`, which are about to be done again; events stay."""
+        self._jsonl.close()
+        self._events.close()
+        self._open(step)
+        self._marked, self._marked_step = time.perf_counter(), step
 
     def image(self, name: str, step: int, images: np.ndarray) -> None:
         """Write a grid as images/NAME_STEP.png and into the TensorBoard events."""
@@ -225,13 +241,17 @@ class Reporter:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Drop the lines of steps that are about to be done again, and a line that a killed run left half written."""
+    """Drop the lines of steps that are about to be done again, and a line that a killed run left half written.
+
+    Events stay: they happened, whatever is done again.
+    """
     if not path.exists():
         return
     kept = []
     for line in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            row = json.loads(line)
+            if row["step"] <= step or "event" in row:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError, TypeError):
             continue

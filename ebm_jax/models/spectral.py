@@ -60,6 +60,12 @@ def power_iteration(params: Params, vectors: Vectors) -> Vectors:
     return {name: _iterate(kernels[name], right) for name, (_, right) in vectors.items()}
 
 
+def largest(params: Params, vectors: Vectors) -> Array:
+    """The largest σ = uᵀWv of the kernels that have vectors, of which there is at least one."""
+    kernels = _kernels(params)
+    return jnp.stack([left @ _matrix(kernels[name]) @ right for name, (left, right) in vectors.items()]).max()
+
+
 def normalise(params: Params, vectors: Vectors) -> Params:
     """The parameters that the network sees: each kernel with an entry in `vectors` divided by σ = uᵀWv.
 

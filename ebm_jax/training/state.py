@@ -11,7 +11,8 @@ from ebm_jax.models import spectral
 from ebm_jax.parallel import REPLICATED, SHARDED
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.replay import ReplayBuffer
-from ebm_jax.types import Params, PRNGKey
+from ebm_jax.training import monitors
+from ebm_jax.types import Params, PRNGKey, Scalar
 
 
 class TrainState(NamedTuple):
@@ -19,8 +20,10 @@ class TrainState(NamedTuple):
 
     step: Int[Array, ""]
     """Training steps done."""
+    rescues: Int[Array, ""]
+    """How often the run was ill and went back to a healthy state."""
     key: PRNGKey
-    """The run's key, constant: step t uses fold_in(key, t)."""
+    """The run's key, constant but for rescues: step t uses fold_in(key, t)."""
     params: Params
     """What the optimiser moves, before spectral normalisation."""
     ema: Params
@@ -34,6 +37,7 @@ def partition(rows: Any) -> TrainState:
     """How each part lies on the mesh, as a prefix of the state's tree; `rows` is the spec of the buffer's rows."""
     return TrainState(
         step=REPLICATED,
+        rescues=REPLICATED,
         key=REPLICATED,
         params=REPLICATED,
         ema=REPLICATED,
@@ -57,6 +61,7 @@ def init_state(
     """The state before the first step; `vectors` are empty without spectral normalisation."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
+        rescues=jnp.zeros((), jnp.int32),
         key=key,
         params=params,
         ema=spectral.normalise(params, vectors),
@@ -64,6 +69,18 @@ def init_state(
         spectral=vectors,
         buffer=buffer,
     )
+
+
+def rescued(state: TrainState, number: int) -> TrainState:
+    """A healthy state as the run's rescue `number` >= 1 goes on from it: with another random stream."""
+    fold_in = jax.random.fold_in if state.key.ndim == 0 else jax.vmap(jax.random.fold_in, (0, None))
+    return state._replace(rescues=jnp.full_like(state.rescues, number), key=fold_in(state.key, number))
+
+
+def non_finite(state: TrainState) -> Scalar:
+    """How many real numbers of the state, buffer included, are infinite or NaN."""
+    pixels = replay.decode(state.buffer.images)
+    return monitors.non_finite(state._replace(buffer=state.buffer._replace(images=pixels)))
 
 
 def network_params(state: TrainState, ema: bool) -> Params:

@@ -13,7 +13,7 @@ from ebm_jax.models import energy, spectral
 from ebm_jax.sampling import kernel as kernels
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.kernel import Stages
-from ebm_jax.training import losses
+from ebm_jax.training import losses, monitors
 from ebm_jax.training.losses import Objective
 from ebm_jax.training.state import TrainState
 from ebm_jax.types import Batch, Images, Metrics, PRNGKey
@@ -34,13 +34,14 @@ def make_train_step(
     num_classes: int,
     ring: bool,
     ema_decay: float,
+    rescue_learning_rate: float,
     dropout_in_chains: bool = False,
 ) -> TrainStep:
     """The step (state, batch) -> (state, metrics) of one device, to be mapped by `parallel.over_devices`.
 
     Batch and replay buffer are this device's shards. The gradient's mean is the only communication, but for what the
     objective itself gathers. Metrics are scalars: the loss, both energies and their gap, gradient norms of the
-    parameters and of the chains (mean over chains and steps), and the chains' age in visits.
+    parameters and of the chains (mean over chains and steps), the chains' age in visits, and the `monitors`.
 
     Args:
       stages: what a chain does in one step.
@@ -50,6 +51,7 @@ def make_train_step(
         energies of a conditional model hardly classify (docs/results.md).
       label_margin: of that term, in units of energy.
       num_classes: of the labels, where `label_weight` > 0.
+      rescue_learning_rate: factor of the learning rate for every rescue of the run (training/guard.py).
       dropout_in_chains: the chains move under dropout too, a new mask at every step of theirs, as in the release, whose
         ResNet32Large has it on in all of training (train.py:544). The loss always has it.
     """
@@ -88,15 +90,20 @@ def make_train_step(
 
         (loss, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
         metrics |= {"loss": loss, "chain_grad_norm": info.grad_norm.mean(), "chain_visits": drawn.visits.mean()}
+        metrics |= monitors.of_chains(start, x_samples) | monitors.of_values((metrics, x_samples, gradient))
         gradient, metrics = parallel.mean_over_devices((gradient, metrics))
         metrics["energy_gap"] = metrics["energy_data"] - metrics["energy_samples"]
         metrics["grad_norm"] = optax.tree.norm(gradient)
+        metrics |= monitors.of_kernels(state.params, vectors)
 
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        updates = optax.tree.scale(rescue_learning_rate**state.rescues, updates)
         new_params = optax.apply_updates(state.params, updates)
         ema = optax.incremental_update(spectral.normalise(new_params, vectors), state.ema, 1.0 - ema_decay)
         buffer = replay.store(key_store, state.buffer, drawn, x_samples.reshape(drawn.x.shape), ring=ring)
-        return TrainState(state.step + 1, state.key, new_params, ema, opt_state, vectors, buffer), metrics
+        return TrainState(
+            state.step + 1, state.rescues, state.key, new_params, ema, opt_state, vectors, buffer
+        ), metrics
 
     return train_step
 

@@ -1,0 +1,240 @@
+"""What the guard judges: limits, patience and trend, from metrics alone; and what the monitors measure on devices."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_step import BATCH, SHAPE, batch_for, params_for, setup
+
+import run
+from configs import default, density2d, digits, fashion_mnist_conditional
+from ebm_jax import build, parallel
+from ebm_jax.sampling import replay
+from ebm_jax.sampling.langevin import langevin
+from ebm_jax.training import guard, monitors, state
+from ebm_jax.types import BadInput, Batch
+
+LIMITS = guard.Limits(energy=10.0, separation=5.0, chain_grad=(0.01, 2.0), patience=3)
+
+
+def metrics_for(**changes):
+    values = {"energy_data": 0.1, "energy_samples": 0.2, "energy_gap": -0.1, "chain_grad_norm": 0.5, "non_finite": 0.0}
+    return {name: np.asarray(value, np.float32) for name, value in (values | changes).items()}
+
+
+def judged(sequence, limits=LIMITS):
+    """The verdicts on metrics one after another."""
+    health, verdicts = guard.HEALTHY, []
+    for metrics in sequence:
+        health, verdict = guard.judge(health, metrics, limits)
+        verdicts.append(verdict)
+    return verdicts
+
+
+@pytest.mark.parametrize(
+    "ill",
+    [
+        {"energy_data": -10.1},
+        {"energy_samples": 10.1},
+        {"energy_gap": -5.1},
+        {"chain_grad_norm": 2.1},
+        {"chain_grad_norm": 0.009},
+    ],
+)
+def test_a_run_is_ill_once_it_was_outside_the_healthy_region_for_as_many_steps_in_a_row_as_patience_says(ill):
+    well, (name, value) = metrics_for(), next(iter(ill.items()))
+    ill = metrics_for(**ill)
+    assert judged([ill, ill, well, ill, ill, well]) == [None] * 6
+    *before, verdict = judged([ill, ill, ill])
+    assert before == [None] * 2
+    assert name in verdict
+    assert f"{value:g}" in verdict
+    assert "3 steps in a row" in verdict
+
+
+@pytest.mark.parametrize(
+    "well", [{"energy_data": -9.9}, {"energy_samples": 9.9}, {"energy_gap": -4.9}, {"energy_gap": 1e6}]
+)
+def test_within_the_limits_and_with_any_gap_upwards_a_run_is_well_for_ever(well):
+    assert judged([metrics_for(**well)] * 50) == [None] * 50
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["energy_data", "grad_norm", "loss"])
+def test_a_metric_that_is_not_finite_is_an_illness_at_once(name, value):
+    verdict = judged([metrics_for(**{name: value})])[0]
+    assert f"{name} is {value:g} (which is not finite)" == verdict
+
+
+def test_values_that_are_not_finite_are_an_illness_even_where_every_mean_is_finite():
+    assert "non_finite is 3" in judged([metrics_for(non_finite=3.0)])[0]
+
+
+def test_a_gap_that_falls_ten_times_its_change_short_of_its_limit_is_ill_and_one_that_rises_is_not():
+    falling = judged([metrics_for(energy_gap=-0.1 * step) for step in range(60)])
+    first = next(step for step, verdict in enumerate(falling) if verdict)
+    # by step n the trend has reached 0.1 (1 - 0.9^n): the limit is passed where 0.1 n + 10 times that > 5
+    expected = next(n for n in range(60) if 0.1 * n + (1 - 0.9**n) > 5.0)
+    assert first == expected + LIMITS.patience - 1
+    assert first < 50, "before the gap itself is there"
+    assert judged([metrics_for(energy_gap=-4.0 + 0.1 * step) for step in range(60)]) == [None] * 60
+
+
+def test_of_several_models_the_one_that_is_ill_is_named():
+    well, ill = metrics_for(energy_data=[0.1, 0.1, 0.1]), metrics_for(energy_data=[0.1, 0.1, 50.0])
+    broad = {name: np.broadcast_to(value, 3) for name, value in metrics_for().items()}
+    verdict = judged([broad | {"energy_data": one["energy_data"]} for one in (well, ill, ill, ill)])[-1]
+    assert verdict.startswith("model 2: energy_data is 50")
+    verdict = judged([broad | {"loss": np.array([0.0, np.nan, 0.0])}])[0]
+    assert verdict.startswith("model 1: loss is nan")
+
+
+def test_the_limits_are_in_the_units_of_lambda_and_of_the_box():
+    limits = build.make_limits(digits.get_config())  # λ 0.1, 64 pixels, step 10
+    assert limits.energy == pytest.approx(20 / 0.2)
+    assert limits.separation == pytest.approx(0.5 / 0.1)
+    assert limits.chain_grad == pytest.approx((1e-6 * 0.8, 2 * 0.8))
+    config = density2d.get_config()  # λ 0.001, which counts as 0.01
+    assert build.make_limits(config).separation == pytest.approx(50)
+    config.chain.kernel, config.chain.step_size = "hmc", 0.02
+    assert build.make_limits(config).chain_grad[1] == pytest.approx(2 * math.sqrt(2) / (0.5 * 0.02**2))
+
+
+def test_without_the_guard_only_what_is_not_finite_is_an_illness():
+    config = default.get_config()
+    config.guard.enabled = False
+    limits = build.make_limits(config)
+    assert judged([metrics_for(energy_data=1e30, energy_gap=-1e30, chain_grad_norm=0.0)] * 20, limits) == [None] * 20
+    assert judged([metrics_for(energy_data=math.nan)], limits)[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("patience", 0),
+        ("max_rescues", -1),
+        ("max_energy", 0.0),
+        ("max_separation", math.nan),
+        ("rescue_learning_rate", 1.5),
+        ("rescue_learning_rate", 0.0),
+        ("rescue_chain", 0.5),
+        ("rescue_chain", math.inf),
+        ("least_energy_l2", 0.0),
+    ],
+)
+def test_a_guard_that_cannot_work_is_refused(key, value):
+    config = digits.get_config()
+    setattr(config.guard, key, value)
+    with pytest.raises(BadInput, match=rf"guard\.{key} .* is out of range"):
+        build.check(config, 1)
+
+
+def test_the_monitors_are_means_over_all_chains_of_all_devices():
+    mesh, step, whole = setup(8, kernel=langevin(5.0, 0.0), capacity=BATCH)
+    start = np.asarray(whole.buffer.images)
+    whole, metrics = step(whole, parallel.place_batch(mesh, batch_for()))
+    end = np.asarray(whole.buffer.images)  # capacity = batch: every chain was drawn and stored in its place
+    assert 0 < metrics["saturated"] < 1
+    np.testing.assert_allclose(metrics["chain_movement"], np.abs(end - start).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["saturated"], ((end == 0) | (end == 1)).mean(), rtol=1e-6)
+    assert metrics["non_finite"] == 0
+
+
+def test_a_nan_in_a_row_of_one_device_of_eight_is_counted_and_makes_the_run_ill_at_that_step():
+    mesh, step, whole = setup(8, capacity=BATCH)  # the still kernel leaves the row as it is
+    poisoned = jnp.where(jnp.arange(BATCH)[:, None] == 7, jnp.nan, whole.buffer.images)
+    whole = whole._replace(buffer=whole.buffer._replace(images=jax.device_put(poisoned, whole.buffer.images.sharding)))
+    _, metrics = step(whole, parallel.place_batch(mesh, batch_for()))
+    metrics = jax.device_get(metrics)
+    assert metrics["non_finite"] >= math.prod(SHAPE), "at least every pixel of the row"
+    assert np.isnan(metrics["energy_samples"])
+    assert judged([metrics])[0] is not None
+
+
+def test_infinite_and_nan_values_are_counted_and_integers_have_none():
+    values = {"a": jnp.array([1.0, jnp.nan, -jnp.inf]), "b": jnp.array([1, 2]), "c": jnp.inf * jnp.ones((2, 2))}
+    assert monitors.non_finite(values) == 6
+    assert monitors.non_finite({"b": jnp.array([1, 2]), "key": jax.random.key(0)}) == 0
+
+
+def test_the_monitors_add_no_collective_to_the_steps_one_all_reduce():
+    mesh, step, whole = setup(8, kernel=langevin(0.1, 0.01), capacity=32)
+    text = step.lower(whole, parallel.place_batch(mesh, batch_for())).compile().as_text()
+    collectives = [line for line in text.splitlines() if " all-reduce" in line or " all-gather" in line]
+    assert sum(" all-reduce(" in line for line in collectives) == len(collectives) == 1
+
+
+@pytest.mark.parametrize("rescues", [pytest.param(0, marks=pytest.mark.slow), 3])
+def test_every_rescue_multiplies_the_update_by_its_factor(rescues):
+    mesh, step, whole = setup(2, rescue_learning_rate=0.5)
+    batch = parallel.place_batch(mesh, batch_for())
+    (after, _), (plain, _) = step(rescues_set(whole, rescues), batch), setup(2)[1](setup(2)[2], batch)
+    for name, before in params_for().items():
+        moved, expected = np.asarray(after.params[name]) - before, np.asarray(plain.params[name]) - before
+        np.testing.assert_allclose(moved, 0.5**rescues * expected, rtol=1e-4, atol=1e-7)
+    assert after.rescues == rescues
+
+
+def rescues_set(whole, number):
+    number = jax.device_put(jnp.asarray(number, jnp.int32), whole.rescues.sharding)
+    return whole._replace(rescues=number)
+
+
+def test_rescues_make_chains_longer_by_their_factor_and_a_step_runs_that_many():
+    config = build.dry_run(digits.get_config())
+    config.guard.rescue_chain, config.chain.num_steps = 1.5, 5
+    assert [build.rescued_chain(config, number) for number in range(4)] == [5, 8, 12, 17]
+    mesh = parallel.device_mesh(jax.devices()[:1])
+    abstract = build.abstract_state(config, mesh)
+    batch = jax.eval_shape(lambda: (jnp.zeros((16, 8, 8, 1), jnp.uint8), jnp.zeros(16, jnp.int32)))
+    for number, length in ((0, 5), (2, 12)):
+        traced = str(jax.make_jaxpr(build.make_step(config, mesh, number))(abstract, Batch(*batch)))
+        assert f"length={length}\n" in traced
+        assert not {f"length={other}\n" for other in (5, 12) if other != length} & set(traced.split(" "))
+
+
+@pytest.mark.parametrize("members", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_rescued_state_has_another_stream_than_before_and_than_every_other_rescue(members):
+    config = build.dry_run(digits.get_config())
+    config.train.num_models = members
+    mesh = parallel.device_mesh(jax.devices()[:1])
+    before = build.make_state(config, mesh)
+    keys, kept = [jax.random.key_data(before.key)], np.asarray(before.buffer.images)
+    for number in (1, 2):
+        after = build.make_rescued(config, mesh, number)(build.make_state(config, mesh))
+        assert (np.asarray(after.rescues) == number).all()
+        np.testing.assert_array_equal(after.buffer.images, kept)
+        keys.append(jax.random.key_data(after.key))
+    assert len({np.asarray(key).tobytes() for key in keys}) == 3
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_nan_in_a_row_that_nothing_drew_yet_is_found_in_the_state(dtype):
+    whole = setup(1)[2]
+    images = np.random.default_rng(0).uniform(size=(4, 6)).astype(np.float32)
+    for value, count in ((0.5, 0), (np.nan, 1), (np.inf, 1)):
+        images[2, 3] = value
+        encoded = jnp.asarray(images, dtype)
+        stored = encoded if dtype == jnp.float32 else jax.lax.bitcast_convert_type(encoded, jnp.uint16)
+        assert replay.decode(stored).dtype == jnp.float32
+        assert state.non_finite(whole._replace(buffer=whole.buffer._replace(images=stored))) == count
+
+
+def test_status_3_is_documented_where_people_look():
+    assert "3 for a diverged run" in str(run.main.__doc__)
+    assert "exit status 3" in (ROOT / "README.md").read_text()
+
+
+def test_a_logged_healthy_fashion_mnist_run_never_makes_the_guard_fire():
+    """Replays the metrics.jsonl of a real run, where the README's command was given."""
+    path = ROOT / "runs" / "fashion_mnist_conditional" / "metrics.jsonl"
+    if not path.is_file():
+        pytest.skip("there is no Fashion-MNIST run in runs/")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    limits = build.make_limits(fashion_mnist_conditional.get_config())
+    logged = [metrics_for(**{name: row[name] for name in metrics_for() if name in row}) for row in rows]
+    assert judged(logged, limits._replace(patience=1)) == [None] * len(rows)

@@ -1,0 +1,304 @@
+"""Runs that diverge, on purpose: each is rescued or ends with status 3, and no checkpoint is poisoned."""
+
+import importlib
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_train import bits, command, final_state, rows
+
+import run
+from configs import digits
+from ebm_jax import build, parallel, rescue, train
+from ebm_jax.io import checkpoint, data
+from ebm_jax.io.workdir import read_config
+from ebm_jax.training import guard, state
+
+WITHOUT_KEY_CHECKS = partial(jax.debug_key_reuse, False)
+"""The checker takes the keys of several models' vmapped scan for used ones; a single model passes it."""
+
+
+def poisoned_rows(run_state, value=np.nan):
+    """The state with one row of the last device's shard of the buffer turned into `value`."""
+    images = run_state.buffer.images
+    rows = jnp.where(jnp.arange(images.shape[0])[:, None] == images.shape[0] - 1, value, images)
+    return run_state._replace(buffer=run_state.buffer._replace(images=jax.device_put(rows, images.sharding)))
+
+
+def poisoned_params(run_state):
+    """The state as after an update that went wrong on every device."""
+    return run_state._replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, run_state.params))
+
+
+def sabotage(monkeypatch, change, at, times=1):
+    """Apply `change` to the state before the step number `at`, the first `times` times that it comes."""
+    left, make_step = [times], build.make_step
+
+    def make(config, mesh, rescues=0):
+        step = make_step(config, mesh, rescues)
+
+        def sabotaged(run_state, batch):
+            if left[0] and int(np.max(run_state.step)) == at:
+                left[0] -= 1
+                run_state = change(run_state)
+            return step(run_state, batch)
+
+        return sabotaged
+
+    monkeypatch.setattr(train.build, "make_step", make)
+
+
+def states_on_disk(workdir):
+    """Every state that a checkpoint or a rescue left, by folder and number."""
+    config = read_config(workdir)
+    abstract, found = build.abstract_state(config, parallel.device_mesh()), {}
+    for directory in (checkpoint.DIRECTORY, rescue.DIRECTORY):
+        if not checkpoint.exists(workdir, directory):
+            continue
+        with checkpoint.open_manager(workdir, read_only=True, directory=directory) as manager:
+            for step in manager.all_steps():
+                restored = checkpoint.restore_newest(manager, abstract, before=step + 1.0)
+                assert restored.step == step
+                found[directory, step] = restored.state
+    return found
+
+
+def assert_none_is_poisoned(workdir):
+    """Every state on disk is finite, and its raw network gives digits energies within the guard's limits."""
+    config = read_config(workdir)
+    limit = build.make_limits(config).energy
+    images = jnp.asarray(data.digits("test").images[:64], jnp.float32) / 255
+    found = states_on_disk(workdir)
+    assert found
+    for name, one in found.items():
+        assert state.non_finite(one) == 0, name
+        energies = build.make_energy_fn(config)(state.network_params(one, ema=False), images)
+        assert abs(energies.mean()) < limit, name
+
+
+def events(workdir):
+    return [row for row in rows(workdir) if "event" in row]
+
+
+@pytest.mark.parametrize("change", [poisoned_rows, pytest.param(poisoned_params, marks=pytest.mark.slow)])
+def test_a_transient_nan_costs_a_rescue_and_the_run_is_the_one_that_goes_on_from_there(
+    tmp_path, monkeypatch, capsys, change
+):
+    words = command(tmp_path / "run", buffer__capacity=16, checkpoint__every=2)  # capacity = batch: all rows are drawn
+    with monkeypatch.context() as patch:
+        sabotage(patch, change, at=4)  # the state of step 4 was saved before
+        assert run.main(words) == 0
+    assert "rescue 1 of 5: back to step 2 " in capsys.readouterr().err
+    assert_none_is_poisoned(tmp_path / "run")
+    (event,) = events(tmp_path / "run")
+    assert event["step"] == 5
+    assert "back to step 2" in event["event"]
+    assert [row["step"] for row in rows(tmp_path / "run") if "event" not in row] == [1, 2, 3, 4, 5, 6]
+    assert b"back to step 2" in b"".join(path.read_bytes() for path in (tmp_path / "run").glob("events.out.tfevents.*"))
+
+    config, mesh = read_config(tmp_path / "run"), parallel.device_mesh()
+    expected = build.make_state(config, mesh)
+    step = build.make_step(config, mesh)
+    with build.open_batches(config, pytest.fail) as batches:
+        for index in range(6):
+            if index == 2:
+                expected = build.make_rescued(config, mesh, 1)(expected)
+            expected, _ = step(expected, build.place_batch(config, mesh, batches(index)))
+    for got, wanted in zip(bits(final_state(tmp_path / "run").state), bits(expected), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_permanent_fault_ends_with_status_3_one_line_and_the_last_healthy_state(tmp_path, capsys, monkeypatch):
+    assert run.main(command(tmp_path / "run", train__num_steps=3)) == 0
+    good = bits(final_state(tmp_path / "run").state)
+    capsys.readouterr()
+    load = data.load
+
+    def no_numbers(source, workers):
+        dataset = load(source, workers)
+        return dataset._replace(images=np.full(dataset.images.shape, np.nan, np.float32))
+
+    monkeypatch.setattr(data, "load", no_numbers)
+    words = command(tmp_path / "run", train__num_steps=9, guard__max_rescues=2)
+    assert run.main(words) == 3
+    error = capsys.readouterr().err.splitlines()
+    assert "step 4: energy_data is nan (which is not finite); rescue 1 of 2: back to step 3" in error[0]
+    assert "rescue 2 of 2" in error[1]
+    assert error[-1].startswith("run.py: step 4: energy_data is nan")
+    assert "the last healthy state is the checkpoint of step 3" in error[-1]
+    assert [event["event"] in line for event, line in zip(events(tmp_path / "run"), error, strict=True)] == [True] * 3
+    restored = final_state(tmp_path / "run")
+    assert restored.step == 3
+    for a, b in zip(bits(restored.state), good, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert_none_is_poisoned(tmp_path / "run")
+
+    assert run.main(words) == 3, "started again it is still out of rescues"
+    assert "rescued 2 times, of 2" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_nan_that_no_step_has_drawn_is_not_saved(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        sabotage(patch, poison_an_unvisited_row, at=5)
+        assert run.main(command(tmp_path / "run", buffer__capacity=2048, train__num_steps=6)) == 0
+    assert "step 6: 1 values of the state are not finite; rescue 1" in capsys.readouterr().err
+    assert_none_is_poisoned(tmp_path / "run")
+
+
+def poison_an_unvisited_row(run_state):
+    buffer = jax.device_get(run_state.buffer)
+    images = np.array(buffer.images)
+    images[np.flatnonzero(buffer.visits == 0)[0], 0] = np.nan
+    placed = jax.device_put(images, run_state.buffer.images.sharding)
+    return run_state._replace(buffer=run_state.buffer._replace(images=placed))
+
+
+class Killed(BaseException):
+    """As SIGKILL would: nothing of the run may act on it."""
+
+
+def test_killed_between_a_rescue_and_the_next_checkpoint_a_run_still_knows_that_it_was_rescued(tmp_path, monkeypatch):
+    visits = []
+
+    def kill_the_second_time(run_state):
+        visits.append(1)
+        if len(visits) == 2:
+            raise Killed
+        return run_state
+
+    killed, whole = (
+        command(tmp_path / name, buffer__capacity=16, train__num_steps=7, checkpoint__every=3)
+        for name in ("killed", "whole")
+    )
+    for words in (killed, whole):
+        with monkeypatch.context() as patch:
+            sabotage(patch, poisoned_rows, at=4)
+            if words is killed:
+                sabotage(patch, kill_the_second_time, at=4, times=2)
+                with pytest.raises(Killed):
+                    run.main(words)
+            else:
+                assert run.main(words) == 0
+    assert final_state(tmp_path / "killed").state.rescues == 0, "no checkpoint has it yet"
+    assert run.main(killed) == 0
+    states = [final_state(tmp_path / name).state for name in ("killed", "whole")]
+    assert states[0].rescues == 1
+    for a, b in zip(*map(bits, states), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("members", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_rescued_again_without_a_checkpoint_in_between_a_run_goes_to_older_ones_until_no_rescue_is_left(
+    tmp_path, members
+):
+    config = build.dry_run(digits.get_config())
+    config.train.num_models, config.guard.max_rescues = members, 5
+    mesh, keys = parallel.device_mesh(), set()
+
+    def roll_back(manager):
+        beginning, event = rescue.roll_back(config, mesh, manager, tmp_path, guard.Ill(9, "it is ill"))
+        assert f"rescue {beginning.rescues} of 5: back to step {beginning.step} " in event
+        keys.add(np.asarray(jax.random.key_data(beginning.state.key)).tobytes())
+        begun = rescue.begin(config, mesh, manager, tmp_path)
+        assert begun.unproven
+        for a, b in zip(bits(begun.state), bits(beginning.state), strict=True):
+            np.testing.assert_array_equal(a, b)
+        return beginning
+
+    def stepped(step):
+        run_state = build.make_state(config, mesh)
+        return run_state._replace(step=jnp.full_like(run_state.step, step))
+
+    with checkpoint.open_manager(tmp_path, keep=3) as manager:
+        assert roll_back(manager).step == 0, "before the first checkpoint: the initial state"
+        rescued = rescue.begin(config, mesh, manager, tmp_path).state
+        checkpoint.discard_after(manager, 0)
+        for step in (4, 6):
+            checkpoint.save(manager, step, rescued._replace(step=jnp.full_like(rescued.step, step)))
+        manager.wait_until_finished()
+        assert [roll_back(manager).step for _ in range(4)] == [6, 4, 0, 0]
+        assert list(manager.all_steps()) == [0, 4, 6], "nothing is lost before something newer is saved"
+        with pytest.raises(guard.Diverged, match=r"rescued 5 times, of 5; the last healthy state is .* step 6"):
+            roll_back(manager)
+        assert len(keys) == 5
+
+        begun = rescue.begin(config, mesh, manager, tmp_path)
+        assert (begun.step, begun.rescues) == (0, 5)
+        checkpoint.discard_after(manager, begun.step)
+        checkpoint.save(manager, 3, begun.state._replace(step=jnp.full_like(begun.state.step, 3)))
+        manager.wait_until_finished()
+        begun = rescue.begin(config, mesh, manager, tmp_path)
+        assert (begun.step, begun.rescues, begun.unproven) == (3, 5, False)
+
+
+DIVERGING = {
+    "lambda 0 and a high learning rate": {"loss__energy_l2": 0.0, "optim__learning_rate": 0.3},
+    "the difference form": {"loss__energy_l2_form": "difference", "optim__learning_rate": 0.1},
+    "spectral normalisation off": {
+        "model__name": "resnet32",
+        "model__spectral_norm": False,
+        "loss__energy_l2": 0.0,
+        "optim__learning_rate": 0.1,
+    },
+}
+
+
+def assert_rescued_or_ended_cleanly(workdir, capsys, words, num_steps):
+    status = run.main(words)
+    error = capsys.readouterr().err
+    assert status in (0, 3)
+    assert "rescue 1 of" in error, "it was to diverge"
+    assert len(events(workdir)) == error.count("\n"), "each said once"
+    assert final_state(workdir).step == num_steps or status == 3
+    assert_none_is_poisoned(workdir)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if index == 1 else pytest.mark.slow) for index, name in enumerate(DIVERGING)]
+)
+def test_a_run_made_to_diverge_is_rescued_or_ends_cleanly(tmp_path, capsys, name):
+    words = command(tmp_path / "run", train__num_steps=30, guard__max_rescues=2, **DIVERGING[name])
+    assert_rescued_or_ended_cleanly(tmp_path / "run", capsys, words, 30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DIVERGING)
+def test_a_longer_run_of_the_shipped_digits_made_to_diverge_is_rescued_or_ends_cleanly(tmp_path, capsys, name):
+    full = {"model__width": 8, "chain__num_steps": 20, "buffer__capacity": 256, "train__batch_size": 32}
+    words = command(
+        tmp_path / "run", train__num_steps=200, checkpoint__every=20, log__every=20, **full | DIVERGING[name]
+    )
+    assert_rescued_or_ended_cleanly(tmp_path / "run", capsys, words, 200)
+
+
+@pytest.mark.slow
+def test_of_two_models_one_nan_rolls_both_back(tmp_path, monkeypatch, capsys):
+    def poison_the_second(run_state):
+        return run_state._replace(params=jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), run_state.params))
+
+    with monkeypatch.context() as patch, WITHOUT_KEY_CHECKS():
+        sabotage(patch, poison_the_second, at=4)
+        assert run.main(command(tmp_path / "run", train__num_models=2)) == 0
+    assert "step 5: model 1: " in capsys.readouterr().err
+    assert (final_state(tmp_path / "run").state.rescues == 1).all()
+    assert_none_is_poisoned(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", "density2d"])
+def test_on_ten_seeds_of_a_short_healthy_run_the_guard_never_fires(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.train.num_models, config.train.num_steps = 10, 150
+    mesh = parallel.device_mesh(jax.devices()[:2])
+    run_state, step, limits = build.make_state(config, mesh), build.make_step(config, mesh), build.make_limits(config)
+    health = guard.HEALTHY
+    with build.open_batches(config, pytest.fail) as batches, WITHOUT_KEY_CHECKS():
+        for index in range(150):
+            run_state, metrics = step(run_state, build.place_batch(config, mesh, batches(index)))
+            health, illness = guard.judge(health, jax.device_get(metrics), limits)
+            assert illness is None
+            assert health.symptom == "", "not even for a step"
+    assert state.non_finite(run_state) == 0
