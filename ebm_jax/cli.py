@@ -133,7 +133,7 @@ def _overridden(config: Config, argv: list[str]) -> Config:
 
 
 def _one_line(error: BaseException) -> str:
-    """The first line of an error's text; ml_collections hides its line in an escaped string."""
+    """The first line of an error's text, cut short; ml_collections hides its line in an escaped string."""
     text = str(error).replace("\\n", "\n").replace("\\'", "'")
     quoted = re.fullmatch(r"([\"'])(.*)\1", text, re.DOTALL)
-    return ((quoted[2] if quoted else text).splitlines() or [""])[0]
+    return ((quoted[2] if quoted else text).splitlines() or [""])[0][:400]
