@@ -128,7 +128,7 @@ def _overridden(config: Config, argv: list[str]) -> Config:
     except (flags.Error, TypeError, ValueError) as error:
         raise BadInput(_one_line(error)) from error
     if len(rest) > 1:
-        raise BadInput(f"'{rest[1]}' is not a flag; usage: {USAGE}")
+        raise BadInput(f"'{rest[1][:100]}' is not a flag; usage: {USAGE}")
     return asked
 
 
