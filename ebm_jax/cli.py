@@ -179,12 +179,12 @@ def _overridden(config: Config, argv: list[str]) -> Config:
     except (flags.Error, TypeError, ValueError) as error:
         raise BadInput(_one_line(error)) from error
     if len(rest) > 1:
-        raise BadInput(f"'{rest[1]}' is not a flag; usage: {USAGE}")
+        raise BadInput(f"'{rest[1][:100]}' is not a flag; usage: {USAGE}")
     return asked
 
 
 def _one_line(error: BaseException) -> str:
-    """The first line of an error's text; ml_collections hides its line in an escaped string."""
+    """The first line of an error's text, cut short; ml_collections hides its line in an escaped string."""
     text = str(error).replace("\\n", "\n").replace("\\'", "'")
     quoted = re.fullmatch(r"([\"'])(.*)\1", text, re.DOTALL)
-    return ((quoted[2] if quoted else text).splitlines() or [""])[0]
+    return ((quoted[2] if quoted else text).splitlines() or [""])[0][:400]
