@@ -112,7 +112,7 @@ def _check_words(argv: list[str]) -> None:
     """Refuse a key that is none, and a flag without the value that it takes: the next flag would be taken for it."""
     for index, word in enumerate(argv):
         flag, separator, _ = word.partition("=")
-        name = re.match(r"--?(config\.(.*)|config$|workdir$|mode$)", flag)
+        name = re.match(r"--?(config\.(.*)|config$|workdir$|mode$|topology$)", flag)
         if not name or (index and argv[index - 1] == "--"):
             continue
         if name[2] is not None and name[2] not in KEYS:
