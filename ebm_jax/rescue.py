@@ -2,7 +2,8 @@
 
 Every checkpoint is a healthy state. A rescue goes back to one of them, and what it goes on from, a state of a step that
 Orbax would not save twice, is saved apart, in the folder's `rescued/` under the number of the rescue: a run that is
-killed before its next checkpoint begins there. Only before that next checkpoint those that were left behind move to rolled_back_checkpoints/.
+killed before its next checkpoint begins there. Just before that checkpoint the newer ones, which were left behind, move
+to rolled_back_checkpoints/.
 """
 
 from pathlib import Path

@@ -98,7 +98,10 @@ BAD_TPU = {
     "a shape that no host has": (["--topology=v5e:3x5"], "--topology v5e:3x5 cannot be: INVALID_ARGUMENT"),
     "no shape": (["--topology=v5e"], "--topology v5e cannot be: INVALID_ARGUMENT"),
     "batch not divisible": (["--topology=v5e:16x16", "--config.train.batch_size=100"], "by 256 devices; use 256"),
-    "too large a buffer": (["--topology=v5e:2x2", "--config.buffer.capacity=20_000_000_000"], "lower buffer.capacity"),
+    "too large a buffer": (
+        ["--topology=v5e:2x2", "--config=configs/digits.py", "--config.buffer.capacity=2000000000"],
+        "lower buffer.capacity",
+    ),
 }
 
 
