@@ -41,7 +41,11 @@ def test_a_full_step_gives_back_a_state_of_the_same_shapes_and_scalar_metrics(na
     assert all(metric.shape == () for metric in metrics.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+LARGEST = ("imagenet32", "imagenet128")  # half a minute each to compile; the networks are in test_networks.py
+SLOW = [pytest.param(name, marks=pytest.mark.slow) if name in LARGEST else name for name in NAMES]
+
+
+@pytest.mark.parametrize("name", SLOW)
 def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
     config, mesh = build.dry_run(config_of(name)), parallel.device_mesh()
     build.check(config, mesh.size)

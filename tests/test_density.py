@@ -78,6 +78,7 @@ def test_training_comes_closer_to_the_truth_than_any_model_that_misses_a_mode_or
         num_classes=1,
         ring=False,
         ema_decay=0.99,
+        rescue_learning_rate=1.0,
     )
     step = parallel.over_devices(step, mesh, (PARTITION, parallel.SHARDED), (PARTITION, parallel.REPLICATED), (0,))
     params = network.init(jax.random.key(0), jnp.zeros((1, 2)))["params"]

@@ -160,6 +160,7 @@ class Killed(BaseException):
     """As SIGKILL would: nothing of the run may act on it."""
 
 
+@pytest.mark.slow
 def test_killed_between_a_rescue_and_the_next_checkpoint_a_run_still_knows_that_it_was_rescued(tmp_path, monkeypatch):
     visits = []
 
@@ -190,7 +191,8 @@ def test_killed_between_a_rescue_and_the_next_checkpoint_a_run_still_knows_that_
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("members", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("members", [1, 2])
 def test_rescued_again_without_a_checkpoint_in_between_a_run_goes_to_older_ones_until_no_rescue_is_left(
     tmp_path, members
 ):

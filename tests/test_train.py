@@ -78,7 +78,7 @@ def test_a_run_writes_everything_it_promises(whole_run):
     assert checkpoint.exists(whole_run)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "uint8"])
 def test_training_2n_steps_is_training_n_stopping_and_n_more_bit_for_bit(tmp_path, dtype):
     for workdir, stops in ((tmp_path / "once", (6,)), (tmp_path / "twice", (3, 6))):
         for stop in stops:

@@ -43,6 +43,8 @@ def open_manager(
         failed save is a line on standard error instead.
     """
     folder = (workdir / directory).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} cannot be opened (it is a file); move it away, or use another --workdir")
     with _without_logs():
         options = ocp.CheckpointManagerOptions(max_to_keep=None if read_only else keep, read_only=read_only)
         try:
@@ -199,9 +201,8 @@ def restore_newest(manager: ocp.CheckpointManager, abstract: Any, before: float 
     `abstract` states shapes, types and shardings.
     """
     skipped: dict[int, str] = {}
-    for step in json.loads(
-        processes.from_first(json.dumps(_steps(manager.directory)))
-    ):  # caches of a file system differ
+    steps = json.loads(processes.from_first(json.dumps(_steps(manager.directory))))  # file systems' caches differ
+    for step in steps:
         if step >= before:
             continue
         state, reason = _examined(manager, step, abstract)

@@ -16,7 +16,8 @@ class Events:
 
     def __init__(self, folder: Path, **options: Any):
         before = set(threading.enumerate())
-        self._writer = SummaryWriter(str(folder), **options)
+        number = sum(1 for _ in folder.glob("events.out.tfevents.*"))  # one opened within a second would overwrite it
+        self._writer = SummaryWriter(str(folder), filename_suffix=f".{number}", **options)
         self._threads = set(threading.enumerate()) - before
         self._error: BaseException | None = None
         self._hook, threading.excepthook = threading.excepthook, self._notice
