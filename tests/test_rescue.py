@@ -258,9 +258,8 @@ def assert_rescued_or_ended_cleanly(workdir, capsys, words, num_steps):
     assert_none_is_poisoned(workdir)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if index == 1 else pytest.mark.slow) for index, name in enumerate(DIVERGING)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DIVERGING)
 def test_a_run_made_to_diverge_is_rescued_or_ends_cleanly(tmp_path, capsys, name):
     words = command(tmp_path / "run", train__num_steps=30, guard__max_rescues=2, **DIVERGING[name])
     assert_rescued_or_ended_cleanly(tmp_path / "run", capsys, words, 30)

@@ -587,6 +587,7 @@ def test_damaged_records_are_named(archives, tmp_path):
         everything(read)
 
 
+@pytest.mark.slow
 def test_the_real_fashion_mnist_is_prepared_under_its_official_checksums(shared_data, tmp_path):
     folder = shared_data / "fashion_mnist"
     read = source("fashion_mnist", "test", (28, 28, 1), tmp_path, folder, verify=True)

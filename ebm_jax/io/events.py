@@ -14,9 +14,11 @@ class Events:
     Left to itself that thread dies with a traceback, and its queue of ten blocks whoever puts an eleventh event in.
     """
 
-    def __init__(self, folder: Path, **options: Any):
+    def __init__(self, folder: str | Path, **options: Any):
         before = set(threading.enumerate())
-        number = sum(1 for _ in folder.glob("events.out.tfevents.*"))  # one opened within a second would overwrite it
+        number = sum(
+            1 for _ in Path(folder).glob("events.out.tfevents.*")
+        )  # one opened within a second would overwrite it
         self._writer = SummaryWriter(str(folder), filename_suffix=f".{number}", **options)
         self._threads = set(threading.enumerate()) - before
         self._error: BaseException | None = None
