@@ -14,6 +14,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_train import files
 
 import run
 from ebm_jax import build, draws, export
@@ -145,9 +146,9 @@ def test_the_manifest_says_what_the_files_are(whole_run, folder):
 
 
 def test_exporting_again_writes_beside_and_takes_other_weights_and_steps(whole_run, folder):
-    before = {path: path.read_bytes() for path in folder.iterdir()}
+    before = files(folder)
     assert run.main(command(whole_run, sample__weights="raw", sample__num_steps=2)) == 0
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert files(folder) == before
     assert [path for path in folder.parent.iterdir() if path.name.startswith(".")] == []
     other = max(folder.parent.iterdir(), key=lambda path: path.stat().st_mtime)
     assert other != folder
