@@ -15,7 +15,7 @@ LAYERS = [  # each part may import the parts above its own line, and itself
     {"training", "evaluation", "applications"},
     {"build"},
     {"__init__"},
-    {"tasks", "rescue"},
+    {"tasks", "evaluators", "rescue"},
     {"train", "sample", "prepare", "evaluate", "export", "compile", "cli"},
     {"run"},
 ]
