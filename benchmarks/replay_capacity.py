@@ -20,7 +20,7 @@ REPEATS = 20
 def visit(key: jax.Array, buffer: replay.ReplayBuffer, labels: jax.Array) -> replay.ReplayBuffer:
     """One training step's worth of replay."""
     key_draw, key_store = jax.random.split(key)
-    drawn = replay.draw(key_draw, buffer, labels, 0.05)
+    drawn = replay.draw(key_draw, buffer, labels, buffer.images.shape[1:], 0.05)
     return replay.store(key_store, buffer, drawn, 0.5 * drawn.x)
 
 

@@ -113,7 +113,7 @@ def _continued(
 def _oldest(config: Config, params: Params, chains: replay.ReplayBuffer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The chains that were visited most often, with their labels and energies."""
     order = np.argsort(-chains.visits, kind="stable")[: config.sample.num_images]
-    images = np.asarray(replay.decode(jnp.asarray(chains.images[order]))).reshape(-1, *config.data.shape)
+    images = np.asarray(replay.as_images(jnp.asarray(chains.images[order]), tuple(config.data.shape)))
     labels = np.asarray(chains.labels)[order]
     energy_fn, size = jax.jit(build.make_energy_fn(config)), config.sample.batch_size
     parts = [energy_fn(params, images[at : at + size], labels[at : at + size]) for at in range(0, len(images), size)]

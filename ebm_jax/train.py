@@ -208,7 +208,7 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: report.Reporter) -> Cal
     each = -(-GRID // config.train.num_models)
 
     def first_rows(buffer: replay.ReplayBuffer) -> jax.Array:
-        return replay.decode(buffer.images[..., :each, :])
+        return replay.as_images(buffer.images[..., :each, :], tuple(config.data.shape))
 
     first_rows = jax.jit(first_rows, out_shardings=parallel.shardings(mesh, parallel.REPLICATED))
 

@@ -1,6 +1,6 @@
 import itertools
 import math
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,13 @@ FLOAT32 = float(np.finfo(np.float32).eps)
 ROUNDING = {"uint8": 1 / 255, "bfloat16": 2.0**-8}  # largest gap between stored values in [0, 1]
 CAPACITY, N, PIXELS = 64, 16, 8
 SUBSETS = [(6, 3), (8, 7), (5, 5)]  # capacity, n
-draw = jax.jit(replay.draw, static_argnames="restart_prob")
 store = jax.jit(replay.store, static_argnames="ring")
+
+
+@partial(jax.jit, static_argnames="restart_prob")
+def draw(key, buffer, labels, restart_prob):
+    """A draw of flat images that fill their rows."""
+    return replay.draw(key, buffer, labels, buffer.images.shape[1:], restart_prob)
 
 
 def buffer_of(rows, labels=None, dtype=jnp.float32, visits=1):
@@ -187,13 +192,13 @@ def test_storage_is_exact_at_both_ends(dtype):
 @pytest.mark.parametrize("dtype", ROUNDING)
 def test_chains_do_not_darken_over_many_visits(dtype):
     """Chains move by a third of a gap forth and back, so that every visit rounds; the release's would halve."""
-    visits, capacity, pixels, start = 200, 64, 64, 0.7
+    visits, capacity, pixels, start = 200, 128, 32, 0.7
     moves = ROUNDING[dtype] / 3 * jnp.resize(jnp.array([1.0, -1.0]), visits)
 
     def body(buffer, inputs):
         key, move = inputs
         key_draw, key_store = jax.random.split(key)
-        drawn = replay.draw(key_draw, buffer, jnp.zeros(capacity, jnp.int32), 0.0)
+        drawn = draw(key_draw, buffer, jnp.zeros(capacity, jnp.int32), restart_prob=0.0)
         return replay.store(key_store, buffer, drawn, drawn.x + move), None
 
     @jax.jit
@@ -233,6 +238,27 @@ def test_new_buffer_is_uniform_noise_that_nobody_visited(dtype):
         rounding = math.comb(power, 2) * ROUNDING.get(dtype, 0) ** 2 / 4  # E r² / 2 times the second derivative
         assert abs((values**power).mean() - 1 / (power + 1)) < 5 * standard_error + rounding
     assert (np.asarray(buffer.visits) == 0).all()
+
+
+def test_rows_from_half_a_tile_of_a_tpu_on_fill_whole_tiles_and_shorter_ones_do_not_grow():
+    widths = {2: 2, 63: 63, 64: 128, 128: 128, 129: 256, 784: 896, 3072: 3072}
+    assert {pixels: replay.row_width(pixels) for pixels in widths} == widths
+
+
+@pytest.mark.parametrize("dtype", ["float32", *ROUNDING])
+def test_what_fills_a_row_up_to_its_width_is_zero_and_never_seen(dtype):
+    shape = (9, 10, 1)  # 90 of 128
+    key_init, key_draw, key_store = jax.random.split(jax.random.key(0), 3)
+    buffer = replay.init(key_init, CAPACITY, shape, jnp.dtype(dtype))
+    drawn = replay.draw(key_draw, buffer, labels_of(np.zeros(N)), shape, 0.0)
+    assert drawn.x.shape == (N, *shape)
+    np.testing.assert_array_equal(drawn.x, replay.as_images(buffer.images, shape)[drawn.slots])
+    after = replay.store(key_store, buffer, drawn, jnp.ones((N, *shape)))
+    for images in (buffer.images, after.images):
+        assert images.shape == (CAPACITY, 128)
+        assert (np.asarray(images)[:, 90:] == 0).all()
+        assert (np.asarray(images)[:, :90] != 0).mean() > 0.9
+    assert (replay.as_images(after.images, shape)[drawn.slots] == 1).all()
 
 
 @pytest.mark.parametrize("soft", [False, True])

@@ -14,6 +14,7 @@ from ebm_jax import build
 from ebm_jax.io import data
 from ebm_jax.io.workdir import claim, read_config
 from ebm_jax.models import energy
+from ebm_jax.sampling import replay
 from ebm_jax.tasks import known_pixels
 from ebm_jax.types import BadInput
 
@@ -266,4 +267,4 @@ def test_buffered_sampling_from_research_code_moves_all_its_chains(workdir):
     assert after.rounds == 1
     assert sorted(labels.tolist()) == list(range(8))
     u = energies(workdir)
-    assert u(images, labels).mean() < u(buffer.chains.images.reshape(8, 8, 8, 1), labels).mean()
+    assert u(images, labels).mean() < u(replay.as_images(buffer.chains.images, (8, 8, 1)), labels).mean()

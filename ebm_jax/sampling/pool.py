@@ -5,7 +5,6 @@ reported numbers come from, takes turns: round t moves a batch of the buffer und
 the chains restarted and 10 % relabelled (test_inception.py: compute_inception).
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -67,8 +66,7 @@ def advance(
       The pool after the round, the chains' positions [n, *event] and their labels.
     """
     key_draw, key_chain, key_store = jax.random.split(key, 3)
-    drawn = replay.draw(key_draw, pool.chains, fresh_labels, restart_prob, relabel_prob)
-    start = drawn.x.reshape(-1, *event_shape)
-    images, _ = run_stages(stages, key_chain, start, energy_of(pool.rounds, drawn.labels))
-    chains = replay.store(key_store, pool.chains, drawn, images.reshape(-1, math.prod(event_shape)))
+    drawn = replay.draw(key_draw, pool.chains, fresh_labels, event_shape, restart_prob, relabel_prob)
+    images, _ = run_stages(stages, key_chain, drawn.x, energy_of(pool.rounds, drawn.labels))
+    chains = replay.store(key_store, pool.chains, drawn, images)
     return Pool(chains, pool.rounds + 1), images, drawn.labels

@@ -1,10 +1,11 @@
 """The replay buffer: where training's chains wait between two steps, on the device, with their labels.
 
-It holds one device's shard, flat [capacity, pixels]: as [capacity, h, w, c] XLA:TPU would lay the whole buffer out
-anew twice a step. It starts full of uniform noise, so nothing branches on how full it is; until each slot was drawn
-once, the draws mix noise with young chains. A slot that was never drawn has no label yet and takes that of its first
-visit. Draw and store touch only the drawn rows: their cost is independent of the capacity, provided the caller donates
-the buffer.
+It holds one device's shard, flat [capacity, width]: as [capacity, h, w, c], or where a row does not fill the 128 lanes
+of a TPU's tiles, XLA:TPU would lay the whole buffer out anew twice a step, so rows of 64 pixels or more have zeros
+behind them (`row_width`); shorter ones would grow too much. It starts full of uniform noise, so nothing branches on how
+full it is; until each slot was drawn once, the draws mix noise with young chains. A slot that was never drawn has no
+label yet and takes that of its first visit. Draw and store touch only the drawn rows: their cost is independent of the
+capacity, provided the caller donates the buffer.
 """
 
 import math
@@ -16,16 +17,17 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, Num
 
 from ebm_jax.parallel import REPLICATED
-from ebm_jax.types import Labels, PRNGKey
+from ebm_jax.types import Images, Labels, PRNGKey
 
-Rows = Float[Array, "n pixels"]
+LANES = 128  # of a tile of a TPU's memory; the default layout of narrower rows has pixels outermost
+Rows = Float[Array, "n width"]
 Slots = Int[Array, " n"]
 
 
 class ReplayBuffer(NamedTuple):
     """Chains as `encode` stores them, float32, bfloat16 bits or uint8, with the label that each was run under."""
 
-    images: Num[Array, "capacity pixels"]
+    images: Num[Array, "capacity width"]
     labels: Int[Array, " capacity"] | Float[Array, "capacity k"]
     visits: Int[Array, " capacity"]
     """How often the chain was drawn and run since it last started from noise."""
@@ -39,12 +41,17 @@ def partition(rows: Any) -> ReplayBuffer:
 
 
 class Draw(NamedTuple):
-    """Chains taken from the buffer: float32 rows, the label of each, the visits so far, the slot of each."""
+    """Chains taken from the buffer: images, the label of each, the visits so far, the slot of each."""
 
-    x: Rows
+    x: Images
     labels: Labels
     visits: Int[Array, " n"]
     slots: Slots
+
+
+def row_width(pixels: int) -> int:
+    """Numbers of a row that holds this many pixels."""
+    return -(-pixels // LANES) * LANES if 2 * pixels >= LANES else pixels
 
 
 def init(
@@ -63,11 +70,16 @@ def init(
     images = jax.random.uniform(key_images, (capacity, math.prod(event_shape)))
     labels = jnp.zeros(capacity, jnp.int32) if label_shape is None else jnp.zeros((capacity, *label_shape))
     zeros = jnp.zeros(capacity, jnp.int32)
-    return ReplayBuffer(encode(key_encode, images, dtype), labels, zeros, jnp.zeros((), jnp.int32))
+    return ReplayBuffer(_padded(encode(key_encode, images, dtype)), labels, zeros, jnp.zeros((), jnp.int32))
 
 
 def draw(
-    key: PRNGKey, buffer: ReplayBuffer, fresh_labels: Labels, restart_prob: float, relabel_prob: float = 0.0
+    key: PRNGKey,
+    buffer: ReplayBuffer,
+    fresh_labels: Labels,
+    event_shape: tuple[int, ...],
+    restart_prob: float,
+    relabel_prob: float = 0.0,
 ) -> Draw:
     """One chain for each of `fresh_labels` ([n] or [n, k]), from n different slots drawn uniformly, n <= capacity.
 
@@ -80,16 +92,17 @@ def draw(
     key_slots, key_restart, key_noise, key_relabel = jax.random.split(key, 4)
     n = fresh_labels.shape[0]
     slots = distinct_slots(key_slots, buffer.images.shape[0], n)
-    old, visits = decode(buffer.images[slots]), buffer.visits[slots]
+    old, visits = as_images(buffer.images[slots], event_shape), buffer.visits[slots]
     restart = jax.random.bernoulli(key_restart, restart_prob, (n,))
-    x = jnp.where(restart[:, None], jax.random.uniform(key_noise, old.shape), old)
+    noise = jax.random.uniform(key_noise, (n, math.prod(event_shape))).reshape(old.shape)
+    x = jnp.where(restart.reshape(n, *(1,) * len(event_shape)), noise, old)
     relabelled = jax.random.bernoulli(key_relabel, relabel_prob, (n,))
     is_new = (restart | relabelled | (visits == 0)).reshape(n, *(1,) * (fresh_labels.ndim - 1))
     labels = jnp.where(is_new, fresh_labels, buffer.labels[slots])
     return Draw(x, labels, jnp.where(restart, 0, visits), slots)
 
 
-def store(key: PRNGKey, buffer: ReplayBuffer, drawn: Draw, x: Rows, *, ring: bool = False) -> ReplayBuffer:
+def store(key: PRNGKey, buffer: ReplayBuffer, drawn: Draw, x: Images, *, ring: bool = False) -> ReplayBuffer:
     """The buffer after the drawn chains moved to `x`: written back in place, or over the oldest slots where `ring`.
 
     A ring copies the drawn chains and drops others, drawn or not: without restarts its chains become relatives.
@@ -98,7 +111,8 @@ def store(key: PRNGKey, buffer: ReplayBuffer, drawn: Draw, x: Rows, *, ring: boo
     capacity, n = buffer.images.shape[0], x.shape[0]
     oldest = (buffer.position + jnp.arange(n, dtype=jnp.int32)) % capacity
     slots = oldest if ring else drawn.slots
-    images = buffer.images.at[slots].set(encode(key, x, buffer.images.dtype), unique_indices=True)
+    rows = _padded(encode(key, x.reshape(n, -1), buffer.images.dtype))
+    images = buffer.images.at[slots].set(rows, unique_indices=True)
     labels = buffer.labels.at[slots].set(drawn.labels, unique_indices=True)
     visits = buffer.visits.at[slots].set(drawn.visits + 1, unique_indices=True)
     return ReplayBuffer(images, labels, visits, (buffer.position + n) % capacity)
@@ -120,7 +134,7 @@ def distinct_slots(key: PRNGKey, capacity: int, n: int) -> Slots:
     return lax.fori_loop(0, n, choose, jnp.full_like(candidates, -1))
 
 
-def encode(key: PRNGKey, x: Rows, dtype: DTypeLike) -> Num[Array, "n pixels"]:
+def encode(key: PRNGKey, x: Rows, dtype: DTypeLike) -> Num[Array, "n width"]:
     """Values in [0, 1] as stored. Rounding to bfloat16 and uint8 is stochastic, hence right on average.
 
     bfloat16 is kept as its bits in uint16: XLA's CPU backend would convert a whole bfloat16 buffer to float32 and back
@@ -138,7 +152,16 @@ def encode(key: PRNGKey, x: Rows, dtype: DTypeLike) -> Num[Array, "n pixels"]:
     raise ValueError(f"a replay buffer stores float32, bfloat16 or uint8, not {dtype}")
 
 
-def decode(stored: Num[Array, "*n pixels"]) -> Float[Array, "*n pixels"]:
+def _padded(rows: Num[Array, "n pixels"]) -> Num[Array, "n width"]:
+    return jnp.pad(rows, ((0, 0), (0, row_width(rows.shape[1]) - rows.shape[1])))
+
+
+def as_images(stored: Num[Array, "*n width"], event_shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """The images float32 [*n, *event] in [0, 1] in stored rows [*n, width]."""
+    return decode(stored[..., : math.prod(event_shape)]).reshape(*stored.shape[:-1], *event_shape)
+
+
+def decode(stored: Num[Array, "*n width"]) -> Float[Array, "*n width"]:
     """Stored rows as float32 in [0, 1]."""
     if stored.dtype == jnp.uint8:
         return stored.astype(jnp.float32) / 255.0

@@ -63,11 +63,10 @@ def make_train_step(
         params = parallel.varying(state.params)
 
         x_data = dequantise(key_data, batch.images)
-        drawn = replay.draw(key_draw, state.buffer, batch.labels, restart_prob, relabel_prob)
+        drawn = replay.draw(key_draw, state.buffer, batch.labels, x_data.shape[1:], restart_prob, relabel_prob)
         chain_energy = partial(energy.bind, apply, spectral.normalise(params, vectors), drawn.labels)
         chain = [(kernels.resampled(kernel, chain_energy), n) for kernel, n in stages] if dropout_in_chains else stages
-        start = drawn.x.reshape(x_data.shape)
-        x_samples, info = kernels.run_stages(chain, key_chain, start, chain_energy())
+        x_samples, info = kernels.run_stages(chain, key_chain, drawn.x, chain_energy())
         x_samples = jax.lax.stop_gradient(x_samples)
 
         def loss_fn(params):
@@ -90,7 +89,7 @@ def make_train_step(
 
         (loss, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
         metrics |= {"loss": loss, "chain_grad_norm": info.grad_norm.mean(), "chain_visits": drawn.visits.mean()}
-        metrics |= monitors.of_chains(start, x_samples) | monitors.of_values((metrics, x_samples, gradient))
+        metrics |= monitors.of_chains(drawn.x, x_samples) | monitors.of_values((metrics, x_samples, gradient))
         gradient, metrics = parallel.mean_over_devices((gradient, metrics))
         metrics["energy_gap"] = metrics["energy_data"] - metrics["energy_samples"]
         metrics["grad_norm"] = optax.tree.norm(gradient)
@@ -100,7 +99,7 @@ def make_train_step(
         updates = optax.tree.scale(rescue_learning_rate**state.rescues, updates)
         new_params = optax.apply_updates(state.params, updates)
         ema = optax.incremental_update(spectral.normalise(new_params, vectors), state.ema, 1.0 - ema_decay)
-        buffer = replay.store(key_store, state.buffer, drawn, x_samples.reshape(drawn.x.shape), ring=ring)
+        buffer = replay.store(key_store, state.buffer, drawn, x_samples, ring=ring)
         return TrainState(
             state.step + 1, state.rescues, state.key, new_params, ema, opt_state, vectors, buffer
         ), metrics
