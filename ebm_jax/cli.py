@@ -11,8 +11,9 @@ from ml_collections import config_flags
 
 from ebm_jax import build, processes
 from ebm_jax.build.limits import FLAG, KEYS, nearest
+from ebm_jax.io import storage
 from ebm_jax.io.workdir import describe, differences
-from ebm_jax.types import BadInput, Config
+from ebm_jax.types import BadInput, Config, Folder
 
 MODES = ("train", "sample", "export", "prepare", "compile")
 READ_A_RUN = ("sample", "export")  # modes that take the config of the run in the folder
@@ -26,7 +27,7 @@ class Command(NamedTuple):
 
     mode: str
     config: Config
-    workdir: Path
+    workdir: Folder
     topology: str
     """Of `--mode=compile`, else empty."""
 
@@ -107,15 +108,13 @@ def _config_source(argv: list[str]) -> Path | None:
     return path
 
 
-def _mode_workdir_topology(argv: list[str], source: Path | None) -> tuple[str, Path, str]:
+def _mode_workdir_topology(argv: list[str], source: Path | None) -> tuple[str, Folder, str]:
     values = _known_flags(argv)
-    if values.workdir and "://" in values.workdir:
-        raise BadInput(f"--workdir {values.workdir} is an address, not a folder; give a folder that all hosts share")
     if source is None and not (values.mode in READ_A_RUN and values.workdir):
         raise BadInput(f"--config is missing; usage: {USAGE}")
     if values.topology and values.mode != "compile":
         raise BadInput(f"--topology {values.topology} is for --mode=compile, not --mode={values.mode}; leave it out")
-    workdir = Path(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
+    workdir = storage.folder_of(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
     return values.mode, workdir, values.topology
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ebm_jax import build, draws, parallel
 from ebm_jax.io import exported, report
-from ebm_jax.types import BadInput, Config, Energies, Images, Labels, Params, PRNGKey
+from ebm_jax.types import BadInput, Config, Energies, Folder, Images, Labels, Params, PRNGKey
 
 PLATFORMS = ("cpu", "tpu", "cuda")
 EXAMPLE = '''\
@@ -35,7 +35,7 @@ print(images.shape, "mean energy", model.energy(model.params, images, model.labe
 '''
 
 
-def export(config: Config, folder: Path) -> int:
+def export(config: Config, folder: Folder) -> int:
     """Write export/STEP_N/: sampler.bin, energy.bin, params.npz, manifest.json, load.py, example.py. Earlier ones stay.
 
     The chain is that of the group `sample` of the config; `sample.weights` says which weights.
@@ -125,7 +125,7 @@ def _npz(params: Params) -> bytes:
     return buffer.getvalue()
 
 
-def _write(parent: Path, step: int | None, files: dict[str, bytes]) -> Path:
+def _write(parent: Folder, step: int | None, files: dict[str, bytes]) -> Folder:
     """Write the files into the first folder STEP_N that is not there; a folder under that name is whole."""
     try:
         parent.mkdir(exist_ok=True)

@@ -87,7 +87,8 @@ def joined(launch: Launch | None, alike: tuple[type[BaseException], ...] = ()) -
         return
     _join(launch)
     over = threading.Event()
-    threading.Thread(target=_watch, args=(over,), daemon=True).start()
+    watcher = threading.Thread(target=_watch, args=(over,), daemon=True)
+    watcher.start()
     try:
         with announced(alike):
             require_same("--num_processes", str(count()))
@@ -95,6 +96,7 @@ def joined(launch: Launch | None, alike: tuple[type[BaseException], ...] = ()) -
     finally:
         jax.distributed.shutdown()  # waits for the others
         over.set()
+        watcher.join(LEAVE_SECONDS)  # Python 3.11 aborts the process if it ends while a thread is inside JAX's C++
 
 
 def _join(launch: Launch) -> None:

@@ -6,7 +6,6 @@ killed before its next checkpoint begins there. Just before that checkpoint the 
 to rolled_back_checkpoints/.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from ebm_jax import build, processes
 from ebm_jax.io import checkpoint, report
 from ebm_jax.training.guard import Diverged, Ill
 from ebm_jax.training.state import TrainState
-from ebm_jax.types import BadInput, Config
+from ebm_jax.types import BadInput, Config, Folder
 
 DIRECTORY = "rescued"
 
@@ -37,7 +36,7 @@ class Beginning(NamedTuple):
         return _rescues(self.state)
 
 
-def begin(config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Path) -> Beginning:
+def begin(config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Folder) -> Beginning:
     """The newest valid checkpoint, the state of a later rescue, or where there is nothing yet the initial state.
 
     Raises:
@@ -57,7 +56,7 @@ def begin(config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Pa
 
 
 def roll_back(
-    config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Path, illness: Ill
+    config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Folder, illness: Ill
 ) -> tuple[Beginning, str]:
     """What an ill run goes on from, which is on disk when this returns, and the event in words.
 
@@ -94,7 +93,7 @@ def roll_back(
     return Beginning(step, state, True), event
 
 
-def _newest_rescued(folder: Path, abstract: TrainState) -> TrainState | None:
+def _newest_rescued(folder: Folder, abstract: TrainState) -> TrainState | None:
     """What the last rescue went on from."""
     if processes.from_first("there" if checkpoint.exists(folder, DIRECTORY) else "") != "there":
         return None

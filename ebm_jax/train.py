@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -20,7 +19,7 @@ from ebm_jax.sampling import replay
 from ebm_jax.training import guard
 from ebm_jax.training.guard import Diverged
 from ebm_jax.training.state import TrainState, network_params
-from ebm_jax.types import Batch, Config, Metrics
+from ebm_jax.types import Batch, Config, Folder, Metrics
 
 GRID = 64  # images in a grid
 
@@ -34,7 +33,7 @@ class _Stop(NamedTuple):
     """Whether the run stops after this step; asked after every step, and of the same answer on all processes."""
 
 
-def train(config: Config, folder: Path) -> int:
+def train(config: Config, folder: Folder) -> int:
     """Train until `train.num_steps`, going on from the newest valid checkpoint in `folder` if there is one.
 
     Returns:
@@ -86,7 +85,7 @@ def _loop(
     config: Config,
     mesh: Mesh,
     manager: ocp.CheckpointManager,
-    folder: Path,
+    folder: Folder,
     reporter: report.Reporter,
     batches: Callable[[int], Batch],
     beginning: rescue.Beginning,

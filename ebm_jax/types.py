@@ -4,8 +4,10 @@ An energy-based model is q(x) = exp(-U(x)) / Z. `U` is an `EnergyFn`: a batch of
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from etils import epath
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 Images = Float[Array, "b *event"]
@@ -21,6 +23,7 @@ Metrics = dict[str, Float[Array, "*members"]]
 EnergyFn = Callable[[Images], Energies]
 Shape = tuple[int, int, int]  # height, width, channels of an image
 
+Folder = Path | epath.Path  # of this machine, or in a bucket (io/storage.py)
 Config = Any  # an ml_collections.ConfigDict, of whose attributes a type checker knows nothing
 
 

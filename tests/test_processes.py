@@ -85,7 +85,7 @@ time.sleep(100)
     assert "Traceback" not in results[1 - culprit][1]
 
 
-@pytest.mark.slow  # on a loaded machine JAX's own shutdown has aborted one of them, once in three runs
+@pytest.mark.slow
 def test_an_error_that_all_raise_at_the_same_point_is_nobodys_failure():
     body = """
 processes.LEAVE_SECONDS = 0.5

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +16,7 @@ from ebm_jax.build.datasets import make_density
 from ebm_jax.build.limits import as_config
 from ebm_jax.build.parts import abstract_state, make_apply, make_stages
 from ebm_jax.evaluation import density
-from ebm_jax.io import checkpoint
+from ebm_jax.io import checkpoint, storage
 from ebm_jax.io.workdir import CONFIG, read_config
 from ebm_jax.models import energy
 from ebm_jax.sampling import pool
@@ -169,7 +168,7 @@ def make_rounds(config: Config, mesh: Mesh) -> tuple[Callable, Callable, Any]:
     return init, advance, parallel.abstract(abstract, mesh, specs)
 
 
-def read_run(workdir: Path) -> Config:
+def read_run(workdir: Folder) -> Config:
     """The config of the run in `workdir`, locked, with all keys and each of its kind.
 
     Raises:
@@ -179,7 +178,7 @@ def read_run(workdir: Path) -> Config:
     return as_config(read_config(workdir), str(workdir / CONFIG), cure)
 
 
-def load(workdir: str | Path, *, snapshots: int = 1) -> tuple[Config, Params]:
+def load(workdir: str | Folder, *, snapshots: int = 1) -> tuple[Config, Params]:
     """The config of the run in `workdir` and the network's parameters from its newest valid checkpoint.
 
     The parameters are those that `sample.weights` names, "ema" or "raw", and fit `make_energy_fn(config)` and
@@ -192,9 +191,10 @@ def load(workdir: str | Path, *, snapshots: int = 1) -> tuple[Config, Params]:
     Raises:
       BadInput: no run, no checkpoint, only damaged ones, or fewer than `snapshots`.
     """
-    config = read_run(Path(workdir))
+    folder = storage.folder_of(workdir)
+    config = read_run(folder)
     mesh = parallel.device_mesh(jax.local_devices()[:1])
-    return config, restore_params(Path(workdir), config, mesh, snapshots).params
+    return config, restore_params(folder, config, mesh, snapshots).params
 
 
 class Weights(NamedTuple):
@@ -207,7 +207,7 @@ class Weights(NamedTuple):
     """What is wrong with each damaged checkpoint that was passed over, by its step."""
 
 
-def restore_params(workdir: Path, config: Config, mesh: Mesh, snapshots: int = 1) -> Weights:
+def restore_params(workdir: Folder, config: Config, mesh: Mesh, snapshots: int = 1) -> Weights:
     """The network's parameters from the newest valid checkpoints, on every device of the mesh, as `load` has them."""
     abstract, ema = abstract_state(config, mesh), choice(config, "sample.weights")
     newest = restore(workdir, abstract)
@@ -232,7 +232,7 @@ def together(parts: Sequence[Params]) -> Params:
     return energy.stack([member for part in parts for member in energy.members(part)])
 
 
-def restore(workdir: Path, abstract: TrainState, before: float | int = math.inf) -> checkpoint.Restored:
+def restore(workdir: Folder, abstract: TrainState, before: float | int = math.inf) -> checkpoint.Restored:
     """The newest valid checkpoint of a run that has one; with `before`, the newest of an earlier step, or none.
 
     Raises:

@@ -13,7 +13,6 @@ import logging
 import math
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -24,8 +23,8 @@ from jax import lax
 from jaxtyping import Array, UInt32
 
 from ebm_jax import processes
-from ebm_jax.io import report
-from ebm_jax.types import BadInput
+from ebm_jax.io import report, storage
+from ebm_jax.types import BadInput, Folder
 
 DIRECTORY = "checkpoints"
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax still writes
@@ -34,7 +33,7 @@ REASON = 120  # letters of a library's message that are shown
 
 @contextlib.contextmanager
 def open_manager(
-    workdir: Path, keep: int = 1, read_only: bool = False, directory: str = DIRECTORY
+    workdir: Folder, keep: int = 1, read_only: bool = False, directory: str = DIRECTORY
 ) -> Iterator[ocp.CheckpointManager]:
     """The checkpoints in a `directory` of a run's folder; `keep` newest ones stay. What a killed run left is removed.
 
@@ -42,7 +41,7 @@ def open_manager(
       BadInput: it cannot be opened; or, at the end, the last save failed. Where another error ends the context, the
         failed save is a line on standard error instead.
     """
-    folder = (workdir / directory).absolute()
+    folder = workdir / directory if storage.is_remote(workdir) else (workdir / directory).absolute()
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder} cannot be opened (it is a file); move it away, or use another --workdir")
     with _without_logs():
@@ -94,7 +93,7 @@ def _without_logs() -> Iterator[None]:
         sys.unraisablehook = hook
 
 
-def exists(workdir: Path, directory: str = DIRECTORY) -> bool:
+def exists(workdir: Folder, directory: str = DIRECTORY) -> bool:
     """Whether anything ever finished a checkpoint there."""
     return bool(_steps(workdir / directory))
 
@@ -242,7 +241,9 @@ def _agreed(reason: str | None) -> str | None:
     return next((found for found in processes.meet(reason or "") if found), None)
 
 
-def set_aside(manager: ocp.CheckpointManager, workdir: Path, steps: Iterable[int], directory: str = DIRECTORY) -> None:
+def set_aside(
+    manager: ocp.CheckpointManager, workdir: Folder, steps: Iterable[int], directory: str = DIRECTORY
+) -> None:
     """Move damaged checkpoints to damaged_DIRECTORY/: Orbax would not save the same step again over them."""
     _move(manager, steps, workdir / f"damaged_{directory}")
 
@@ -259,21 +260,21 @@ def discard_after(manager: ocp.CheckpointManager, step: int) -> list[int]:
     if failure := settle(manager):
         report.warn(failure)
     newer = [other for other in _steps(manager.directory) if other > step]
-    _move(manager, newer, Path(manager.directory.parent) / f"rolled_back_{manager.directory.name}")
+    _move(manager, newer, manager.directory.parent / f"rolled_back_{manager.directory.name}")
     return newer
 
 
-def _move(manager: ocp.CheckpointManager, steps: Iterable[int], aside: Path) -> None:
+def _move(manager: ocp.CheckpointManager, steps: Iterable[int], aside: Folder) -> None:
     """Move checkpoints to STEP_N in the folder `aside`, N being the first number that is free; nothing is deleted."""
     for step in steps if processes.is_first() else ():
         aside.mkdir(exist_ok=True)
         number = next(n for n in itertools.count() if not (aside / f"{step}_{n}").exists())
-        (Path(manager.directory) / str(step)).rename(aside / f"{step}_{number}")
+        (manager.directory / str(step)).rename(aside / f"{step}_{number}")
     _agreed(None)  # nobody looks before all is moved
     manager.reload()
 
 
-def all_damaged(workdir: Path, restored: Restored) -> str:
+def all_damaged(workdir: Folder, restored: Restored) -> str:
     """What to tell the user where checkpoints exist and none is valid."""
     reasons = "; ".join(f"step {step}: {reason}" for step, reason in restored.skipped.items())
     return (

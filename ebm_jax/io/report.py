@@ -20,9 +20,12 @@ from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from ebm_jax import processes
 from ebm_jax.io import figures
 from ebm_jax.io.events import Events
+from ebm_jax.io.storage import Mirror
 from ebm_jax.io.workdir import write_atomically
+from ebm_jax.types import Folder
 
 METRICS, EVALUATION = "metrics.jsonl", "evaluation.jsonl"
+GROWING = (METRICS, EVALUATION, "events.out.tfevents.*")  # files that a resumed run goes on with
 SHOWN = {"energy_data": "U data", "energy_samples": "samples", "energy_gap": "gap", "chain_grad_norm": "chain |∇U|"}
 TILE = 56  # pixels: small images are enlarged to at least about this side in a grid
 BACKGROUND = 128  # gray, between images
@@ -145,8 +148,10 @@ class Reporter:
     On other processes than the first it takes everything and writes nothing.
     """
 
-    def __init__(self, workdir: Path, start: int, num_steps: int):
-        self._workdir, self._writes = workdir, processes.is_first()
+    def __init__(self, workdir: Folder, start: int, num_steps: int):
+        self._writes = processes.is_first()
+        self._mirror = Mirror(workdir if self._writes else Path(), GROWING)
+        self._workdir = self._mirror.local
         self._open(start)
         self._live = self._writes and Console().is_terminal
         self._progress = Progress(
@@ -172,8 +177,12 @@ class Reporter:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
-        with contextlib.closing(self._events):
-            self._jsonl.close()
+        try:
+            with contextlib.closing(self._events):
+                self._jsonl.close()
+        finally:
+            if failure := self._mirror.close():
+                warn(failure)
 
     def progress(self, step: int, metrics: dict[str, float], every: int) -> None:
         """Show one step; keep each `every`-th in the files and, without a terminal, print it."""
@@ -188,6 +197,7 @@ class Reporter:
         self._jsonl.write(json.dumps({"step": step, "event": text}) + "\n")
         self._jsonl.flush()
         self._events.add_text("event", text, step)
+        self._mirror.push()
 
     def go_back(self, step: int) -> None:
         """Drop what was written of the steps after `step`, which are about to be done again; events stay."""
@@ -203,6 +213,7 @@ class Reporter:
         path = self._workdir / "images" / f"{name}_{step:06d}.png"
         write_grid(path, images)
         self._events.add_image(name, grid(images), step)
+        self._mirror.push()
 
     def density(
         self, step: int, data: np.ndarray, samples: np.ndarray, log_q: np.ndarray, report: dict[str, float]
@@ -235,6 +246,7 @@ class Reporter:
         self._jsonl.flush()
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
+        self._mirror.push()
         if not self._live:
             left = (self._num_steps - step) / self._speed if self._speed else math.inf
             say(f"step {step}/{self._num_steps} {self._line(metrics)} {left:.0f} s left")

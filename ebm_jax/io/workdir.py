@@ -3,13 +3,13 @@
 import json
 import os
 import uuid
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ebm_jax import processes
-from ebm_jax.types import BadInput, Config
+from ebm_jax.io import storage
+from ebm_jax.types import BadInput, Config, Folder
 
 CONFIG = "config.json"
 DESCRIBED = 6  # differences that a message names
@@ -19,20 +19,13 @@ MAY_CHANGE_KEYS += ("data.max_unreadable", "data.memory_gib", "data.workers")
 OF_A_HOST = ("data.dir", "data.manual_dir", "data.memory_gib", "data.workers", "train.cpu_devices")
 
 
-def check(workdir: Path, config: Config) -> None:
+def check(workdir: Folder, config: Config) -> None:
     """Refuse a folder that a run of `config` can neither begin nor go on in; nothing is touched.
 
     Raises:
       BadInput: it belongs to something else, or to a run of another config.
     """
-    try:
-        names = {entry.name for entry in os.scandir(workdir)}
-    except FileNotFoundError:
-        return
-    except NotADirectoryError as error:
-        raise BadInput(f"--workdir {workdir} is a file, or lies below one; give a directory") from error
-    except OSError as error:
-        raise BadInput(f"--workdir {workdir} cannot be read ({error.strerror}); use another --workdir") from error
+    names = storage.names(workdir)
     if CONFIG in names:
         differing = differences(read_config(workdir), config)
         if differing:
@@ -43,7 +36,7 @@ def check(workdir: Path, config: Config) -> None:
         raise BadInput(f"--workdir {workdir} is not empty and has no {CONFIG} of a run; use another --workdir")
 
 
-def claim(workdir: Path, config: Config) -> None:
+def claim(workdir: Folder, config: Config) -> None:
     """Make `workdir` the folder of a run of `config`, or go on with the run that is there.
 
     Raises:
@@ -57,7 +50,7 @@ def claim(workdir: Path, config: Config) -> None:
         raise BadInput(f"--workdir {workdir} cannot be written ({error.strerror}); use another --workdir") from error
 
 
-def require_same(workdir: Path, config: Config) -> None:
+def require_same(workdir: Folder, config: Config) -> None:
     """Refuse, on all processes of a run, that they were started with different configs or folders.
 
     Raises:
@@ -73,7 +66,7 @@ def require_same(workdir: Path, config: Config) -> None:
                 raise BadInput(f"{key} is {here} here and {there} on process 0; start the same command on every host")
 
 
-def require_shared(workdir: Path) -> None:
+def require_shared(workdir: Folder) -> None:
     """Refuse, on all processes of a run, a folder that one of them does not share with process 0.
 
     Each would keep a part of every checkpoint for itself.
@@ -98,7 +91,7 @@ def require_shared(workdir: Path) -> None:
             mark.unlink()
 
 
-def read_config(workdir: Path) -> Config:
+def read_config(workdir: Folder) -> Config:
     """The config of the run in `workdir`, locked.
 
     Raises:
@@ -139,8 +132,12 @@ def describe(differing: dict[str, tuple[Any, Any]]) -> str:
     return ", ".join(words[:DESCRIBED]) + more
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Folder, content: str | bytes) -> None:
     """Write a whole file or nothing."""
+    content = content if isinstance(content, bytes) else content.encode()
+    if storage.is_remote(path):  # a bucket has a file when it has all of it
+        path.write_bytes(content)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+    temporary.write_bytes(content)
     temporary.replace(path)

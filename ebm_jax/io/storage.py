@@ -1,0 +1,116 @@
+"""A run's folder on this machine's file systems or in a bucket, gs://BUCKET/RUN, and what a bucket cannot do itself."""
+
+import importlib.util
+import logging
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from etils import epath
+
+from ebm_jax.types import BadInput, Folder
+
+SCHEME = "gs://"
+
+
+def folder_of(text: str | Folder) -> Folder:
+    """The folder at a path or address; nothing is touched.
+
+    Raises:
+      BadInput: an address of another kind than gs://, or without a bucket, or gcsfs is not installed.
+    """
+    if "://" not in str(text):
+        return Path(text)
+    if not str(text).startswith(SCHEME) or not str(text).removeprefix(SCHEME).strip("/"):
+        raise BadInput(f"--workdir {text} is no address that is known; give a folder, or {SCHEME}BUCKET/RUN")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise BadInput(f"--workdir {text} needs gcsfs; pip install -r requirements-gcs.txt")
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs, with tracebacks, what it raises or gets over
+    return epath.Path(text)
+
+
+def is_remote(folder: Folder) -> bool:
+    """Whether it lies in a bucket."""
+    return str(folder).startswith(SCHEME)
+
+
+def names(folder: Folder) -> set[str]:
+    """What lies in the folder; nothing where there is none.
+
+    Raises:
+      BadInput: a file, not a folder; or it cannot be read or reached.
+    """
+    try:
+        if is_remote(folder) and not folder.is_dir():
+            return set()
+        return {entry.name for entry in folder.iterdir()}
+    except FileNotFoundError:
+        return set()
+    except NotADirectoryError as error:
+        raise BadInput(f"--workdir {folder} is a file, or lies below one; give a directory") from error
+    except Exception as error:  # of a bucket: gcsfs, aiohttp and google-auth each raise their own
+        if not is_remote(folder) and not isinstance(error, OSError):
+            raise
+        raise BadInput(f"--workdir {folder} cannot be read ({reason(error)}); use another --workdir") from error
+
+
+def reason(error: Exception) -> str:
+    """An error in less than a line."""
+    text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return text[:200]
+
+
+class Mirror:
+    """A folder of this machine whose files are those that a run's folder shall have: itself, but for a bucket.
+
+    Files of a bucket cannot grow, so what grows, and what is written by libraries that know no buckets, is written here
+    and copied. Copying goes on beside the caller; what fails of it is tried again by the next `push`.
+
+    Args:
+      pulled: patterns of the files to go on with, which are copied here first.
+    """
+
+    def __init__(self, folder: Folder, pulled: Sequence[str] = ()) -> None:
+        self._folder, self._remote = folder, is_remote(folder)
+        self.local = Path(tempfile.mkdtemp(prefix="ebm_jax_")) if self._remote else Path(folder)
+        self._pushed: dict[Path, tuple[int, int]] = {}
+        self._copying: Future[None] | None = None
+        self._copier = ThreadPoolExecutor(1)
+        for pattern in pulled if self._remote else ():
+            for path in folder.glob(pattern):
+                copy = self.local / path.name
+                copy.write_bytes(path.read_bytes())
+                self._pushed[copy] = _mark(copy)
+
+    def push(self) -> None:
+        """Begin to copy what is new or changed, unless the last such copying still goes on."""
+        if self._remote and (self._copying is None or self._copying.done()):
+            self._copying = self._copier.submit(self._copy)
+
+    def close(self) -> str | None:
+        """Copy what is left and end; where that fails, why, and where the files stay."""
+        self._copier.shutdown()
+        if not self._remote:
+            return None
+        try:
+            self._copy()
+        except Exception as error:  # gcsfs, aiohttp and google-auth each raise their own
+            return f"{self._folder} could not be written ({reason(error)}); what it lacks is in {self.local}"
+        shutil.rmtree(self.local)
+        return None
+
+    def _copy(self) -> None:
+        for path in sorted(self.local.rglob("*")):
+            if path.is_file() and self._pushed.get(path) != (mark := _mark(path)):
+                target = self._folder / path.relative_to(self.local).as_posix()
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+                self._pushed[path] = mark
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    """What changes with a file's content."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
