@@ -119,6 +119,15 @@ def get_config() -> Any:
     config.sample.film_every = 10  # steps between two frames of a film
     config.sample.neighbours = 5  # nearest training images of each sample
 
+    config.eval = ConfigDict()  # of --mode=evaluate; chains are those of the group sample; docs/evaluation.md
+    config.eval.metrics = "ood"  # names apart by commas; docs/evaluation.md says what each is and needs
+    config.eval.num_samples = 1_000  # images of the model to judge; published FIDs take 50,000
+    config.eval.samples = "fresh"  # fresh: chains from noise; buffer: of the training buffer, and labelled so
+    config.eval.split = "test"  # images that the model never saw
+    config.eval.reference_split = "train"  # images that it is compared with, as published FIDs do
+    config.eval.batch_size = 250  # images or chains at once, over all devices
+    config.eval.seed = 0
+
     config.log = ConfigDict()
     config.log.every = 100  # steps between two lines of metrics
     config.log.images_every = 1_000  # steps between two pairs of image grids; 0: only at the end

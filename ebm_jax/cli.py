@@ -16,7 +16,11 @@ from ebm_jax.io.workdir import describe, differences
 from ebm_jax.types import BadInput, Config, Folder
 
 MODES = ("train", "sample", "export", "prepare", "compile")
-READ_A_RUN = ("sample", "export")  # modes that take the config of the run in the folder
+READ_A_RUN = {  # modes that take the config of the run in the folder, and the groups they are asked in
+    "sample": ("sample",),
+    "export": ("sample",),
+    "evaluate": ("sample", "eval"),
+}
 USAGE = f"python run.py --config=configs/NAME.py [--workdir=DIR] [--mode={'|'.join(MODES)}] [--config.key=value ...]"
 ON_MANY_HOSTS = "On every host of a pod or cluster (docs/pods.md): --multihost, and where JAX cannot know them\n"
 ON_MANY_HOSTS += "--coordinator=HOST:PORT --num_processes=N --process_id=I; --join_timeout=SECONDS"
@@ -35,8 +39,8 @@ class Command(NamedTuple):
 def parse(argv: list[str]) -> Command:
     """The command in `argv`, whose first word is the program's name.
 
-    Sampling and exporting take the config of the run in the folder, with what the command line overrides in the group
-    `sample`; there --config only serves to find the default folder.
+    Sampling, exporting and evaluating take the config of the run in the folder, with what the command line overrides
+    in the groups `sample` and `eval`; there --config only serves to find the default folder.
 
     Raises:
       BadInput: an unknown flag or key, a value of the wrong type or out of its range, a config file that cannot be
@@ -55,9 +59,8 @@ def parse(argv: list[str]) -> Command:
     if mode not in READ_A_RUN and asked.train.dry_run:
         asked = build.dry_run(asked)
     if mode in READ_A_RUN and (differing := differences(config, asked)):
-        raise BadInput(
-            f"--workdir {workdir} holds another run: {describe(differing)}; only --config.sample keys may change"
-        )
+        groups = " and ".join(f"--config.{group}" for group in READ_A_RUN[mode])
+        raise BadInput(f"--workdir {workdir} holds another run: {describe(differing)}; only {groups} keys may change")
     return Command(mode, asked, workdir, topology)
 
 

@@ -27,8 +27,13 @@ def sample(config: Config, folder: Path) -> int:
     build.check(config, mesh.size)
     build.check_task(config, mesh.size)
     build.check_samples_fit(config)
-    params, step = _weights(config, folder, mesh)
     task = config.sample.task
+    if task == "compose":  # sample.with_runs are parts of a sum there, not members
+        found = build.restore_params(folder, config, mesh, config.sample.snapshots)
+    else:
+        found = build.restore_ensemble(folder, config, mesh)
+    report.warn_skipped(found.skipped)
+    params, step = found.params, found.step or 0
     name = "" if task == "generate" else f"{task}_"
     if task == "generate":
         result = _generate(config, folder, mesh, params, step)
@@ -43,24 +48,13 @@ def sample(config: Config, folder: Path) -> int:
     return 0
 
 
-def _weights(config: Config, folder: Path, mesh: Mesh) -> tuple[Params, int]:
-    """The parameters of this run, and of those that make an ensemble with it, stacked."""
-    found = build.restore_params(folder, config, mesh, config.sample.snapshots)
-    report.warn_skipped(found.skipped)
-    parts = [found.params]
-    if config.sample.task != "compose":
-        for other in build.other_runs(config):
-            build.check_member(config, other)
-            parts.append(build.load(other, snapshots=config.sample.snapshots)[1])
-    return jax.device_put(build.together(parts), parallel.shardings(mesh, parallel.REPLICATED)), found.step or 0
-
-
 def _generate(config: Config, folder: Path, mesh: Mesh, params: Params, step: int) -> tasks.Result:
     """Chains from fresh noise, or those of the sampling buffer after some more rounds."""
     if config.sample.buffer_capacity:
         images, labels, energies, origin = _continued(config, folder, mesh, params)
     else:
-        images, labels, energies = _fresh(config, mesh, params)
+        batches = build.fresh_batches(config, mesh, params, jax.random.key(config.sample.seed))
+        images, labels, energies = (np.concatenate(parts) for parts in zip(*batches, strict=True))
         origin = f"{config.sample.num_steps} chain steps from noise"
 
     def draw(path: Path) -> None:
@@ -72,15 +66,6 @@ def _generate(config: Config, folder: Path, mesh: Mesh, params: Params, step: in
     line = f"{len(images)} samples of step {step}, {config.sample.weights} weights, {origin}, "
     line += f"mean energy {energies.mean():+.4f}"
     return tasks.Result({"images": images, "labels": labels, "energies": energies}, draw, line)
-
-
-def _fresh(config: Config, mesh: Mesh, params: Params) -> tuple[np.ndarray, ...]:
-    sampler, key = build.make_sampler(config, mesh), jax.random.key(config.sample.seed)
-    batches, total = [], 0
-    while total < config.sample.num_images:
-        batches.append(jax.device_get(sampler(params, jax.random.fold_in(key, len(batches)), total)))
-        total += len(batches[-1][0])
-    return tuple(np.concatenate(parts)[: config.sample.num_images] for parts in zip(*batches, strict=True))
 
 
 def _continued(

@@ -1,10 +1,10 @@
 """From a configuration to the parts of a run: the only reader of the config below the verbs."""
 
-from ebm_jax.build.checks import check, check_member, check_task, dry_run
+from ebm_jax.build.checks import check, check_evaluation, check_member, check_task, dry_run
 from ebm_jax.build.choices import choice, example_labels, label_shape, other_runs, parse_labels, sample_labels, value_of
-from ebm_jax.build.datasets import load_images, make_density, make_source, open_batches
+from ebm_jax.build.datasets import load_dataset, load_images, make_density, make_source, open_batches
 from ebm_jax.build.limits import as_config, check_values
-from ebm_jax.build.memory import check_memory, check_samples_fit
+from ebm_jax.build.memory import check_evaluation_fits, check_memory, check_samples_fit
 from ebm_jax.build.parts import (
     abstract_batch,
     abstract_state,
@@ -21,6 +21,7 @@ from ebm_jax.build.parts import (
     rescued_chain,
 )
 from ebm_jax.build.runs import (
+    fresh_batches,
     init_sampling_buffer,
     load,
     make_buffered_sample_fn,
@@ -31,6 +32,7 @@ from ebm_jax.build.runs import (
     make_sampler,
     read_run,
     restore,
+    restore_ensemble,
     restore_params,
     together,
 )
@@ -40,6 +42,8 @@ __all__ = [
     "abstract_state",
     "as_config",
     "check",
+    "check_evaluation",
+    "check_evaluation_fits",
     "check_member",
     "check_memory",
     "check_samples_fit",
@@ -48,10 +52,12 @@ __all__ = [
     "choice",
     "dry_run",
     "example_labels",
+    "fresh_batches",
     "init_params",
     "init_sampling_buffer",
     "label_shape",
     "load",
+    "load_dataset",
     "load_images",
     "make_apply",
     "make_buffered_sample_fn",
@@ -76,6 +82,7 @@ __all__ = [
     "read_run",
     "rescued_chain",
     "restore",
+    "restore_ensemble",
     "restore_params",
     "sample_labels",
     "together",

@@ -26,6 +26,8 @@ DRY_RUN = {  # what train.dry_run=True puts over a config
     "sample.batch_size": 16,
     "sample.num_steps": 4,
     "sample.quiet_steps": 2,
+    "eval.num_samples": 16,
+    "eval.batch_size": 16,
     "log.every": 1,
     "log.images_every": 0,
     "checkpoint.every": 3,
@@ -115,6 +117,29 @@ def check_task(config: Config, num_devices: int) -> None:
             f"sample.buffer_capacity {sample.buffer_capacity} must hold sample.num_images {sample.num_images} and be "
             f"divisible by {num_devices} devices; use {use}"
         )
+
+
+def check_evaluation(config: Config) -> None:
+    """Refuse what `--mode=evaluate` cannot do with a run, beyond what `check` refuses.
+
+    Raises:
+      BadInput: with the key, its value, the limit and what to do.
+    """
+    if config.data.source == "density":
+        raise BadInput(
+            f"--mode=evaluate needs images, and {config.data.name} is a 2-D density; its exact divergence is in the "
+            "run's evaluation.jsonl"
+        )
+    for key, unused in {"sample.buffer_capacity": 0, "sample.ensemble": "mean"}.items():
+        if value_of(config, key) != unused:
+            raise BadInput(f"{key} {value_of(config, key)} is for --mode=sample; evaluation takes {key}={unused}")
+    chains = config.buffer.capacity * config.train.num_models
+    if choice(config, "eval.samples") and config.eval.num_samples > chains:
+        raise BadInput(
+            f"eval.num_samples {config.eval.num_samples} is more than the {chains} chains of the training buffer; use "
+            f"at most {chains}, or eval.samples=fresh"
+        )
+    sample_labels(config, jnp.zeros(1, jnp.int32))
 
 
 def check_member(config: Config, folder: Path) -> None:

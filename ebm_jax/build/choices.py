@@ -40,6 +40,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "sample.weights": {"ema": True, "raw": False},
     "sample.ensemble": {"mean": False, "turns": True},
     "sample.task": dict.fromkeys(TASKS),
+    "eval.samples": {"fresh": False, "buffer": True},
     "sample.corruption": dict.fromkeys(("salt_and_pepper", "noise", "blur")),
 }
 SOFT = {"soft": None, "size": 1, "position": 2, "rotation": 2}  # conditions whose labels are vectors, of what length

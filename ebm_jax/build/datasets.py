@@ -68,8 +68,31 @@ def load_images(config: Config, warn: Callable[[str], None]) -> np.ndarray:
     Raises:
       BadInput: as `make_source`, or too many are unreadable.
     """
-    images = source.tolerant(make_source(config), config.data.max_unreadable, warn)
-    return data.load(images, config.data.workers or parallel.cores()).images.astype(np.float32) / 255.0
+    return load_dataset(config, warn).images.astype(np.float32) / 255.0
+
+
+def load_dataset(config: Config, warn: Callable[[str], None]) -> data.Dataset:
+    """All images of the config's data in memory, uint8, with the data's labels: an unconditional model's too.
+
+    Raises:
+      BadInput: as `make_source`, or too many are unreadable, or they are larger than the memory of the machine.
+    """
+    is_conditional = label_shape(config) is not None or config.model.num_classes > 1
+    images = make_source(config) if is_conditional else _named_source(config)
+    needed, memory = images.length * math.prod(config.data.shape), parallel.host_memory()
+    if needed > memory:
+        raise BadInput(
+            f"the {images.length} images of {config.data.name} {config.data.split} take {needed:,} bytes of memory, of "
+            f"{memory:,}; use a smaller split, or a larger machine"
+        )
+    images = source.tolerant(images, config.data.max_unreadable, warn)
+    return data.load(images, config.data.workers or parallel.cores())
+
+
+def _named_source(config: Config) -> source.Source:
+    """The images that `data.source` and `data.name` mean, with the data's own labels."""
+    kind, _, path = config.data.source.partition(":")
+    return among("data.source", kind, SOURCES)(config, path)
 
 
 def make_source(config: Config) -> source.Source:
@@ -78,9 +101,8 @@ def make_source(config: Config) -> source.Source:
     Raises:
       BadInput: there are none, or their shape or number of classes is not the config's.
     """
-    kind, _, path = config.data.source.partition(":")
-    images = among("data.source", kind, SOURCES)(config, path)
-    num_classes, name = config.model.num_classes, path or config.data.name
+    images = _named_source(config)
+    num_classes, name = config.model.num_classes, config.data.source.partition(":")[2] or config.data.name
     soft = label_shape(config) is not None
     if num_classes != images.num_classes and (soft or num_classes > 1):
         use = f"{images.num_classes}" if soft else f"1 (unconditional) or {images.num_classes}"

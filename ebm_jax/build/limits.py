@@ -192,6 +192,15 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "film_every": whole(1),
         "neighbours": whole(1),
     },
+    "eval": {
+        "metrics": WORD,
+        "num_samples": whole(1, 10_000_000),
+        "samples": WORD,
+        "split": WORD,
+        "reference_split": WORD,
+        "batch_size": whole(1, 1_000_000),
+        "seed": SEED,
+    },
     "log": {"every": whole(1), "images_every": whole(0)},
     "checkpoint": {"every": whole(1), "keep": whole(1)},
 }

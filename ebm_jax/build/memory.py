@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ebm_jax import parallel
+from ebm_jax.build.choices import value_of
 from ebm_jax.build.parts import abstract_state
 from ebm_jax.types import BadInput, Config
 
@@ -46,15 +47,28 @@ def check_samples_fit(config: Config) -> None:
     """
     sample = config.sample
     frames = 1 + -(-sample.num_steps // sample.film_every) if sample.task == "film" else 1
-    for key, copies in {"num_images": frames, "buffer_capacity": 1}.items():
-        number, each = getattr(sample, key), 4 * math.prod(config.data.shape) * copies
-        needed, memory = each * number, parallel.host_memory()
-        if needed > memory:
-            of_a_film = f" and {frames} frames" if copies > 1 else ""
-            raise BadInput(
-                f"sample.{key} {number}{of_a_film} takes at least {needed / GIB:,.1f} GiB of memory, of "
-                f"{memory / GIB:,.1f}; use at most {memory // each}"
-            )
+    for key, copies in {"sample.num_images": frames, "sample.buffer_capacity": 1}.items():
+        _check_images_fit(config, key, copies)
+
+
+def check_evaluation_fits(config: Config) -> None:
+    """Refuse samples to judge that alone are larger than the memory of the machine.
+
+    Raises:
+      BadInput: as `check_samples_fit`.
+    """
+    _check_images_fit(config, "eval.num_samples", 1)
+
+
+def _check_images_fit(config: Config, key: str, copies: int) -> None:
+    number, each = value_of(config, key), 4 * math.prod(config.data.shape) * copies
+    needed, memory = each * number, parallel.host_memory()
+    if needed > memory:
+        of_a_film = f" and {copies} frames" if copies > 1 else ""
+        raise BadInput(
+            f"{key} {number}{of_a_film} takes at least {needed / GIB:,.1f} GiB of memory, of {memory / GIB:,.1f}; use "
+            f"at most {memory // each}"
+        )
 
 
 def _bytes_on_a_device(tree: object) -> int:

@@ -1,7 +1,8 @@
 """A trained run as functions: energies, samples, and the parameters in its folder."""
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ebm_jax import applications, draws, parallel
-from ebm_jax.build.choices import check_labels, choice, label_shape, sample_labels
+from ebm_jax.build.checks import check_member
+from ebm_jax.build.choices import check_labels, choice, label_shape, other_runs, sample_labels
 from ebm_jax.build.datasets import make_density
 from ebm_jax.build.limits import as_config
 from ebm_jax.build.parts import abstract_state, make_apply, make_stages
@@ -101,6 +103,19 @@ def make_sampler(config: Config, mesh: Mesh) -> Callable:
         return images, labels, energy_fn(params, images, labels)
 
     return parallel.over_devices(local, mesh, (parallel.REPLICATED,) * 3, parallel.SHARDED)
+
+
+def fresh_batches(
+    config: Config, mesh: Mesh, params: Params, key: PRNGKey
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(images, labels, energies) of `sample.num_images` chains from noise, batch by batch, on the host."""
+    sampler, total, wanted = make_sampler(config, mesh), 0, config.sample.num_images
+    for index in itertools.count():
+        if total >= wanted:
+            return
+        batch = jax.device_get(sampler(params, jax.random.fold_in(key, index), total))
+        yield tuple(part[: wanted - total] for part in batch)  # pyright: ignore[reportReturnType]
+        total += len(batch[0])
 
 
 def _share(config: Config, mesh: Mesh) -> int:
@@ -223,6 +238,22 @@ def restore_params(workdir: Folder, config: Config, mesh: Mesh, snapshots: int =
         taken.append(network_params(older.state, ema))
         skipped, step = skipped | older.skipped, older.step
     return Weights(together(taken), newest.step, skipped)
+
+
+def restore_ensemble(workdir: Path, config: Config, mesh: Mesh) -> Weights:
+    """As `restore_params`, together with the parameters of the runs of `sample.with_runs`: members of one ensemble.
+
+    Each gives as many checkpoints as `sample.snapshots`.
+
+    Raises:
+      BadInput: as `restore_params`, or a run's network is another one.
+    """
+    found = restore_params(workdir, config, mesh, config.sample.snapshots)
+    parts = [found.params]
+    for other in other_runs(config):
+        check_member(config, other)
+        parts.append(load(other, snapshots=config.sample.snapshots)[1])
+    return found._replace(params=jax.device_put(together(parts), parallel.shardings(mesh, parallel.REPLICATED)))
 
 
 def together(parts: Sequence[Params]) -> Params:

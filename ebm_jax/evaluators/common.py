@@ -1,19 +1,24 @@
 """What an evaluator is given, a trained run, and what it gives back: numbers, how they came about, and pictures."""
 
+import hashlib
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from ebm_jax import build
+from ebm_jax.io import report
 from ebm_jax.io.data import Dataset
 from ebm_jax.models import energy
+from ebm_jax.sampling import replay
 from ebm_jax.types import Config, EnergyFn, Labels, Params, PRNGKey
 
+SAMPLES = 0  # the number that the samples' key is folded with
 Draw = Callable[[Path], None]
 
 
@@ -54,14 +59,32 @@ class Subject:
       params: of the network, or of several, stacked, which are an ensemble.
       step: of the checkpoint that they are from.
       folder: of the run, for what an evaluator keeps.
+      note: takes a few words on how far a long piece of work is, for the person who waits.
     """
 
-    def __init__(self, config: Config, params: Params, mesh: Mesh, step: int, folder: Path) -> None:
-        self.config, self.params, self.mesh, self.step, self.folder = config, params, mesh, step, folder
+    def __init__(
+        self,
+        config: Config,
+        params: Params,
+        mesh: Mesh,
+        step: int,
+        folder: Path,
+        note: Callable[[str], None] = lambda words: None,
+    ) -> None:
+        self.config, self.params, self.mesh, self.step, self.folder, self.note = (
+            config,
+            params,
+            mesh,
+            step,
+            folder,
+            note,
+        )
+        self.loaded: dict[str, Dataset] = {}
+        """The splits that were asked for so far."""
 
     @property
     def key(self) -> PRNGKey:
-        """The key of all randomness of an evaluation; each evaluator folds its own number in."""
+        """The key of all randomness of an evaluation; each evaluator folds its own number in, 1 or more."""
         return jax.random.key(self.config.eval.seed)
 
     def energy_fn(self, labels: Labels | None = None) -> EnergyFn:
@@ -69,13 +92,82 @@ class Subject:
         return energy.bind(energy.of_members(build.make_apply(self.config)), self.params, labels)
 
     def data(self, split: str) -> Dataset:
-        """All images uint8 of a split of the run's own data, preprocessed as in training, with their labels."""
-        raise NotImplementedError
+        """All images uint8 of a split of the run's own data, preprocessed as in training, with the data's labels.
+
+        An unconditional model's have the data's labels too, though it never saw them.
+
+        Raises:
+          BadInput: there is no such split, or it cannot be read.
+        """
+        if split not in self.loaded:
+            self.note(f"reading {self.config.data.name} {split}")
+            self.loaded[split] = build.load_dataset(with_split(self.config, split), report.warn)
+        return self.loaded[split]
+
+    def described(self, split: str) -> str:
+        """A split in words, for a protocol: its name, size and SHA-256."""
+        images = self.data(split).images
+        size = "x".join(map(str, images.shape[1:]))
+        return f"{self.config.data.name} {split}, {len(images):,} images of {size}, SHA-256 {sha256(images)}"
 
     @cached_property
     def samples(self) -> Samples:
         """`eval.num_samples` samples of the model, as `eval.samples` says: of fresh chains, or the training buffer."""
-        raise NotImplementedError
+        return self._buffered() if build.choice(self.config, "eval.samples") else self._fresh()
+
+    def _fresh(self) -> Samples:
+        config = self.config.copy_and_resolve_references().unlock()
+        config.sample.num_images, config.sample.batch_size = config.eval.num_samples, config.eval.batch_size
+        images = np.empty((config.eval.num_samples, *config.data.shape), np.float32)
+        labels, done = [], 0
+        key = jax.random.fold_in(self.key, SAMPLES)
+        self.note(f"sampling {len(images)}, the first batch")
+        for batch, batch_labels, _ in build.fresh_batches(config, self.mesh, self.params, key):
+            images[done : done + len(batch)] = batch
+            labels.append(batch_labels)
+            done += len(batch)
+            self.note(f"{done} of {len(images)} sampled")
+        return Samples(images, np.concatenate(labels), fresh_origin(config))
+
+    def _buffered(self) -> Samples:
+        """Random chains of the newest checkpoint's buffer: where training left them, some just restarted from noise."""
+        state = build.restore(self.folder, build.abstract_state(self.config, self.mesh), before=self.step + 1).state
+        pixels, labels, visits = jax.device_get((state.buffer.images, state.buffer.labels, state.buffer.visits))
+        chains = visits.size
+        rows = np.random.default_rng(self.config.eval.seed).permutation(chains)[: self.config.eval.num_samples]
+        stored = jnp.asarray(pixels.reshape(chains, -1)[rows])
+        images = np.asarray(replay.decode(stored)).reshape(-1, *self.config.data.shape)
+        labels = labels.reshape(chains, *labels.shape[visits.ndim :])[rows]
+        origin = (
+            f"THE TRAINING BUFFER, not fresh chains: {len(rows)} of its {chains} chains, each moved on in "
+            f"{visits.reshape(-1)[rows].mean():.1f} training steps on average since it started from noise"
+        )
+        return Samples(images, labels, origin)
+
+
+def fresh_origin(config: Config) -> str:
+    """In words, where fresh chains come from: the steps of the group `sample`."""
+    sample = config.sample
+    annealed = f", annealed from temperature {sample.anneal_from:g}" if sample.anneal_from else ""
+    labels = f", under the labels {sample.labels} in turn" if sample.labels else ""
+    return (
+        f"fresh chains of {sample.num_steps} steps of {config.chain.kernel} from uniform noise, the last "
+        f"{sample.quiet_steps} without noise{annealed}{labels}"
+    )
+
+
+def with_split(config: Config, split: str) -> Config:
+    """The config whose data is another split."""
+    other = config.copy_and_resolve_references().unlock()
+    other.data.split = split
+    return other.lock()
+
+
+def sha256(array: np.ndarray) -> str:
+    """The hash of an array's shape, type and values in hexadecimal digits."""
+    digest = hashlib.sha256(f"{array.shape} {array.dtype.str} ".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 Evaluator = Callable[[Subject], Outcome]

@@ -13,7 +13,13 @@ from ebm_jax.types import BadInput, Config, Folder
 
 CONFIG = "config.json"
 DESCRIBED = 6  # differences that a message names
-MAY_CHANGE = ("log", "checkpoint", "sample", "guard")  # groups of keys that a run may go on with under other values
+MAY_CHANGE = (
+    "log",
+    "checkpoint",
+    "sample",
+    "eval",
+    "guard",
+)  # groups of keys that a run may go on with under other values
 MAY_CHANGE_KEYS = ("train.num_steps", "train.cpu_devices", "data.dir", "data.manual_dir", "data.verify_checksums")
 MAY_CHANGE_KEYS += ("data.max_unreadable", "data.memory_gib", "data.workers")
 OF_A_HOST = ("data.dir", "data.manual_dir", "data.memory_gib", "data.workers", "train.cpu_devices")
