@@ -9,12 +9,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ebm_jax import build, parallel, tasks
-from ebm_jax.io import checkpoint, figures, report
+from ebm_jax.io import checkpoint, figures, report, storage
 from ebm_jax.sampling import replay
-from ebm_jax.types import BadInput, Config, Params
+from ebm_jax.types import BadInput, Config, Folder, Params
 
 
-def sample(config: Config, folder: Path) -> int:
+def sample(config: Config, folder: Folder) -> int:
     """Write samples/TASK_STEP_N.png, a picture, and .npz, the arrays; a film has a .gif too. Earlier ones stay.
 
     For samples of a 2-D density the picture is of data, samples and learned density.
@@ -41,14 +41,17 @@ def sample(config: Config, folder: Path) -> int:
         key = jax.random.key(config.sample.seed)
         result = tasks.TASKS[task](tasks.Run(config, params, mesh, build.make_stages(config), key))
     path = _unused(folder / "samples", f"{name}{step:06d}")
-    result.draw(path)
-    np.savez(path.with_suffix(".npz"), **result.arrays)  # pyright: ignore[reportArgumentType]
+    with storage.staged(folder) as staged:
+        here = staged / path.relative_to(folder).as_posix()
+        here.parent.mkdir(parents=True, exist_ok=True)
+        result.draw(here)
+        np.savez(here.with_suffix(".npz"), **result.arrays)  # pyright: ignore[reportArgumentType]
     report.say(result.line)
     report.say(f"wrote {path.with_suffix('.png')} and {path.with_suffix('.npz')}")
     return 0
 
 
-def _generate(config: Config, folder: Path, mesh: Mesh, params: Params, step: int) -> tasks.Result:
+def _generate(config: Config, folder: Folder, mesh: Mesh, params: Params, step: int) -> tasks.Result:
     """Chains from fresh noise, or those of the sampling buffer after some more rounds."""
     if config.sample.buffer_capacity:
         images, labels, energies, origin = _continued(config, folder, mesh, params)
@@ -69,7 +72,7 @@ def _generate(config: Config, folder: Path, mesh: Mesh, params: Params, step: in
 
 
 def _continued(
-    config: Config, folder: Path, mesh: Mesh, params: Params
+    config: Config, folder: Folder, mesh: Mesh, params: Params
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
     """The oldest chains of the run's sampling buffer, which is restored, moved on by some rounds, and saved again."""
     init, advance, abstract = build.make_rounds(config, mesh)
@@ -113,8 +116,7 @@ def _write_density(path: Path, config: Config, params: Params, points: np.ndarra
     report.say(report.density_line(result._asdict()))
 
 
-def _unused(folder: Path, name: str) -> Path:
+def _unused(folder: Folder, name: str) -> Folder:
     """The first path NAME_N without a suffix that no file takes."""
-    folder.mkdir(parents=True, exist_ok=True)
     numbers = (folder / f"{name}_{number}" for number in itertools.count())
     return next(path for path in numbers if not path.with_suffix(".npz").exists())

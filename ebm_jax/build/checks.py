@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from ebm_jax.build.choices import CHOICES, SOFT, among, choice, sample_labels, v
 from ebm_jax.build.datasets import SOURCES
 from ebm_jax.build.limits import check_values
 from ebm_jax.io.workdir import describe, flat, read_config
-from ebm_jax.types import BadInput, Config
+from ebm_jax.types import BadInput, Config, Folder
 
 SMALLEST_SIDE = 8  # pixels: three halvings; with fewer no pixel would be left, and the energy be constant
 SMALLEST_SIDES = {"resnet128": 32}  # of networks that halve more often
@@ -142,7 +141,7 @@ def check_evaluation(config: Config) -> None:
     sample_labels(config, jnp.zeros(1, jnp.int32))
 
 
-def check_member(config: Config, folder: Path) -> None:
+def check_member(config: Config, folder: Folder) -> None:
     """Refuse a run that cannot be a member of an ensemble with a run of `config`.
 
     Raises:

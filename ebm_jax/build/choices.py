@@ -1,7 +1,6 @@
 """What the names in a config stand for."""
 
 import difflib
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -10,9 +9,10 @@ import numpy as np
 from jax.core import Tracer
 
 from ebm_jax import parallel
+from ebm_jax.io import storage
 from ebm_jax.models import conditions, layers, networks
 from ebm_jax.training import losses
-from ebm_jax.types import BadInput, Config, Labels, Places
+from ebm_jax.types import BadInput, Config, Folder, Labels, Places
 
 TASKS = ("generate", "film", "transition", "compose", "inpaint", "restore", "super_resolve", "colourise")
 TASKS += ("classify", "neighbours")
@@ -107,9 +107,9 @@ def example_labels(config: Config, places: Places) -> Labels:
     return EXAMPLES.get(config.data.condition, conditions.classes)(places, config.model.num_classes)
 
 
-def other_runs(config: Config) -> list[Path]:
+def other_runs(config: Config) -> list[Folder]:
     """The folders of `sample.with_runs`."""
-    return [Path(name.strip()) for name in config.sample.with_runs.split(",") if name.strip()]
+    return [storage.folder_of(name.strip()) for name in config.sample.with_runs.split(",") if name.strip()]
 
 
 def sample_labels(config: Config, places: Places) -> Labels:

@@ -240,7 +240,7 @@ def restore_params(workdir: Folder, config: Config, mesh: Mesh, snapshots: int =
     return Weights(together(taken), newest.step, skipped)
 
 
-def restore_ensemble(workdir: Path, config: Config, mesh: Mesh) -> Weights:
+def restore_ensemble(workdir: Folder, config: Config, mesh: Mesh) -> Weights:
     """As `restore_params`, together with the parameters of the runs of `sample.with_runs`: members of one ensemble.
 
     Each gives as many checkpoints as `sample.snapshots`.

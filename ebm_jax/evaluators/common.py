@@ -16,7 +16,7 @@ from ebm_jax.io import report
 from ebm_jax.io.data import Dataset
 from ebm_jax.models import energy
 from ebm_jax.sampling import replay
-from ebm_jax.types import Config, EnergyFn, Labels, Params, PRNGKey
+from ebm_jax.types import Config, EnergyFn, Folder, Labels, Params, PRNGKey
 
 SAMPLES = 0  # the number that the samples' key is folded with
 Draw = Callable[[Path], None]
@@ -68,7 +68,7 @@ class Subject:
         params: Params,
         mesh: Mesh,
         step: int,
-        folder: Path,
+        folder: Folder,
         note: Callable[[str], None] = lambda words: None,
     ) -> None:
         self.config, self.params, self.mesh, self.step, self.folder, self.note = (
@@ -136,7 +136,7 @@ class Subject:
         chains = visits.size
         rows = np.random.default_rng(self.config.eval.seed).permutation(chains)[: self.config.eval.num_samples]
         stored = jnp.asarray(pixels.reshape(chains, -1)[rows])
-        images = np.asarray(replay.decode(stored)).reshape(-1, *self.config.data.shape)
+        images = np.asarray(replay.as_images(stored, tuple(self.config.data.shape)))
         labels = labels.reshape(chains, *labels.shape[visits.ndim :])[rows]
         origin = (
             f"THE TRAINING BUFFER, not fresh chains: {len(rows)} of its {chains} chains, each moved on in "

@@ -1,10 +1,11 @@
 """A run's folder on this machine's file systems or in a bucket, gs://BUCKET/RUN, and what a bucket cannot do itself."""
 
+import contextlib
 import importlib.util
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -108,6 +109,19 @@ class Mirror:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(path.read_bytes())
                 self._pushed[path] = mark
+
+
+@contextlib.contextmanager
+def staged(folder: Folder) -> Iterator[Path]:
+    """A folder of this machine; what is written there is in `folder` when the context ends.
+
+    Raises:
+      BadInput: it could not be copied; the files stay here.
+    """
+    mirror = Mirror(folder)
+    yield mirror.local
+    if failure := mirror.close():
+        raise BadInput(failure)
 
 
 def _mark(path: Path) -> tuple[int, int]:
