@@ -98,10 +98,10 @@ def test_bad_input_is_one_clear_line_and_status_2(case, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_bucket_is_refused_and_no_folder_of_its_name_is_made(tmp_path, capsys, monkeypatch):
+def test_an_unknown_address_is_refused_and_no_folder_of_its_name_is_made(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run.main(["run.py", DIGITS, "--workdir=gs://bucket/run"]) == 2
-    assert "--workdir gs://bucket/run is an address, not a folder" in capsys.readouterr().err
+    assert run.main(["run.py", DIGITS, "--workdir=s3://bucket/run"]) == 2
+    assert "--workdir s3://bucket/run is no address that is known" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

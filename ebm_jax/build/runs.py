@@ -24,7 +24,7 @@ from ebm_jax.models import energy
 from ebm_jax.sampling import pool
 from ebm_jax.sampling.pool import Pool
 from ebm_jax.training.state import TrainState, network_params
-from ebm_jax.types import BadInput, Config, Energies, EnergyFn, Images, Labels, Params, Places, PRNGKey
+from ebm_jax.types import BadInput, Config, Energies, EnergyFn, Folder, Images, Labels, Params, Places, PRNGKey
 
 DENSITY_GRID = 400  # cells a side: 8 in the narrowest feature's standard deviation; the checkerboard needs tens
 

@@ -155,6 +155,9 @@ def _failure(manager: ocp.CheckpointManager, step: int | None, error: Exception)
     """What went wrong, and what there is to go on from, after tidying up."""
     _remove_unfinished(manager)  # makes room on a full disk
     manager.reload()
+    if storage.is_remote(manager.directory) and step not in manager.all_steps() and processes.is_first():
+        with contextlib.suppress(Exception):  # whatever a bucket raises: it only takes room
+            (manager.directory / str(step)).rmtree()
     left = manager.latest_step()
     rest = "there is none yet" if left is None else f"that of step {left} stays"
     return f"the checkpoint of step {step} in {manager.directory} could not be written ({_reason(error)}); {rest}"

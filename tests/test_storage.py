@@ -1,0 +1,198 @@
+"""A run's folder in a bucket: for most tests a folder of this machine stands in for it, for a slow one an emulator."""
+
+import importlib.util
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+from conftest import finished, free_port, start
+from etils import epath
+
+from ebm_jax.io import report, storage, workdir
+from ebm_jax.types import BadInput
+
+METRICS = {"energy_data": 0.1, "energy_samples": 0.2, "energy_gap": -0.1, "chain_grad_norm": 0.5, "loss": 0.0}
+EMULATED = all(map(importlib.util.find_spec, ("gcsfs", "gcp_storage_emulator")))
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    """A folder that counts as a bucket's, whose files can only be written whole."""
+    monkeypatch.setattr(storage, "SCHEME", f"{tmp_path}/bucket/")
+    return epath.Path(tmp_path / "bucket" / "run")
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("s3://bucket/run", "is no address that is known; give a folder, or gs://BUCKET/RUN"),
+        ("gs://", "is no address that is known"),
+        ("http://a/b", "is no address that is known"),
+    ],
+)
+def test_another_address_than_that_of_a_bucket_is_refused(address, expected):
+    with pytest.raises(BadInput, match=expected):
+        storage.folder_of(address)
+
+
+def test_a_bucket_without_gcsfs_is_one_line_with_the_cure(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match="needs gcsfs; pip install -r requirements-gcs"):
+        storage.folder_of("gs://bucket/run")
+
+
+def test_a_bucket_that_cannot_be_reached_is_one_line_with_the_reason(bucket, monkeypatch):
+    class Forbidden(Exception):
+        pass
+
+    def refuse(path):
+        raise Forbidden("403\nno access for this account")
+
+    monkeypatch.setattr(type(bucket), "is_dir", refuse)
+    with pytest.raises(BadInput, match=r"cannot be read \(403 no access for this account\); use another"):
+        storage.names(bucket)
+
+
+def test_a_mirror_of_a_folder_of_this_machine_is_that_folder(tmp_path):
+    mirror = storage.Mirror(tmp_path)
+    assert mirror.local == tmp_path
+    (tmp_path / "a").write_text("kept")
+    assert mirror.close() is None
+    assert (tmp_path / "a").read_text() == "kept"
+
+
+def test_a_mirror_brings_what_goes_on_copies_what_changed_and_leaves_nothing_here(bucket):
+    bucket.mkdir(parents=True)
+    (bucket / "metrics.jsonl").write_text("one\n")
+    (bucket / "config.json").write_text("{}")
+    mirror = storage.Mirror(bucket, ("*.jsonl",))
+    assert [path.name for path in mirror.local.iterdir()] == ["metrics.jsonl"]
+    (bucket / "metrics.jsonl").write_text("of somebody else")
+    with (mirror.local / "metrics.jsonl").open("a") as file:
+        file.write("two\n")
+    (mirror.local / "images").mkdir()
+    (mirror.local / "images" / "grid.png").write_bytes(b"picture")
+    assert mirror.close() is None
+    assert (bucket / "metrics.jsonl").read_text() == "one\ntwo\n"
+    assert (bucket / "images" / "grid.png").read_bytes() == b"picture"
+    assert not mirror.local.exists()
+
+
+def test_what_did_not_change_is_not_copied_again(bucket):
+    mirror = storage.Mirror(bucket)
+    (mirror.local / "a").write_text("mine")
+    mirror.push()
+    mirror._copying.result()
+    (bucket / "a").write_text("changed there")
+    assert mirror.close() is None
+    assert (bucket / "a").read_text() == "changed there"
+
+
+def test_what_a_bucket_does_not_take_stays_here_and_is_told(bucket, monkeypatch):
+    mirror = storage.Mirror(bucket)
+    (mirror.local / "a").write_text("mine")
+
+    def refuse(path, content):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(bucket), "write_bytes", refuse)
+        mirror.push()
+        told = mirror.close()
+    assert f"run could not be written (No space left on device); what it lacks is in {mirror.local}" in told
+    assert (mirror.local / "a").read_text() == "mine"
+
+
+def test_a_run_in_a_bucket_goes_on_with_the_lines_events_and_pictures_that_are_there(bucket):
+    images = np.zeros((4, 8, 8, 1))
+    for steps in (range(1, 5), range(3, 7)):  # the second begins anew after step 2
+        with report.Reporter(bucket, steps[0] - 1, 6) as reporter:
+            for step in steps:
+                reporter.progress(step, METRICS, 1)
+            reporter.image("chains", steps[-1], images)
+    rows = [json.loads(line)["step"] for line in (bucket / report.METRICS).read_text().splitlines()]
+    assert rows == [1, 2, 3, 4, 5, 6]
+    assert sorted(path.name for path in (bucket / "images").iterdir()) == ["chains_000004.png", "chains_000006.png"]
+    assert len([path for path in bucket.iterdir() if "tfevents" in path.name]) == 2
+
+
+def test_claiming_a_bucket_writes_the_config_once_and_another_run_is_refused(bucket, monkeypatch):
+    from configs import digits
+
+    config = digits.get_config().lock()
+    written = []
+    write_bytes = type(bucket).write_bytes
+    monkeypatch.setattr(type(bucket), "write_bytes", lambda path, b: (written.append(path.name), write_bytes(path, b)))
+    workdir.claim(bucket, config)
+    assert written == ["config.json"], "no temporary file: a bucket cannot rename"
+    other = config.copy_and_resolve_references().unlock()
+    other.model.width += 1
+    with pytest.raises(BadInput, match=r"holds a run that cannot go on: model\.width is"):
+        workdir.claim(bucket, other.lock())
+
+
+SERVER = """
+import sys, time
+from gcp_storage_emulator.handlers import objects
+
+plain = objects.download
+
+def download(request, response, storage, *args, **kwargs):  # the emulator leaves out what tensorstore compares
+    try:
+        found = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
+        response["x-goog-generation"] = found["generation"]
+    except Exception:
+        pass
+    plain(request, response, storage, *args, **kwargs)
+
+objects.download = download
+
+from gcp_storage_emulator.server import create_server
+create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="bucket").start()
+print("up", flush=True)
+time.sleep(600)
+"""
+TINY = {"model.width": 4, "chain.num_steps": 2, "train.batch_size": 16, "buffer.capacity": 64, "train.cpu_devices": 1}
+TINY |= {"checkpoint.every": 4, "log.every": 2, "sample.num_steps": 3, "sample.quiet_steps": 1, "sample.num_images": 4}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not EMULATED, reason="needs gcsfs and gcp-storage-emulator: requirements-gcs.txt, and by hand")
+def test_a_run_in_an_emulated_bucket_goes_on_and_ends_like_one_in_a_folder(tmp_path):
+    port = free_port()
+    server = start([sys.executable, "-c", SERVER, str(port)])
+    where = f"http://127.0.0.1:{port}"
+    access = {"STORAGE_EMULATOR_HOST": where, "TENSORSTORE_GCS_HTTP_URL": where, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "x"}
+
+    def run(*words, status=0):
+        ((found, out),) = finished([start([sys.executable, "run.py", *words], **access)])
+        assert found == status, out
+        return out
+
+    settings = ["--config=configs/digits.py", *(f"--config.{key}={value}" for key, value in TINY.items())]
+    try:
+        assert server.stdout.readline() == "up\n"
+        for folder in ("gs://bucket/run", str(tmp_path / "run")):
+            run(*settings, f"--workdir={folder}", "--config.train.num_steps=8")
+            out = run(*settings, f"--workdir={folder}", "--config.train.num_steps=12")
+            assert "going on from step 8" in out
+            assert f"samples/000012_0.png and {folder}/" in run("--mode=sample", f"--workdir={folder}")
+        run(*settings, "--workdir=gs://bucket/run", "--config.model.width=5", status=2)
+        os.environ |= access
+        there = epath.Path("gs://bucket/run")
+        here = tmp_path / "run"
+        rows = [
+            [json.loads(line)["loss"] for line in (at / "metrics.jsonl").read_text().splitlines()]
+            for at in (there, here)
+        ]
+        assert rows[0] == rows[1]
+        assert len(rows[0]) == 6
+        samples = [np.load((at / "samples" / "000012_0.npz").open("rb"))["images"] for at in (there, here)]
+        np.testing.assert_array_equal(*samples)
+        assert {path.name for path in (there / "checkpoints").iterdir()} == {"4", "8", "12"}
+    finally:
+        server.kill()
+        for name in access:
+            os.environ.pop(name, None)
