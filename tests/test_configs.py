@@ -41,8 +41,8 @@ def test_a_full_step_gives_back_a_state_of_the_same_shapes_and_scalar_metrics(na
     assert all(metric.shape == () for metric in metrics.values())
 
 
-# Up to half a minute each to compile. Their networks are in test_networks.py; default is nearly cifar10_conditional.
-LARGEST = ("imagenet32", "imagenet128", "cifar10_wider_conditional", "default")
+# Up to half a minute each to compile. Their networks are in test_networks.py; cifar10_conditional stands for them.
+LARGEST = ("imagenet32", "imagenet128", "cifar10_wider_conditional", "cifar10", "default")
 SLOW = [pytest.param(name, marks=pytest.mark.slow) if name in LARGEST else name for name in NAMES]
 
 

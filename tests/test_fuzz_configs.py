@@ -213,8 +213,8 @@ def test_any_value_of_any_key_is_refused_in_one_line_or_taken():
 
 
 def test_what_the_checks_let_through_has_a_training_step():
-    counts = fuzz_steps(45)
-    assert counts["traced"] >= 3, counts
+    counts = fuzz_steps(25)
+    assert counts["traced"] >= 2, counts
 
 
 @pytest.mark.slow

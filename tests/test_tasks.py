@@ -178,6 +178,7 @@ def test_a_damaged_sampling_buffer_costs_the_last_command_not_the_buffer(workdir
     assert (workdir / "damaged_sampling_buffer_16" / "2_0").exists()
 
 
+@pytest.mark.slow
 def test_members_share_one_buffer_at_their_mean_or_in_turns(workdir):
     """Two snapshots; a single round of each alone, then both ways together, from buffers of the same noise."""
     words = {"sample__buffer_capacity": 48, "sample__num_images": 48, "sample__batch_size": 48, "sample__rounds": 1}

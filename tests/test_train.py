@@ -269,6 +269,7 @@ FOLDER = {
 }
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_broken_picture_trains_streamed_or_in_memory_to_the_same_bits(tmp_path, picture_folder, capsys):
     states = []
     for memory in (1.0, 0.0):
