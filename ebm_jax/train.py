@@ -56,6 +56,7 @@ def train(config: Config, folder: Folder) -> int:
             batches = stack.enter_context(build.open_batches(config, report.warn))
         with processes.agreed():
             if processes.is_first():
+                stack.enter_context(workdir.locked(folder))
                 workdir.claim(folder, config)
         workdir.require_shared(folder)
         manager = stack.enter_context(checkpoint.open_manager(folder, config.checkpoint.keep))

@@ -17,7 +17,7 @@ from PIL import Image
 import run
 from ebm_jax import build, parallel
 from ebm_jax.io import checkpoint, report
-from ebm_jax.io.workdir import read_config
+from ebm_jax.io.workdir import locked, read_config
 
 ROOT = Path(run.__file__).parent
 SHORT = {
@@ -290,3 +290,13 @@ def test_more_broken_pictures_than_allowed_are_one_clear_line(tmp_path, picture_
     assert "raise data.max_unreadable" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_second_trainer_in_the_folder_of_a_running_one_is_refused_and_nothing_changes(whole_run, capsys):
+    before = {path: path.read_bytes() for path in whole_run.rglob("*") if path.is_file()}
+    with locked(whole_run):
+        assert run.main(command(whole_run, train__num_steps=8)) == 2
+    assert "is being trained in by another process; wait, or use another" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in whole_run.rglob("*") if path.is_file()} == before
+    with locked(whole_run):
+        pass

@@ -1,8 +1,11 @@
 """The folder of one run: which config it belongs to, and where each of its files lies."""
 
+import contextlib
+import fcntl
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -49,11 +52,45 @@ def claim(workdir: Folder, config: Config) -> None:
       BadInput: as `check`, or it cannot be written.
     """
     check(workdir, config)
-    try:
+    with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         write_atomically(workdir / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def _writing(workdir: Folder) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise BadInput(f"--workdir {workdir} cannot be written ({error.strerror}); use another --workdir") from error
+
+
+@contextlib.contextmanager
+def locked(workdir: Folder) -> Iterator[None]:
+    """Keep other processes from training in the folder until the context ends, or this process, however it ends.
+
+    The folder is made where there is none. A bucket, and a file system that has no locks, cannot be locked.
+
+    Raises:
+      BadInput: another one does, or it cannot be written.
+    """
+    if storage.is_remote(workdir):
+        yield
+        return
+    with _writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    handle = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise BadInput(f"--workdir {workdir} is being trained in by another process; wait, or use another") from error
+    except OSError:  # no locks here
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def require_same(workdir: Folder, config: Config) -> None:
