@@ -11,6 +11,7 @@ def main(argv: list[str]) -> int:
     from functools import partial
 
     from ebm_jax import cli, compile, export, prepare, processes, sample, train
+    from ebm_jax.io import compiled
     from ebm_jax.training.guard import Diverged
     from ebm_jax.types import BadInput
 
@@ -18,6 +19,8 @@ def main(argv: list[str]) -> int:
         with processes.joined(cli.launch(argv), alike=(Diverged,)):
             with processes.agreed():
                 command = cli.parse(argv)
+            if command.mode != "compile":  # which tells how long that takes
+                compiled.keep()
             verbs = {
                 "train": train.train,
                 "sample": sample.sample,
