@@ -2,16 +2,16 @@
 
 import hashlib
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ebm_jax import build
+from ebm_jax import build, parallel
 from ebm_jax.io import report
 from ebm_jax.io.data import Dataset
 from ebm_jax.models import energy
@@ -79,8 +79,9 @@ class Subject:
             folder,
             note,
         )
-        self.loaded: dict[str, Dataset] = {}
-        """The splits that were asked for so far."""
+        self.used: set[str] = set()
+        """The splits, and "samples", that were asked for, since whoever watches this emptied it."""
+        self._splits: dict[str, Dataset] = {}
 
     @property
     def key(self) -> PRNGKey:
@@ -91,6 +92,27 @@ class Subject:
         """The energy of images under these labels [b] or [b, k]; None for an unconditional model."""
         return energy.bind(energy.of_members(build.make_apply(self.config)), self.params, labels)
 
+    def map(self, fn: Callable[..., Any], *rows: np.ndarray) -> Any:
+        """`fn(energy_of, *rows of a batch)` over all rows, `eval.batch_size` at a time, spread over all devices.
+
+        Args:
+          fn: of energy_of, (images, labels=None) -> energies, and of arrays of one batch, [b, ...]; it is compiled.
+          rows: arrays [n, ...], n >= 1.
+
+        Returns:
+          The tree that `fn` gives, its leaves [n, ...] on the host.
+        """
+        apply, n, devices = energy.of_members(build.make_apply(self.config)), len(rows[0]), self.mesh.size
+        size = -(-min(self.config.eval.batch_size, n) // devices) * devices
+        compiled = jax.jit(lambda params, *batch: fn(partial(apply, params), *batch))
+        parts = []
+        for start in range(0, n, size):
+            places = np.minimum(np.arange(start, start + size), n - 1)  # the last batch repeats the last row
+            batch = parallel.place_batch(self.mesh, tuple(array[places] for array in rows))
+            parts.append(jax.device_get(compiled(self.params, *batch)))
+            self.note(f"{min(start + size, n):,} of {n:,} images")
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:n], *parts)
+
     def data(self, split: str) -> Dataset:
         """All images uint8 of a split of the run's own data, preprocessed as in training, with the data's labels.
 
@@ -99,10 +121,11 @@ class Subject:
         Raises:
           BadInput: there is no such split, or it cannot be read.
         """
-        if split not in self.loaded:
+        self.used.add(split)
+        if split not in self._splits:
             self.note(f"reading {self.config.data.name} {split}")
-            self.loaded[split] = build.load_dataset(with_split(self.config, split), report.warn)
-        return self.loaded[split]
+            self._splits[split] = build.load_dataset(with_split(self.config, split), report.warn)
+        return self._splits[split]
 
     def described(self, split: str) -> str:
         """A split in words, for a protocol: its name, size and SHA-256."""
@@ -110,9 +133,14 @@ class Subject:
         size = "x".join(map(str, images.shape[1:]))
         return f"{self.config.data.name} {split}, {len(images):,} images of {size}, SHA-256 {sha256(images)}"
 
-    @cached_property
+    @property
     def samples(self) -> Samples:
         """`eval.num_samples` samples of the model, as `eval.samples` says: of fresh chains, or the training buffer."""
+        self.used.add("samples")
+        return self._samples
+
+    @cached_property
+    def _samples(self) -> Samples:
         return self._buffered() if build.choice(self.config, "eval.samples") else self._fresh()
 
     def _fresh(self) -> Samples:
@@ -134,7 +162,7 @@ class Subject:
         state = build.restore(self.folder, build.abstract_state(self.config, self.mesh), before=self.step + 1).state
         pixels, labels, visits = jax.device_get((state.buffer.images, state.buffer.labels, state.buffer.visits))
         chains = visits.size
-        rows = np.random.default_rng(self.config.eval.seed).permutation(chains)[: self.config.eval.num_samples]
+        rows = chosen_rows(chains, self.config.eval.num_samples, self.config.eval.seed)
         stored = jnp.asarray(pixels.reshape(chains, -1)[rows])
         images = np.asarray(replay.as_images(stored, tuple(self.config.data.shape)))
         labels = labels.reshape(chains, *labels.shape[visits.ndim :])[rows]
@@ -161,6 +189,11 @@ def with_split(config: Config, split: str) -> Config:
     other = config.copy_and_resolve_references().unlock()
     other.data.split = split
     return other.lock()
+
+
+def chosen_rows(length: int, count: int, seed: int) -> np.ndarray:
+    """`count` different random rows of 0..length-1, or all of fewer, in ascending order."""
+    return np.sort(np.random.default_rng(seed).permutation(length)[:count])
 
 
 def sha256(array: np.ndarray) -> str:
