@@ -10,7 +10,7 @@ def main(argv: list[str]) -> int:
     """Run one verb; the exit status: 0, 2 for what the user must mend, 3 for a diverged run, 130 after Ctrl-C."""
     from functools import partial
 
-    from ebm_jax import cli, compile, export, prepare, processes, sample, train
+    from ebm_jax import cli, compile, evaluate, export, prepare, processes, sample, train
     from ebm_jax.io import compiled
     from ebm_jax.training.guard import Diverged
     from ebm_jax.types import BadInput
@@ -24,6 +24,7 @@ def main(argv: list[str]) -> int:
             verbs = {
                 "train": train.train,
                 "sample": sample.sample,
+                "evaluate": evaluate.evaluate,
                 "export": export.export,
                 "prepare": prepare.prepare,
                 "compile": partial(compile.compile, topology=command.topology),

@@ -127,6 +127,8 @@ def get_config() -> Any:
     config.eval.reference_split = "train"  # images that it is compared with, as published FIDs do
     config.eval.batch_size = 250  # images or chains at once, over all devices
     config.eval.seed = 0
+    config.eval.ood_sets = "train,uniform,constant,interpolation,rotation"  # or SOURCE:NAME, SOURCE:PATH, also @SPLIT
+    config.eval.ood_images = 2_000  # random images of each set at most
 
     config.log = ConfigDict()
     config.log.every = 100  # steps between two lines of metrics

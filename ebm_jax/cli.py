@@ -15,7 +15,7 @@ from ebm_jax.io import storage
 from ebm_jax.io.workdir import describe, differences
 from ebm_jax.types import BadInput, Config, Folder
 
-MODES = ("train", "sample", "export", "prepare", "compile")
+MODES = ("train", "sample", "evaluate", "export", "prepare", "compile")
 READ_A_RUN = {  # modes that take the config of the run in the folder, and the groups they are asked in
     "sample": ("sample",),
     "export": ("sample",),

@@ -1,7 +1,16 @@
 """From a configuration to the parts of a run: the only reader of the config below the verbs."""
 
 from ebm_jax.build.checks import check, check_evaluation, check_member, check_task, dry_run
-from ebm_jax.build.choices import choice, example_labels, label_shape, other_runs, parse_labels, sample_labels, value_of
+from ebm_jax.build.choices import (
+    among,
+    choice,
+    example_labels,
+    label_shape,
+    other_runs,
+    parse_labels,
+    sample_labels,
+    value_of,
+)
 from ebm_jax.build.datasets import load_dataset, load_images, make_density, make_source, open_batches
 from ebm_jax.build.limits import as_config, check_values
 from ebm_jax.build.memory import check_evaluation_fits, check_memory, check_samples_fit
@@ -40,6 +49,7 @@ from ebm_jax.build.runs import (
 __all__ = [
     "abstract_batch",
     "abstract_state",
+    "among",
     "as_config",
     "check",
     "check_evaluation",

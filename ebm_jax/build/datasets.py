@@ -5,10 +5,11 @@ import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from PIL import Image
 
 from ebm_jax import parallel, processes
 from ebm_jax.build.choices import among, label_shape
-from ebm_jax.io import data, densities, files, shapes, source, stream, tfds
+from ebm_jax.io import data, densities, files, images, shapes, source, stream, tfds
 from ebm_jax.types import BadInput, Batch, Config
 
 NOISE_IMAGES = 256  # of data.source=noise
@@ -71,22 +72,29 @@ def load_images(config: Config, warn: Callable[[str], None]) -> np.ndarray:
     return load_dataset(config, warn).images.astype(np.float32) / 255.0
 
 
-def load_dataset(config: Config, warn: Callable[[str], None]) -> data.Dataset:
+def load_dataset(
+    config: Config, warn: Callable[[str], None], rows_of: Callable[[int], np.ndarray] = np.arange
+) -> data.Dataset:
     """All images of the config's data in memory, uint8, with the data's labels: an unconditional model's too.
+
+    Args:
+      warn: takes one line for each image that cannot be used.
+      rows_of: the number of images -> those rows of them that are read.
 
     Raises:
       BadInput: as `make_source`, or too many are unreadable, or they are larger than the memory of the machine.
     """
     is_conditional = label_shape(config) is not None or config.model.num_classes > 1
     images = make_source(config) if is_conditional else _named_source(config)
-    needed, memory = images.length * math.prod(config.data.shape), parallel.host_memory()
+    every, rows = source.tolerant(images, config.data.max_unreadable, warn), rows_of(images.length)
+    needed, memory = len(rows) * math.prod(config.data.shape), parallel.host_memory()
     if needed > memory:
         raise BadInput(
-            f"the {images.length} images of {config.data.name} {config.data.split} take {needed:,} bytes of memory, of "
+            f"{len(rows)} images of {config.data.name} {config.data.split} take {needed:,} bytes of memory, of "
             f"{memory:,}; use a smaller split, or a larger machine"
         )
-    images = source.tolerant(images, config.data.max_unreadable, warn)
-    return data.load(images, config.data.workers or parallel.cores())
+    chosen = every._replace(length=len(rows), read=lambda row: every.read(int(rows[row])))
+    return data.load(chosen, config.data.workers or parallel.cores())
 
 
 def _named_source(config: Config) -> source.Source:
@@ -143,11 +151,18 @@ def _sklearn_source(config: Config, path: str) -> source.Source:
     if config.data.name != "digits":
         raise BadInput(f"data.name '{config.data.name}' is not in scikit-learn's bundle; use digits")
     digits = data.digits(config.data.split)
-    if tuple(config.data.shape) != digits.images.shape[1:]:
-        raise BadInput(
-            f"data.shape {tuple(config.data.shape)} is not the shape of digits; use {digits.images.shape[1:]}"
-        )
-    return data.as_source(digits, "digits")
+    shape, stored = tuple(config.data.shape), digits.images.shape[1:]
+    if shape != stored and not config.data.crop:
+        raise BadInput(f"data.shape {shape} is not the shape of digits; use {stored}, or data.crop=True")
+    found = data.as_source(digits, "digits")
+    if shape == stored:
+        return found
+
+    def read(row: int) -> tuple[np.ndarray, source.Label]:
+        image, label = found.read(row)
+        return images.conform(Image.fromarray(image[:, :, 0]), shape, crop=True), label
+
+    return found._replace(read=read)
 
 
 def _file_source(make: Callable[..., source.Source]) -> Callable[[Config, str], source.Source]:

@@ -200,6 +200,8 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "reference_split": WORD,
         "batch_size": whole(1, 1_000_000),
         "seed": SEED,
+        "ood_sets": TEXT,
+        "ood_images": whole(4, 10_000_000),
     },
     "log": {"every": whole(1), "images_every": whole(0)},
     "checkpoint": {"every": whole(1), "keep": whole(1)},

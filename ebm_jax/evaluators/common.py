@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
     """What an evaluator found."""
 
     values: dict[str, Value]
-    """By name, with its unit where it has one, such as "log Z, nats"."""
+    """By name, with its unit where it has one, such as "log Z, nats"; of names "row / column" a grid is shown."""
     protocol: dict[str, str]
     """How they came about, each fact in words: sample sizes, sets and their hashes, chain steps, seeds."""
     pictures: dict[str, Draw]
@@ -132,6 +132,13 @@ class Subject:
         images = self.data(split).images
         size = "x".join(map(str, images.shape[1:]))
         return f"{self.config.data.name} {split}, {len(images):,} images of {size}, SHA-256 {sha256(images)}"
+
+    def used_in_words(self) -> dict[str, str]:
+        """What of the run was asked for since `used` was emptied: samples and sets, for a protocol."""
+        origins = (
+            {"samples": f"{len(self._samples.images):,}, {self._samples.origin}"} if "samples" in self.used else {}
+        )
+        return origins | {f"split {split}": self.described(split) for split in sorted(self.used - {"samples"})}
 
     @property
     def samples(self) -> Samples:

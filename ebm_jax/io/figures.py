@@ -1,4 +1,4 @@
-"""Figures of two-dimensional densities, as PNG files."""
+"""Figures with axes, as PNG files: two-dimensional densities, histograms, curves."""
 
 from pathlib import Path
 
@@ -37,5 +37,58 @@ def density_figure(
     for panel in panels:
         panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     figure.suptitle(title)
+    _save(figure, path)
+
+
+def histograms(path: Path, reference: np.ndarray, others: dict[str, np.ndarray], label: str) -> None:
+    """A panel for each set of values [n], in colour over the gray histogram of the reference [m], on one axis.
+
+    Args:
+      path: the PNG file to write.
+      others: by the title of its panel.
+      label: of the values, below the panels.
+    """
+    figure, panels = _panels(len(others))
+    values = np.concatenate([reference, *others.values()])
+    low, high = np.quantile(values, [0.001, 0.999])
+    bins = np.linspace(low, high if high > low else low + 1, 60).tolist()
+    for panel, (title, of_set) in zip(panels, others.items(), strict=False):
+        panel.hist(np.clip(reference, bins[0], bins[-1]), bins, density=True, color="0.7")
+        panel.hist(np.clip(of_set, bins[0], bins[-1]), bins, density=True, histtype="step", color="C3", linewidth=1.5)
+        panel.set_title(title, fontsize=9)
+        panel.set_yticks([])
+    figure.supxlabel(label)
+    _save(figure, path)
+
+
+def curves(
+    path: Path, lines: dict[str, tuple[np.ndarray, np.ndarray]], labels: tuple[str, str], title: str = ""
+) -> None:
+    """Lines (x, y), each [n], by their names, in one panel, as a PNG file; `labels` are those of the two axes."""
+    figure, panels = _panels(1)
+    for name, (x, y) in lines.items():
+        panels[0].plot(x, y, label=name)
+    panels[0].set(xlabel=labels[0], ylabel=labels[1], title=title)
+    panels[0].legend(fontsize=8)
+    _save(figure, path)
+
+
+def _panels(number: int):
+    """A figure and its flat list of `number` panels or some more, which stay empty."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(number, 3)
+    rows = -(-number // columns)
+    size = (5.5, 4.4) if number == 1 else (3.6 * columns, 2.4 * rows + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
+    for empty in panels[number:]:
+        empty.axis("off")
+    return figure, panels
+
+
+def _save(figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)

@@ -9,13 +9,17 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from rich import box
 from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from ebm_jax import processes
 from ebm_jax.io import figures
@@ -31,6 +35,8 @@ TILE = 56  # pixels: small images are enlarged to at least about this side in a 
 BACKGROUND = 128  # gray, between images
 CAPTION, CAPTION_WIDTH = 16, 160  # pixels: height of a caption, and the least width of a picture with captions
 STRIP = 12  # columns
+TABLE_WIDTH = 200  # characters at most; what a terminal has no room for it wraps
+QUIET_SECONDS = 15.0  # without a word where there is no terminal
 FRAME_MS, LAST_FRAME_MS = 80, 1500
 
 
@@ -140,6 +146,59 @@ def density_line(report: dict[str, float]) -> str:
         f"KL(data || model) {report['kl']:.4f} nats, negative log-likelihood {report['nll']:+.4f}, of which the data's "
         f"entropy is {report['entropy']:+.4f}"
     )
+
+
+def table(title: str, rows: Sequence[Sequence[str]]) -> None:
+    """Rows, the header first, under a title to the terminal, of the first process."""
+    if not processes.is_first():
+        return
+    found = Table(box=box.SIMPLE, title=Text(title), title_justify="left")
+    for cell in rows[0]:
+        found.add_column(Text(cell), no_wrap=True)
+    for row in rows[1:]:
+        found.add_row(*map(Text, row))
+    Console(width=TABLE_WIDTH).print(found)
+
+
+class Pieces:
+    """The progress bar of work that comes in a few named pieces, a context manager; iterating begins each in turn.
+
+    Without a terminal each piece is a line when it begins, and a note one when `QUIET_SECONDS` have passed in silence.
+    """
+
+    def __init__(self, names: Sequence[str]):
+        self._names, self._live = names, processes.is_first() and Console().is_terminal
+        columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(20), TextColumn("{task.description}"))
+        self._progress = Progress(*columns, TimeElapsedColumn(), disable=not self._live)
+        self._task = self._progress.add_task("", total=len(names))
+        self._name, self._spoke = "", 0.0
+
+    def __enter__(self) -> "Pieces":
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def __iter__(self) -> Iterator[str]:
+        for done, name in enumerate(self._names):
+            self._name = name
+            self._progress.update(self._task, completed=done)
+            self._show(name)
+            yield name
+        self._progress.update(self._task, completed=len(self._names), description="")
+
+    def note(self, words: str) -> None:
+        """Say how far the present piece is."""
+        if self._live or time.perf_counter() - self._spoke > QUIET_SECONDS:
+            self._show(f"{self._name}: {words}")
+
+    def _show(self, words: str) -> None:
+        self._spoke = time.perf_counter()
+        if self._live:
+            self._progress.update(self._task, description=words)
+        else:
+            say(words)
 
 
 class Reporter:

@@ -1,0 +1,124 @@
+"""What is written of an evaluation: evaluation.json and the protocol card, from the same facts."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ebm_jax.evaluators.common import Outcome, Value
+
+Table = list[list[str]]
+BETWEEN = " / "  # row and column in the name of a value
+BAR = "\\|"  # a bar in a cell of a Markdown table
+DIGITS = 4  # significant ones of a number without a standard error
+
+
+class Measured(NamedTuple):
+    """One metric of an evaluation."""
+
+    outcome: Outcome
+    used: dict[str, str]
+    """What of the run went into it, in words: samples, sets."""
+    seconds: float
+
+
+class Evaluation(NamedTuple):
+    """All that is known of one evaluation so far."""
+
+    protocol: dict[str, str]
+    """Facts that hold for all metrics, in words."""
+    measured: dict[str, Measured]
+    failed: dict[str, str]
+    """Why each metric that could not be measured could not."""
+
+
+def picture_name(metric: str, picture: str) -> str:
+    """The file that a picture of a metric is drawn to."""
+    return f"{metric}_{picture}.png"
+
+
+def as_json(evaluation: Evaluation) -> str:
+    """Everything; numbers that JSON has no word for are text: "nan", "inf", "-inf"."""
+    metrics = {
+        name: {
+            "values": {key: _pair(value) for key, value in measured.outcome.values.items()},
+            "protocol": measured.used | measured.outcome.protocol,
+            "pictures": [picture_name(name, picture) for picture in measured.outcome.pictures],
+            "seconds": round(measured.seconds, 1),
+        }
+        for name, measured in evaluation.measured.items()
+    }
+    content = {"protocol": evaluation.protocol, "metrics": metrics, "failed": evaluation.failed}
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _pair(value: Value) -> dict[str, Any]:
+    return {"value": _plain(value.number), "standard_error": _plain(value.standard_error)}
+
+
+def _plain(number: float | int | None) -> float | int | str | None:
+    return number if number is None or math.isfinite(number) else str(float(number))
+
+
+def as_card(evaluation: Evaluation) -> str:
+    """The protocol card, Markdown: numbers, and under each metric how they came about."""
+    parts = ["# Evaluation: numbers and protocol", _facts(evaluation.protocol)]
+    for name, measured in evaluation.measured.items():
+        outcome = measured.outcome
+        parts += [f"## {name}{_warning(measured)}", *map(_markdown, tables(outcome))]
+        parts += [_facts(measured.used | outcome.protocol | {"time": f"{measured.seconds:.0f} s"})]
+        parts += [f"![{picture}]({picture_name(name, picture)})" for picture in outcome.pictures]
+    if evaluation.failed:
+        parts += ["## Not measured", _facts(evaluation.failed)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    return "\n".join(f"- **{name}**: {text}" for name, text in facts.items())
+
+
+def _markdown(table: Table) -> str:
+    rule = ["---"] * len(table[0])
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', BAR) for cell in row)} |" for row in (table[0], rule, *table[1:])
+    )
+
+
+def title(evaluation: Evaluation, name: str) -> str:
+    """What stands above the tables of a metric; one of the training buffer says so."""
+    return f"{name}{_warning(evaluation.measured[name])}"
+
+
+def _warning(measured: Measured) -> str:
+    return " (TRAINING BUFFER, not fresh chains)" if "BUFFER" in measured.used.get("samples", "") else ""
+
+
+def tables(outcome: Outcome) -> list[Table]:
+    """The values as tables, header first: those named "row / column" in one grid, the others in a list."""
+    plain = {name: value for name, value in outcome.values.items() if BETWEEN not in name}
+    in_grid = {tuple(name.split(BETWEEN, 1)): value for name, value in outcome.values.items() if BETWEEN in name}
+    found: list[Table] = []
+    if plain:
+        found.append([["value", "", "standard error"], *([name, *shown(value)] for name, value in plain.items())])
+    if in_grid:
+        columns, names = (list(dict.fromkeys(key[place] for key in in_grid)) for place in (1, 0))
+        cells = [[name, *(_cell(in_grid.get((name, column))) for column in columns)] for name in names]
+        found.append([["value ± standard error", *columns], *cells])
+    return found
+
+
+def _cell(value: Value | None) -> str:
+    return "" if value is None else " ± ".join(filter(None, shown(value)))
+
+
+def shown(value: Value) -> tuple[str, str]:
+    """A number and its standard error as text; the digits of both end where the error has two."""
+    number, error = value
+    if isinstance(number, int) and error is None:
+        return f"{number:,}", ""
+    if error is None or not math.isfinite(error) or not math.isfinite(number):
+        return f"{number:.{DIGITS}g}", "" if error is None else f"{error:.2g}"
+    if error == 0:
+        return f"{number:.{DIGITS}g}", "0"
+    places = max(0, 1 - math.floor(math.log10(error)))
+    return f"{number:.{places}f}", f"{error:.{places}f}"

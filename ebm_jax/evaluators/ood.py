@@ -1,0 +1,213 @@
+"""Out-of-distribution detection: the run's test images against its training images, noise, and other data sets."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from ebm_jax import build
+from ebm_jax.evaluation import ood, outliers
+from ebm_jax.evaluators.card import BETWEEN
+from ebm_jax.evaluators.common import Outcome, Subject, Value, chosen_rows, sha256, with_split
+from ebm_jax.io import figures, report
+from ebm_jax.types import BadInput, Config
+
+MADE = {  # sets made of the inside images, or of nothing
+    "uniform": outliers.uniform,
+    "constant": outliers.constant,
+    "interpolation": outliers.interpolation,
+    "rotation": outliers.rotation,
+}
+NAMED, PATHS = ("tfds", "sklearn", "shapes"), ("folder", "npz")
+TRUE_POSITIVE_RATE = 0.95
+RESAMPLES = 200  # of the bootstrap
+SHOWN = 12  # images of each set in the picture
+POINTS = 200  # of a curve
+SEED = 1  # beside eval.seed: a stream of its own
+
+
+class Scored(NamedTuple):
+    """What one energy says of a set."""
+
+    energies: np.ndarray
+    """float64 [n]."""
+    gradient_norms: np.ndarray
+    """float64 [n]."""
+
+
+def check(config: Config) -> None:
+    """Refuse sets that are not there, before anything is computed.
+
+    Raises:
+      BadInput: with the set, and what there is.
+    """
+    if build.label_shape(config) is not None:
+        raise BadInput(
+            f"the metric ood needs a model without labels or of classes, and the labels of data.condition "
+            f"{config.data.condition} are vectors; leave it out of eval.metrics"
+        )
+    for word in asked_sets(config):
+        if word == "rotation" and config.data.shape[0] != config.data.shape[1]:
+            raise BadInput(f"eval.ood_sets rotation needs square images, not {config.data.shape}; leave it out")
+        if word not in MADE and word != "train":
+            _named(word, partial(build.make_source, _config_of(config, word)))
+
+
+def asked_sets(config: Config) -> list[str]:
+    """The sets of `eval.ood_sets`, each once."""
+    return list(dict.fromkeys(word.strip() for word in config.eval.ood_sets.split(",") if word.strip()))
+
+
+def measure(subject: Subject) -> Outcome:
+    """AUROC and false positive rate at 95 % true positives of every set under every score."""
+    config = subject.config
+    sets = collect(subject)
+    names = energies_of(subject)
+    scored = {}
+    for name, images in sets.items():
+        subject.note(f"energies of {name}")
+        scored[name] = score(subject, images)
+    values: dict[str, Value] = {}
+    for energy_name in names:
+        reference = scored["train"][energy_name].energies
+        by_set = {name: scores(energy_name, of_set[energy_name], reference) for name, of_set in scored.items()}
+        for score_name in by_set["inside"]:
+            inside = by_set["inside"][score_name]
+            pairs = {name: (inside, by_set[name][score_name]) for name in asked_sets(config)}
+            halves = np.random.default_rng([config.eval.seed, SEED]).permutation(inside)
+            pairs["the other half of the inside (control)"] = halves[::2], halves[1::2]
+            for name, pair in pairs.items():
+                values |= _compared(f"{name}{BETWEEN}{score_name}", *pair, config.eval.seed)
+    first = names[0]
+    plain = {name: -scored[name][first].energies for name in ["inside", *asked_sets(config)]}
+    return Outcome(values, _protocol(subject, sets), _pictures(sets, plain, f"-{first}"))
+
+
+def collect(subject: Subject) -> dict[str, np.ndarray]:
+    """The images uint8 [n, h, w, c] of the inside, of the training set and of every set that is asked for."""
+    config = subject.config
+    sets = {"inside": _some(subject, config.eval.split), "train": _some(subject, config.eval.reference_split)}
+    for number, word in enumerate(asked_sets(config)):
+        if word in MADE:
+            sets[word] = MADE[word](np.random.default_rng([config.eval.seed, SEED, number]), sets["inside"])
+        elif word != "train":
+            subject.note(f"reading {word}")
+            load = partial(build.load_dataset, _config_of(config, word), report.warn, partial(_rows, config))
+            sets[word] = _named(word, load).images
+    return sets
+
+
+def energies_of(subject: Subject) -> list[str]:
+    """The energies that the scores are made of."""
+    return ["U"] if subject.config.model.num_classes == 1 else ["min U", "lse U"]
+
+
+def score(subject: Subject, images: np.ndarray) -> dict[str, Scored]:
+    """Every energy of uint8 images, and the norm of its gradient."""
+    num_classes = subject.config.model.num_classes
+
+    def of_batch(energy_of, images):
+        x = images.astype(jnp.float32) / 255.0
+        fns = {"U": energy_of}
+        if num_classes > 1:
+            fns = {
+                "min U": ood.minimum_over_classes(energy_of, num_classes),
+                "lse U": ood.log_sum_exp_over_classes(energy_of, num_classes),
+            }
+        return {name: ood.energy_and_gradient_norm(fn, x) for name, fn in fns.items()}
+
+    found = subject.map(of_batch, images)
+    return {name: Scored(*(np.asarray(part, np.float64) for part in pair)) for name, pair in found.items()}
+
+
+def scores(name: str, scored: Scored, reference: np.ndarray) -> dict[str, np.ndarray]:
+    """The scores of a set by their names; `reference` are the energies of the training set."""
+    return {
+        f"-{name}": -scored.energies,
+        f"-|∇ {name}|": -scored.gradient_norms,
+        f"typicality of {name}": ood.typicality(scored.energies, reference),
+    }
+
+
+def _compared(name: str, inside: np.ndarray, outside: np.ndarray, seed: int) -> dict[str, Value]:
+    rate = partial(ood.false_positive_rate, true_positive_rate=TRUE_POSITIVE_RATE)
+    rng = np.random.default_rng([seed, SEED])
+    error = ood.bootstrap_standard_error(rng, rate, inside, outside, n=RESAMPLES)
+    return {
+        f"AUROC, {name}": Value(*ood.auroc(inside, outside)),
+        f"FPR at 95 % TPR, {name}": Value(rate(inside, outside), error),
+    }
+
+
+def _some(subject: Subject, split: str) -> np.ndarray:
+    images = subject.data(split).images
+    return images[_rows(subject.config, len(images))]
+
+
+def _rows(config: Config, length: int) -> np.ndarray:
+    return chosen_rows(length, config.eval.ood_images, config.eval.seed)
+
+
+def _config_of(config: Config, word: str) -> Config:
+    """The config whose data are the set SOURCE:NAME or SOURCE:PATH, with @SPLIT or of `eval.split`, in the run's shape.
+
+    `data.crop` brings any image to that shape by one function, which leaves images that have it already as they are.
+    """
+    place, _, split = word.partition("@")
+    kind, _, name = place.partition(":")
+    if kind not in NAMED + PATHS:
+        known = ", ".join([*MADE, "train", *(f"{kind}:NAME" for kind in NAMED), *(f"{kind}:PATH" for kind in PATHS)])
+        raise BadInput(f"eval.ood_sets '{word}' is unknown; use some of {known}")
+    other = with_split(config, split or config.eval.split).unlock()
+    other.data.source, other.data.name = (place if kind in PATHS else kind), name
+    other.data.crop, other.data.condition, other.model.num_classes = True, "class", 1
+    return other.lock()
+
+
+def _named(word: str, make: Callable):
+    """What `make` gives; an error names the set."""
+    try:
+        return make()
+    except BadInput as error:
+        raise BadInput(f"eval.ood_sets {word}: {error}; another split is asked for by {word}@SPLIT") from error
+
+
+def _protocol(subject: Subject, sets: dict[str, np.ndarray]) -> dict[str, str]:
+    config = subject.config
+    inside = f"random images of the split {config.eval.split}"
+    facts = {
+        "score": "high for data; AUROC = P(inside > outside), ties half; -U and lower energies are likelier",
+        "energy": "U(x)"
+        if config.model.num_classes == 1
+        else "min U: the minimum over classes of U(x, y); lse U: -log of the sum over classes of exp(-U(x, y))",
+        "typicality": f"-|U - mean U of {len(sets['train']):,} images of the split {config.eval.reference_split}|",
+        "standard error": f"AUROC: DeLong; FPR: bootstrap, {RESAMPLES} resamples of both sets",
+        "preprocessing": "all sets alike: uint8 of the run's shape, divided by 255, no noise added; other sizes are "
+        "cropped to its aspect and resized by PIL's bicubic filter, gray and colour converted by PIL",
+        "control": "one random half of the inside images against the other: 0.5 within its standard error",
+    }
+    for name, images in sets.items():
+        facts[f"set {name}"] = f"{len(images):,} {inside if name == 'inside' else 'images'}, SHA-256 {sha256(images)}"
+    return facts
+
+
+def _pictures(sets: dict[str, np.ndarray], plain: dict[str, np.ndarray], score_name: str) -> dict:
+    inside = plain["inside"]
+    others = {name: values for name, values in plain.items() if name != "inside"}
+    titles = {f"{name}: AUROC {ood.auroc(inside, values).value:.3f}": values for name, values in others.items()}
+    curves = {name: ood.curve(inside, values, POINTS) for name, values in others.items()}
+    shown = {name: images[:SHOWN] / 255.0 for name, images in sets.items()}
+
+    def rows(path: Path) -> None:
+        report.write_rows(path, shown)
+
+    return {
+        "scores": partial(figures.histograms, reference=inside, others=titles, label=f"{score_name}, gray: inside"),
+        "curves": partial(
+            figures.curves, lines=curves, labels=("false positives", "true positives"), title=f"score {score_name}"
+        ),
+        "sets": rows,
+    }

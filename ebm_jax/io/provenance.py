@@ -1,0 +1,44 @@
+"""Which code, on which machine, made a number."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+
+LIBRARIES = ("jax", "flax", "numpy", "scikit-learn")
+
+
+def commit() -> str:
+    """The commit of the checkout that this package lies in, with "-dirty" where files differ from it."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed, perhaps into another repository's folder
+        return "unknown: the package is no git checkout"
+    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"unknown: git failed ({type(error).__name__})"
+
+
+def versions() -> str:
+    """Python's, and those of the libraries that numbers depend on."""
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in LIBRARIES)])
+
+
+def devices() -> str:
+    """The number and kind of the devices, and the processor of the machine."""
+    found = jax.devices()
+    return f"{len(found)} {found[0].device_kind} device(s) of {_processor()}, {os.cpu_count()} cores"
+
+
+def _processor() -> str:
+    """Its name as Linux has it; elsewhere what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
