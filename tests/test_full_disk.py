@@ -1,7 +1,10 @@
 """A disk that is full while a run saves: the older checkpoints stay, a person is told, and the run goes on."""
 
+import asyncio
 import contextlib
 import errno
+import gc
+import logging
 import os
 import resource
 import shutil
@@ -73,6 +76,23 @@ def test_a_failed_save_is_told_at_the_next_one_and_costs_no_older_checkpoint(tmp
     assert capfd.readouterr().err == ""
     finished = {path.name for path in (tmp_path / checkpoint.DIRECTORY).iterdir() if path.name.isdigit()}
     assert finished == {"2", "5"}, "the newest two, and nothing was deleted for one that failed"
+
+
+def test_what_failed_beside_a_failed_save_is_not_logged_however_late_it_is_collected(tmp_path, caplog):
+    def forgotten(error):
+        future = asyncio.new_event_loop().create_future()
+        future.set_exception(OSError(error))
+
+    logger = logging.getLogger("asyncio")
+    logger.filters.clear()
+    forgotten("before")
+    with checkpoint.open_manager(tmp_path) as manager, small_files_only():
+        assert save_and_wait(manager, 1) is not None
+    forgotten("after")
+    gc.collect()
+    logger.warning("something else")
+    told = [record.getMessage() for record in caplog.records if record.name == "asyncio"]
+    assert ["before" in told[0], *told[1:]] == [True, "something else"]
 
 
 def save_with_no_room(folder, step, then=None):

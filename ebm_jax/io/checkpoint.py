@@ -93,6 +93,14 @@ def _without_logs() -> Iterator[None]:
         sys.unraisablehook = hook
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """False of what asyncio logs of reads and writes that failed beside one that is told.
+
+    They are logged when they are collected, which may be long after, at the end of the process.
+    """
+    return "exception was never retrieved" not in record.getMessage()
+
+
 def exists(workdir: Folder, directory: str = DIRECTORY) -> bool:
     """Whether anything ever finished a checkpoint there."""
     return bool(_steps(workdir / directory))
@@ -153,6 +161,7 @@ def settle(manager: ocp.CheckpointManager) -> str | None:
 
 def _failure(manager: ocp.CheckpointManager, step: int | None, error: Exception) -> str:
     """What went wrong, and what there is to go on from, after tidying up."""
+    logging.getLogger("asyncio").addFilter(_is_news)
     _remove_unfinished(manager)  # makes room on a full disk
     manager.reload()
     if storage.is_remote(manager.directory) and step not in manager.all_steps() and processes.is_first():
@@ -233,6 +242,7 @@ def _examined(manager: ocp.CheckpointManager, step: int, abstract: Any) -> tuple
         state, meta = restored["state"], {"step": step} | restored["meta"]  # the step is not in older checkpoints
     except Exception as error:  # tensorstore, zarr, JSON and Orbax each raise their own for damaged files
         reason = _reason(error)
+        logging.getLogger("asyncio").addFilter(_is_news)
     if (reason := _agreed(reason)) is None:
         saved = {"step": step, "fingerprint": fingerprint(state)}
         reason = _agreed(None if meta == saved else "its arrays are not those that were saved under this step")
