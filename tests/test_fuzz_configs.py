@@ -75,6 +75,9 @@ def checked(values):
     build.check(config, 8)
     build.check_task(config, 8)
     build.check_samples_fit(config)
+    if config.data.source != "density":
+        build.check_evaluation(config)
+        build.check_evaluation_fits(config)
     return config
 
 
@@ -473,7 +476,7 @@ def damaged_json(text):
 DAMAGES = list(damaged_json(json.dumps(BASES["digits"])))
 
 
-@pytest.mark.parametrize("mode", ["sample", "export", "train"])
+@pytest.mark.parametrize("mode", ["sample", "export", "evaluate", "train"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_run_whose_config_is_damaged_is_refused_in_one_line_and_left_as_it_is(
     trained, tmp_path, capsys, damage, mode
@@ -572,7 +575,7 @@ def test_samples_that_cannot_be_had_are_refused_in_one_line_and_the_run_is_left_
     assert files(trained) == before
 
 
-@pytest.mark.parametrize("mode", ["export", "sample"])
+@pytest.mark.parametrize("mode", ["export", "sample", "evaluate"])
 def test_no_checkpoint_or_another_run_is_refused_in_one_line(trained, tmp_path, capsys, mode):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -580,7 +583,7 @@ def test_no_checkpoint_or_another_run_is_refused_in_one_line(trained, tmp_path, 
     assert run.main(command(folder, mode)) == 2
     assert "has no checkpoint" in capsys.readouterr().err
     assert run.main(command(folder, mode, chain__num_steps=9)) == 2
-    assert "only --config.sample keys may change" in capsys.readouterr().err
+    assert "only --config.sample" in capsys.readouterr().err
 
 
 PREPARE = {

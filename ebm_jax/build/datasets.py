@@ -168,7 +168,8 @@ def _sklearn_source(config: Config, path: str) -> source.Source:
 def _file_source(make: Callable[..., source.Source]) -> Callable[[Config, str], source.Source]:
     def from_path(config: Config, path: str) -> source.Source:
         if not path:
-            raise BadInput(f"data.source {config.data.source} names no file or folder; use {config.data.source}:PATH")
+            kind = config.data.source.partition(":")[0]
+            raise BadInput(f"data.source {config.data.source} names no file or folder; use {kind}:PATH")
         return make(path, config.data.split, tuple(config.data.shape), crop=config.data.crop)
 
     return from_path

@@ -21,7 +21,7 @@ MADE = {  # sets made of the inside images, or of nothing
     "interpolation": outliers.interpolation,
     "rotation": outliers.rotation,
 }
-NAMED, PATHS = ("tfds", "sklearn", "shapes"), ("folder", "npz")
+NAMED, PATHS = ("tfds", "sklearn"), ("folder", "npz")
 TRUE_POSITIVE_RATE = 0.95
 RESAMPLES = 200  # of the bootstrap
 SHOWN = 12  # images of each set in the picture
