@@ -79,7 +79,8 @@ def auroc(inside: Inside, outside: Outside) -> Auroc:
     above = (ranks[:m] - rankdata(inside)) / n  # share of outside scores below each inside one
     below = 1 - (ranks[m:] - rankdata(outside)) / m  # share of inside scores above each outside one
     variance = above.var(ddof=1) / m + below.var(ddof=1) / n
-    return Auroc(float(above.mean()), float(np.sqrt(variance)))
+    value = (ranks[:m].sum() - m * (m + 1) / 2) / (m * n)  # exact: the mean of `above` would be off by rounding
+    return Auroc(float(value), float(np.sqrt(variance)))
 
 
 def false_positive_rate(inside: Inside, outside: Outside, true_positive_rate: float) -> float:
