@@ -225,7 +225,7 @@ def test_thousands_of_configs_are_refused_in_one_line_or_have_a_training_step():
     odd, one, several = try_odd_values(stride=1), fuzz_configs(3_000), fuzz_steps(150)
     for what, counts in {"each key, each odd value": odd, "one key": one, "several keys": several}.items():
         print(f"{what}: {counts.total()} examples, {dict(counts)}")
-    assert several["traced"] > 20
+    assert several["traced"] > 10
 
 
 @pytest.mark.parametrize(
