@@ -50,7 +50,7 @@ def test_enlarging_is_pillows_bilinear_between_pixel_centres(shape):
     large = Image.fromarray(image).resize((299, 299), Image.Resampling.BILINEAR)
     found = np.asarray(inception.resized(jnp.asarray(image[None, :, :, None])))[0]
     for channel in range(3):
-        np.testing.assert_allclose(found[:, :, channel], 2 * np.asarray(large) - 1, atol=3e-6)
+        np.testing.assert_allclose(found[:, :, channel], 2 * np.asarray(large) - 1, atol=2e-5)  # float32 positions
 
 
 def random_state():
@@ -76,7 +76,7 @@ def test_folded_layer_is_the_convolution_followed_by_the_normalisation():
     weight = rng.normal(size=(32, 3, 3, 3)).astype(np.float32)
     params = inception.params_of(STATE | {f"{layer}.conv.weight": weight})
     x = rng.normal(size=(1, 9, 9, 3)).astype(np.float32)
-    found = inception.Layer(32, (3, 3), 2, "VALID").apply({"params": params[layer]}, x)
+    found = inception.Layer(32, (3, 3), 2, "VALID").apply({"params": params[layer]}, jnp.asarray(x))
     scale, offset, mean, variance = (
         STATE[f"{layer}.bn.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
     )
