@@ -129,6 +129,19 @@ def get_config() -> Any:
     config.eval.seed = 0
     config.eval.ood_sets = "train,uniform,constant,interpolation,rotation"  # or SOURCE:NAME, SOURCE:PATH, also @SPLIT
     config.eval.ood_images = 2_000  # random images of each set at most
+    config.eval.splits = 10  # groups of samples that standard errors are taken over; Inception Score's paper
+    config.eval.inception_weights = ""  # file of the FID's Inception weights, PyTorch's .pth or .npz of the same names
+    config.eval.inception_sha256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # empty: any
+    config.eval.inception_batch_size = 64  # images at once, over all devices; each takes about 40 MB at 299x299
+    config.eval.reference = ""  # file of the reference's Inception statistics, made where there is none; empty: no file
+    config.eval.kept_features = 10_000  # of either set, for kid, precision_recall, density_coverage; 8 kB each
+    config.eval.kid_subsets = 100  # random subsets of either set; Bińkowski 2018
+    config.eval.kid_subset_size = 1_000  # images of a subset; Bińkowski 2018
+    config.eval.precision_neighbours = 3  # k of precision and recall; Kynkäänniemi 2019
+    config.eval.coverage_neighbours = 5  # k of density and coverage; Naeem 2020
+    config.eval.classifier_dir = ""  # where trained classifiers are kept; empty: the run's folder
+    config.eval.classifier_steps = 2_000  # training steps of the classifier, of 128 images; ours
+    config.eval.classifier_seed = 0  # another one is another distance
 
     config.log = ConfigDict()
     config.log.every = 100  # steps between two lines of metrics

@@ -28,6 +28,7 @@ DRY_RUN = {  # what train.dry_run=True puts over a config
     "eval.num_samples": 16,
     "eval.batch_size": 16,
     "eval.ood_images": 16,
+    "eval.classifier_steps": 4,
     "log.every": 1,
     "log.images_every": 0,
     "checkpoint.every": 3,

@@ -71,6 +71,12 @@ TEXT = Limit(
     lambda value: len(value) <= LONGEST_TEXT,
 )
 WORD = Limit("text", TEXT.is_kind, "some letters", lambda value: bool(value.strip()) and TEXT.in_range(value))
+HASH = Limit(
+    "text",
+    TEXT.is_kind,
+    "the beginning of a SHA-256 in hexadecimal digits, or empty",
+    lambda value: len(value) <= 64 and set(value.lower()) <= set("0123456789abcdef"),
+)
 SHAPE = Limit(
     "whole numbers such as (32, 32, 3)",
     _is_shape,
@@ -202,6 +208,19 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "seed": SEED,
         "ood_sets": TEXT,
         "ood_images": whole(4, 10_000_000),
+        "splits": whole(2, 1000),
+        "inception_weights": TEXT,
+        "inception_sha256": HASH,
+        "inception_batch_size": whole(1, 1_000_000),
+        "reference": TEXT,
+        "kept_features": whole(2, 10_000_000),
+        "kid_subsets": whole(2, 1_000_000),
+        "kid_subset_size": whole(2, 1_000_000),
+        "precision_neighbours": whole(1, 1_000_000),
+        "coverage_neighbours": whole(1, 1_000_000),
+        "classifier_dir": TEXT,
+        "classifier_steps": whole(1, 10_000_000),
+        "classifier_seed": SEED,
     },
     "log": {"every": whole(1), "images_every": whole(0)},
     "checkpoint": {"every": whole(1), "keep": whole(1)},

@@ -81,4 +81,4 @@ def train(seed: int, images: np.ndarray, labels: np.ndarray, *, num_classes: int
             order = rng.permutation(len(images))
         rows, order = order[:size], order[size:]
         state = step(state, images[rows], labels[rows])
-    return jax.device_get(state[0])
+    return state[0]

@@ -26,14 +26,29 @@ def empty(num_classes: int) -> ClassSums:
     return ClassSums(0, np.zeros(num_classes), 0.0, np.zeros(num_classes, np.int64))
 
 
-def update(sums: ClassSums, probabilities: np.ndarray) -> ClassSums:
-    """The sums with those of more images added, whose probabilities are [n, classes]."""
+def of(probabilities: np.ndarray) -> ClassSums:
+    """Those of images whose probabilities are [n, classes]."""
     rows = np.asarray(probabilities, np.float64)
     return ClassSums(
-        sums.count + len(rows),
-        sums.probabilities + rows.sum(0),
-        sums.negative_entropy + float(xlogy(rows, rows).sum()),
-        sums.predicted + np.bincount(rows.argmax(1), minlength=rows.shape[1]),
+        len(rows),
+        rows.sum(0),
+        float(xlogy(rows, rows).sum()),
+        np.bincount(rows.argmax(1), minlength=rows.shape[1]),
+    )
+
+
+def update(sums: ClassSums, probabilities: np.ndarray) -> ClassSums:
+    """The sums with those of more images added, whose probabilities are [n, classes]."""
+    return merge(sums, of(probabilities))
+
+
+def merge(a: ClassSums, b: ClassSums) -> ClassSums:
+    """Those of the union of two disjoint sets."""
+    return ClassSums(
+        a.count + b.count,
+        a.probabilities + b.probabilities,
+        a.negative_entropy + b.negative_entropy,
+        a.predicted + b.predicted,
     )
 
 

@@ -2,11 +2,27 @@
 
 from collections.abc import Callable
 
-from ebm_jax.evaluators import ood
+from ebm_jax.evaluators import classifier, features, ood
 from ebm_jax.evaluators.common import Evaluator
 from ebm_jax.types import Config
 
-EVALUATORS: dict[str, Evaluator] = {"ood": ood.measure}
+EVALUATORS: dict[str, Evaluator] = {
+    "ood": ood.measure,
+    "fid": features.fid,
+    "inception_score": features.inception_score,
+    "kid": features.kid,
+    "precision_recall": features.precision_recall,
+    "density_coverage": features.density_coverage,
+    "classifier_distance": classifier.classifier_distance,
+}
 """By the metric's name in `eval.metrics`."""
-CHECKS: dict[str, Callable[[Config], None]] = {"ood": ood.check}
+CHECKS: dict[str, Callable[[Config], None]] = {
+    "ood": ood.check,
+    "fid": features.check_fid,
+    "inception_score": features.check_inception_score,
+    "kid": features.check_kid,
+    "precision_recall": features.check_precision_recall,
+    "density_coverage": features.check_density_coverage,
+    "classifier_distance": classifier.check,
+}
 """What refuses, before anything is measured, a config that a metric cannot be measured with."""

@@ -3,13 +3,12 @@
 import hashlib
 import io
 import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ebm_jax.io.workdir import write_atomically
-from ebm_jax.types import BadInput
+from ebm_jax.types import BadInput, Folder
 
 DESCRIPTION, DIGEST = "description", "sha256"
 
@@ -32,7 +31,7 @@ def digest_of(arrays: dict[str, np.ndarray], description: dict[str, str]) -> str
     return digest.hexdigest()
 
 
-def write(path: Path, arrays: dict[str, np.ndarray], description: dict[str, str]) -> str:
+def write(path: Folder, arrays: dict[str, np.ndarray], description: dict[str, str]) -> str:
     """Write the whole file or nothing, over what was there; its digest.
 
     Raises:
@@ -49,14 +48,14 @@ def write(path: Path, arrays: dict[str, np.ndarray], description: dict[str, str]
     return digest
 
 
-def read(path: Path) -> Archive:
+def read(path: Folder) -> Archive:
     """What the file holds, its hash checked; nothing is unpickled.
 
     Raises:
       BadInput: it cannot be read, or is no such file, or its hash is not that of its content.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         description, digest = json.loads(str(arrays.pop(DESCRIPTION))), str(arrays.pop(DIGEST))
     except OSError as error:

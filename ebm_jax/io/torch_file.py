@@ -174,7 +174,7 @@ def _result(file: io.BufferedIOBase) -> Any:
     """What the next program in the file leaves on the stack: plain values, names, storages and tensors."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
-    instructions: Any = pickletools.genops(file)
+    instructions: Any = pickletools.genops(file)  # pyright: ignore[reportArgumentType]
     for opcode, argument, _ in instructions:
         name = opcode.name
         if name == "STOP":

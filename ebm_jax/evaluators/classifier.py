@@ -1,0 +1,129 @@
+"""The classifier distance: a Fréchet distance in the features of a small classifier of the data; it is no FID."""
+
+import hashlib
+import json
+from functools import partial, reduce
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from ebm_jax.evaluation import classifier, features, frechet, score
+from ebm_jax.evaluation.features import Summary
+from ebm_jax.evaluators.common import Outcome, Subject, Value, sha256
+from ebm_jax.evaluators.features import noted, require_covariance, require_same_shape
+from ebm_jax.io import archive, storage
+from ebm_jax.io.data import Dataset
+from ebm_jax.types import BadInput, Config, Params
+
+
+def check(config: Config) -> None:
+    """Refuse a distance of too few samples.
+
+    Raises:
+      BadInput: there are no more samples than features.
+    """
+    require_covariance("classifier_distance", "eval.num_samples", config.eval.num_samples, classifier.NUM_FEATURES)
+
+
+def classifier_distance(subject: Subject) -> Outcome:
+    """Distance, score and class coverage of the samples; the distance beside that of as many images of `eval.split`.
+
+    Raises:
+      BadInput: the data have no classes; there are too few images; the sets differ in shape.
+    """
+    config, images = subject.config, features.quantised(subject.samples.images)
+    reference, unseen = subject.data(config.eval.reference_split), subject.data(config.eval.split)
+    require_same_shape(images, reference.images)
+    params, words = trained(subject)
+    feature_fn = features.make_feature_fn(
+        partial(classifier.apply, reference.num_classes), params, subject.mesh, config.eval.batch_size
+    )
+    rows = np.linspace(0, len(unseen.images) - 1, min(len(images), len(unseen.images))).round().astype(np.int64)
+
+    def summary(what: str, of: np.ndarray, num_groups: int) -> Summary:
+        require_covariance("classifier_distance", f"images of {what}", len(of), classifier.NUM_FEATURES)
+        fn = noted(subject, what, feature_fn, len(of))
+        return features.summarise(fn, of, num_groups=num_groups, keep=0)
+
+    of_reference = summary("the reference", reference.images, 1)
+    of_samples = summary("samples", images, config.eval.splits)
+    of_unseen = summary("unseen images", unseen.images[rows], config.eval.splits)
+    law = frechet.gaussian(of_reference.moments[0])
+    samples_classes = reduce(score.merge, of_samples.classes)
+    values = {
+        "classifier distance": Value(*frechet.jackknifed_distance(of_samples.moments, law)),
+        f"classifier distance of {config.eval.split} images": Value(
+            *frechet.jackknifed_distance(of_unseen.moments, law)
+        ),
+        "classifier score": Value(*score.score_over_splits(of_samples.classes)),
+        f"classifier score of {config.eval.split} images": Value(*score.score_over_splits(of_unseen.classes)),
+        "class coverage": Value(score.class_overlap(samples_classes, of_reference.classes[0])),
+    }
+    accuracy = (feature_fn(unseen.images)[1].argmax(1) == unseen.labels).mean()
+    protocol = {
+        "features": f"{classifier.NUM_FEATURES} of the project's own classifier, no Inception: a classifier distance "
+        "is comparable with others of the same classifier only, and never with an FID",
+        "classifier": f"{words}; accuracy {accuracy:.4f} on {config.eval.split}",
+        "images": "rounded to 256 levels",
+        "compared": f"{len(images):,} samples, and {len(rows):,} evenly spaced images of {config.eval.split}, each "
+        f"with all {len(reference.images):,} images of {config.eval.reference_split}",
+        "score": "exp of the mean KL(p(y|x) || p(y)), from 1 to the number of classes",
+        "class coverage": "Σ over classes of the smaller of its shares among samples and reference, as the classifier "
+        "tells them; 1: all classes as often as in the reference",
+        "standard error": f"distance: jackknife over {config.eval.splits} groups of consecutive images; score: over "
+        "those groups; of their sampling, not of the reference's, nor of training",
+    }
+    return Outcome(values, protocol, {})
+
+
+def trained(subject: Subject) -> tuple[Params, str]:
+    """The classifier of the run's training split, kept for later evaluations, and what it is, in words.
+
+    Raises:
+      BadInput: the data have no classes; the kept classifier is damaged.
+    """
+    config = subject.config
+    dataset = subject.data(config.data.split)
+    _require_classes(config, dataset)
+    recipe = {
+        "classifier": classifier.VERSION,
+        "images": sha256(dataset.images),
+        "labels": sha256(dataset.labels),
+        "classes": str(dataset.num_classes),
+        "steps": str(config.eval.classifier_steps),
+        "seed": str(config.eval.classifier_seed),
+    }
+    name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    folder = storage.folder_of(config.eval.classifier_dir) if config.eval.classifier_dir else subject.folder
+    path = folder / "classifier" / f"{name}.npz"
+    if not path.exists():
+        subject.note(f"training the classifier, {config.eval.classifier_steps:,} steps")
+        params = classifier.train(
+            config.eval.classifier_seed,
+            dataset.images,
+            dataset.labels,
+            num_classes=dataset.num_classes,
+            num_steps=config.eval.classifier_steps,
+        )
+        archive.write(path, {key: np.asarray(leaf) for key, leaf in _flat(params).items()}, recipe)
+    saved = archive.read(path)
+    params = traverse_util.unflatten_dict({key: jnp.asarray(leaf) for key, leaf in saved.arrays.items()}, sep="/")
+    words = (
+        f"trained for {recipe['steps']} steps from seed {recipe['seed']} on {config.data.name} {config.data.split}, "
+        f"{path.name}, SHA-256 {saved.digest}"
+    )
+    return params, words
+
+
+def _flat(params: Any) -> dict[str, Any]:
+    return traverse_util.flatten_dict(params, sep="/")
+
+
+def _require_classes(config: Config, dataset: Dataset) -> None:
+    if dataset.labels.ndim != 1 or dataset.num_classes < 2:
+        raise BadInput(
+            f"classifier_distance needs images of classes, and those of {config.data.name} have "
+            f"{'vectors' if dataset.labels.ndim != 1 else 'none'}; leave it out of eval.metrics"
+        )

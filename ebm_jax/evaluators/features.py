@@ -1,0 +1,298 @@
+"""FID, Inception Score, KID, precision and recall, density and coverage: one pass of the Inception over either set."""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ebm_jax.evaluation import features, frechet, inception, kernel_distance, manifolds, score
+from ebm_jax.evaluation.features import FeatureFn, Summary
+from ebm_jax.evaluation.frechet import Gaussian
+from ebm_jax.evaluation.moments import Moments
+from ebm_jax.evaluators.common import Outcome, Subject, Value
+from ebm_jax.io import archive, weights
+from ebm_jax.types import BadInput, Config
+
+WEIGHTS = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+KID, SEED = 1, 2  # streams beside eval.seed
+
+
+class Compared(NamedTuple):
+    """The samples and the reference, seen through the Inception."""
+
+    samples: Summary
+    reference: Moments
+    reference_kept: np.ndarray
+    """float32 [m, 2048]."""
+    protocol: dict[str, str]
+
+
+def require_weights(metric: str, config: Config) -> None:
+    """Refuse a metric in features of the Inception without its weights.
+
+    Raises:
+      BadInput: with the way to get them, and what can be measured without.
+    """
+    if not config.eval.inception_weights:
+        raise BadInput(
+            f"{metric} needs the FID's Inception weights: download {WEIGHTS} (96 MB) and name the file by "
+            "--config.eval.inception_weights=FILE; or use eval.metrics=classifier_distance, which needs none and is "
+            "no FID"
+        )
+
+
+def check_fid(config: Config) -> None:
+    """Refuse an FID of too few samples.
+
+    Raises:
+      BadInput: as `require_weights`; or there are no more samples than features.
+    """
+    require_weights("fid", config)
+    require_covariance("fid", "eval.num_samples", config.eval.num_samples, inception.NUM_FEATURES)
+
+
+def require_covariance(metric: str, what: str, count: int, num_features: int) -> None:
+    """Refuse fewer samples than a covariance of full rank needs; the distance of fewer says more of their number.
+
+    Raises:
+      BadInput: there are at most as many samples as features.
+    """
+    if count <= num_features:
+        raise BadInput(
+            f"{what} {count:,} are too few for {metric}, whose covariance of {num_features:,} features needs "
+            f"{num_features + 1:,}; use at least those"
+        )
+
+
+def check_inception_score(config: Config) -> None:
+    """Refuse an Inception Score of fewer samples than splits.
+
+    Raises:
+      BadInput: as `require_weights`; or with both numbers.
+    """
+    require_weights("inception_score", config)
+    _require_fewer(config, "eval.splits", config.eval.splits, config.eval.num_samples + 1)
+
+
+def check_kid(config: Config) -> None:
+    """Refuse a KID whose subsets are larger than what they are drawn from.
+
+    Raises:
+      BadInput: as `require_weights`; or with the size and the limit.
+    """
+    require_weights("kid", config)
+    _require_fewer(config, "eval.kid_subset_size", config.eval.kid_subset_size, _kept(config) + 1)
+
+
+def check_precision_recall(config: Config) -> None:
+    """Refuse more neighbours than there are samples.
+
+    Raises:
+      BadInput: as `require_weights`; or with the number and the limit.
+    """
+    require_weights("precision_recall", config)
+    _require_fewer(config, "eval.precision_neighbours", config.eval.precision_neighbours, _kept(config))
+
+
+def check_density_coverage(config: Config) -> None:
+    """Refuse more neighbours than there are samples.
+
+    Raises:
+      BadInput: as `require_weights`; or with the number and the limit.
+    """
+    require_weights("density_coverage", config)
+    _require_fewer(config, "eval.coverage_neighbours", config.eval.coverage_neighbours, _kept(config))
+
+
+def _kept(config: Config) -> int:
+    return min(config.eval.num_samples, config.eval.kept_features)
+
+
+def _require_fewer(config: Config, key: str, value: int, limit: int) -> None:
+    if value >= limit:
+        raise BadInput(
+            f"{key} {value} is too many for eval.num_samples {config.eval.num_samples} and eval.kept_features "
+            f"{config.eval.kept_features}; use at most {limit - 1}"
+        )
+
+
+def fid(subject: Subject) -> Outcome:
+    """The Fréchet Inception Distance of the samples from the reference split."""
+    compared = compare(subject)
+    require_covariance("fid", "images of the reference", compared.reference.count, inception.NUM_FEATURES)
+    value = frechet.jackknifed_distance(compared.samples.moments, _reference_law(subject))
+    return Outcome({"FID": Value(*value)}, compared.protocol | {"standard error": _jackknife(subject)}, {})
+
+
+def inception_score(subject: Subject) -> Outcome:
+    """The Inception Score of the samples."""
+    compared = compare(subject)
+    error = (
+        f"the mean of {subject.config.eval.splits} splits of consecutive samples, and the standard error of that mean; "
+        "classes by the logits without their bias"
+    )
+    value = Value(*score.score_over_splits(compared.samples.classes))
+    return Outcome({"Inception Score": value}, compared.protocol | {"standard error": error}, {})
+
+
+def kid(subject: Subject) -> Outcome:
+    """The Kernel Inception Distance of the samples from the reference split."""
+    compared, config = compare(subject), subject.config.eval
+    value = kernel_distance.kernel_distance(
+        np.random.default_rng([config.seed, SEED, KID]),
+        compared.samples.kept,
+        compared.reference_kept,
+        num_subsets=config.kid_subsets,
+        subset_size=config.kid_subset_size,
+    )
+    protocol = {
+        "kernel": "(x·y / 2048 + 1)³, unbiased estimate of MMD²; often published times 1,000",
+        "standard error": f"over {config.kid_subsets} subsets of {config.kid_subset_size:,} of {_of_either(compared)}",
+    }
+    return Outcome({"KID": Value(*value)}, compared.protocol | protocol, {})
+
+
+def precision_recall(subject: Subject) -> Outcome:
+    """Improved precision and recall of the samples against the reference split."""
+    found, protocol = _cover(subject, subject.config.eval.precision_neighbours)
+    return Outcome({"precision": Value(found.precision), "recall": Value(found.recall)}, protocol, {})
+
+
+def density_coverage(subject: Subject) -> Outcome:
+    """Density and coverage of the samples against the reference split."""
+    found, protocol = _cover(subject, subject.config.eval.coverage_neighbours)
+    return Outcome({"density": Value(found.density), "coverage": Value(found.coverage)}, protocol, {})
+
+
+def _cover(subject: Subject, neighbours: int) -> tuple[manifolds.Cover, dict[str, str]]:
+    compared = compare(subject)
+    subject.note("distances of all pairs of features")
+    found = manifolds.cover(compared.reference_kept, compared.samples.kept, neighbours=neighbours)
+    return found, compared.protocol | {"neighbours": f"{neighbours}, among {_of_either(compared)}"}
+
+
+def _of_either(compared: Compared) -> str:
+    return f"{len(compared.samples.kept):,} evenly spaced samples and {len(compared.reference_kept):,} of the reference"
+
+
+def _jackknife(subject: Subject) -> str:
+    return (
+        f"jackknife over {subject.config.eval.splits} groups of consecutive samples: of their sampling, not of the "
+        "reference's, nor of training"
+    )
+
+
+def compare(subject: Subject) -> Compared:
+    """The samples and the reference through the Inception, once for all metrics of an evaluation.
+
+    Raises:
+      BadInput: the weights cannot be read; the sets differ in shape; the saved reference is of something else.
+    """
+    images = subject.samples.images
+    if not subject.config.eval.reference:
+        require_same_shape(images, subject.data(subject.config.eval.reference_split).images)
+    return _compared(subject)
+
+
+def require_same_shape(samples: np.ndarray, reference: np.ndarray) -> None:
+    """Refuse to compare images [n, h, w, c] and [m, h, w, c] of different shapes, which would be resized differently.
+
+    Raises:
+      BadInput: with both shapes.
+    """
+    if samples.shape[1:] != reference.shape[1:]:
+        raise BadInput(
+            f"samples of {shape_in_words(samples)} cannot be compared with images of {shape_in_words(reference)}; "
+            "prepare both in one data.shape"
+        )
+
+
+def shape_in_words(images: np.ndarray) -> str:
+    """The size of one of images [n, h, w, c]."""
+    return "x".join(map(str, images.shape[1:]))
+
+
+@functools.lru_cache(maxsize=1)
+def _compared(subject: Subject) -> Compared:
+    config = subject.config.eval
+    found = weights.read(Path(config.inception_weights), config.inception_sha256)
+    params = inception.params_of(found.arrays)
+    apply = inception.Inception().apply
+    feature_fn = features.make_feature_fn(
+        lambda params, images: apply({"params": params}, images),  # pyright: ignore[reportArgumentType, reportReturnType]
+        params,
+        subject.mesh,
+        config.inception_batch_size,
+    )
+    images = subject.samples.images
+    reference, kept, words = _reference(subject, feature_fn, found.digest, shape_in_words(images))
+    samples = features.summarise(
+        noted(subject, "samples", feature_fn, len(images)),
+        features.quantised(images),
+        num_groups=config.splits,
+        keep=config.kept_features,
+    )
+    protocol = {
+        "feature weights": f"{Path(config.inception_weights).name}, SHA-256 {found.digest}",
+        "images": f"rounded to 256 levels, {inception.CONVENTION}",
+        "reference": words,
+    }
+    return Compared(samples, reference, kept, protocol)
+
+
+@functools.lru_cache(maxsize=1)
+def _reference_law(subject: Subject) -> Gaussian:
+    return frechet.gaussian(_compared(subject).reference)
+
+
+def noted(subject: Subject, what: str, feature_fn: FeatureFn, total: int) -> FeatureFn:
+    """The function, telling whoever waits how many images it has seen."""
+    done = 0
+
+    def fn(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal done
+        subject.note(f"features of {what}, {done:,} of {total:,}")
+        done += len(images)
+        return feature_fn(images)
+
+    return fn
+
+
+def _reference(subject: Subject, feature_fn: FeatureFn, digest: str, shape: str) -> tuple[Moments, np.ndarray, str]:
+    """Moments and kept features of the reference split, and what they are of: read from the file, or made for it."""
+    config = subject.config
+    wanted = {
+        "set": f"{config.data.name} {config.eval.reference_split}",
+        "shape": shape,
+        "feature weights": digest,
+        "images": inception.CONVENTION,
+    }
+    path = Path(config.eval.reference)
+    if config.eval.reference and path.exists():
+        return _saved_reference(path, wanted)
+    images = subject.data(config.eval.reference_split).images
+    fn = noted(subject, "the reference", feature_fn, len(images))
+    made = features.summarise(fn, images, num_groups=1, keep=config.eval.kept_features)
+    (found,) = made.moments
+    words = subject.described(config.eval.reference_split)
+    if config.eval.reference:
+        arrays = {"count": np.array(found.count), "mean": found.mean, "scatter": found.scatter, "kept": made.kept}
+        written = archive.write(path, arrays, wanted | {"images of the set": words})
+        words += f"; saved as {path.name}, SHA-256 {written}"
+    return found, made.kept, words
+
+
+def _saved_reference(path: Path, wanted: dict[str, str]) -> tuple[Moments, np.ndarray, str]:
+    saved = archive.read(path)
+    for name, value in wanted.items():
+        found = saved.description.get(name, "absent")
+        if found != value:
+            raise BadInput(
+                f"eval.reference {path} has other statistics: {name} is {found} there and {value} here; give another "
+                "path, and they are made"
+            )
+    arrays = saved.arrays
+    found = Moments(int(arrays["count"]), arrays["mean"], arrays["scatter"])
+    words = saved.description["images of the set"]
+    return found, arrays["kept"], f"{words}; read from {path.name}, SHA-256 {saved.digest}"
