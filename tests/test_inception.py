@@ -25,7 +25,7 @@ def test_number_of_parameters_is_that_of_torchvisions_with_1008_classes_and_with
 
 
 def test_outputs_are_2048_features_and_1008_classes_of_any_image():
-    for shape in ((3, 32, 32, 3), (1, 28, 28, 1), (2, 320, 310, 3)):
+    for shape in ((3, 28, 28, 1), (2, 320, 310, 3)):
         params = inception.shapes()
         features, classes = jax.eval_shape(
             lambda params, x: inception.Inception().apply({"params": params}, x), params, jnp.zeros(shape)
@@ -98,8 +98,11 @@ def without(name):
         (without("Mixed_5b.branch1x1.bn.bias"), r"^Mixed_5b.branch1x1.bn.bias is missing, .* \(64,\); .*$"),
         (STATE | {"fc.weight": np.zeros((1000, 2048))}, r"^fc.weight is of the shape \(1000, 2048\), .*$"),
         (STATE | {"AuxLogits.fc.bias": np.zeros(1000)}, r"^AuxLogits.fc.bias is no weight of the FID Inception.*$"),
-        (STATE | {"fc.bias": np.full(1008, np.nan)}, r"^fc.bias has values that are not finite.*$"),
-        (STATE | {"Conv2d_1a_3x3.bn.running_var": np.full(32, -1.0)}, r"^Conv2d_1a_3x3.bn.running_var has negative.*$"),
+        (STATE | {"fc.bias": np.full(1008, np.nan)}, r"^fc.bias has values that cannot be its.*$"),
+        (
+            STATE | {"Conv2d_1a_3x3.bn.running_var": np.full(32, -1.0)},
+            r"^Conv2d_1a_3x3.bn.running_var has values.*$",
+        ),
     ],
     ids=["missing", "torchvision's own", "second head", "not finite", "negative variance"],
 )

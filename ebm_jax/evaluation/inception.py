@@ -4,6 +4,7 @@ It differs from the network of the paper (Szegedy 2015) in what its blocks pool:
 last block takes a maximum, and there are 1,008 classes. The layers are named as in the PyTorch FID weights file.
 """
 
+import functools
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -27,6 +29,7 @@ CONVENTION = (
 
 Features = Float[Array, "b _ _ _"]  # NHWC
 WITHOUT_PADDING = "VALID"
+NORMALISATION = ("weight", "bias", "running_mean", "running_var")
 Convolution = partial(nn.Conv, precision=lax.Precision.HIGHEST)  # TPUs round float32 to bfloat16 elsewhere
 
 
@@ -169,6 +172,7 @@ class Inception(nn.Module):
         return features, jax.nn.softmax(logits)
 
 
+@functools.cache
 def shapes() -> Any:
     """The tree of the network's parameters as shapes and types."""
     variables = jax.eval_shape(Inception().init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
@@ -184,38 +188,38 @@ def params_of(state: dict[str, np.ndarray]) -> Params:
     Raises:
       BadInput: a weight is missing, unknown, of another shape or not finite, or a variance is negative.
     """
-    left = {name: np.asarray(array) for name, array in state.items() if not name.endswith("num_batches_tracked")}
+    tree: Any = traverse_util.flatten_dict(shapes())
+    layers = {path: leaf.shape for path, leaf in tree.items() if path[-2] == "conv"}
+    _check(state, {".".join(path[:-2]): shape for path, shape in layers.items() if path[-1] == "kernel"})
+    params = {("fc", "kernel"): state["fc.weight"].T.astype(np.float32)}
+    for *layer, _ in {path[:-1] for path in layers}:
+        kernel, bias = _folded(state, ".".join(layer))
+        params |= {(*layer, "conv", "kernel"): kernel, (*layer, "conv", "bias"): bias}
+    return jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(params))
 
-    def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        array = left.pop(name, None)
+
+def _folded(state: dict[str, np.ndarray], layer: str) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel [h, w, in, out] and bias [out] of a convolution and the normalisation that follows it."""
+    weight = state[f"{layer}.conv.weight"].astype(np.float64)
+    scale, offset, mean, variance = (state[f"{layer}.bn.{part}"].astype(np.float64) for part in NORMALISATION)
+    factor = scale / np.sqrt(variance + EPSILON)
+    kernel = (weight * factor[:, None, None, None]).transpose(2, 3, 1, 0)
+    return kernel.astype(np.float32), (offset - mean * factor).astype(np.float32)
+
+
+def _check(state: dict[str, np.ndarray], kernels: dict[str, tuple[int, ...]]) -> None:
+    """Raise BadInput for what is not the state of a network with these kernels [h, w, in, out]."""
+    expected: dict[str, tuple[int, ...]] = {"fc.weight": (NUM_CLASSES, NUM_FEATURES), "fc.bias": (NUM_CLASSES,)}
+    for layer, (height, width, c_in, c_out) in kernels.items():
+        expected[f"{layer}.conv.weight"] = (c_out, c_in, height, width)
+        expected |= {f"{layer}.bn.{part}": (c_out,) for part in NORMALISATION}
+    for name, shape in expected.items():
+        array = state.get(name)
         if array is None or array.shape != shape:
             found = "missing" if array is None else f"of the shape {array.shape}"
             raise BadInput(f"{name} is {found}, the FID Inception has it as {shape}; take the file of its weights")
-        if not np.isfinite(array).all():
-            raise BadInput(f"{name} has values that are not finite; copy the file of the weights anew")
-        return array.astype(np.float64)
-
-    def folded(layer: str, kernel: jax.ShapeDtypeStruct) -> dict[str, np.ndarray]:
-        height, width, c_in, c_out = kernel.shape
-        weight = take(f"{layer}.conv.weight", (c_out, c_in, height, width))
-        scale, offset, mean, variance = (
-            take(f"{layer}.bn.{name}", (c_out,)) for name in ("weight", "bias", "running_mean", "running_var")
-        )
-        if variance.min() < 0:
-            raise BadInput(f"{layer}.bn.running_var has negative values; copy the file of the weights anew")
-        factor = scale / np.sqrt(variance + EPSILON)
-        kernel_of = (weight * factor[:, None, None, None]).transpose(2, 3, 1, 0)
-        return {"kernel": kernel_of.astype(np.float32), "bias": (offset - mean * factor).astype(np.float32)}
-
-    def convert(tree: Any, path: tuple[str, ...]) -> Any:
-        if "conv" in tree:
-            return {"conv": folded(".".join(path), tree["conv"]["kernel"])}
-        return {name: convert(below, (*path, name)) for name, below in tree.items()}
-
-    tree = shapes()
-    classes = take("fc.weight", (NUM_CLASSES, NUM_FEATURES)).T.astype(np.float32)
-    take("fc.bias", (NUM_CLASSES,))
-    params = {name: convert(below, (name,)) for name, below in tree.items() if name != "fc"}
-    if left:
-        raise BadInput(f"{min(left)} is no weight of the FID Inception; take the file of its weights")
-    return jax.tree.map(jnp.asarray, params | {"fc": {"kernel": classes}})
+        if not np.isfinite(array).all() or (name.endswith("running_var") and array.min() < 0):
+            raise BadInput(f"{name} has values that cannot be its; copy the file of the weights anew")
+    for name in state:
+        if name not in expected and not name.endswith("num_batches_tracked"):
+            raise BadInput(f"{name} is no weight of the FID Inception; take the file of its weights")

@@ -1,0 +1,197 @@
+"""The metrics in features, as --mode=evaluate has them: of equal sets, of shifted ones, saved, and refused."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_configs import config_of
+
+from ebm_jax import parallel
+from ebm_jax.evaluation import classifier, inception
+from ebm_jax.evaluators import CHECKS, EVALUATORS
+from ebm_jax.evaluators.common import Samples, Subject
+from ebm_jax.io import data
+from ebm_jax.types import BadInput
+
+OF_INCEPTION = ("fid", "inception_score", "kid", "precision_recall", "density_coverage")
+TEST = data.digits("test").images
+
+
+class SmallInception(nn.Module):
+    """In place of the real one, of which an image takes a second."""
+
+    @nn.compact
+    def __call__(self, images):
+        features = nn.Dense(16, use_bias=False)(images.reshape(images.shape[0], -1))
+        return features, jax.nn.softmax(features[:, :10])
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Weights in a file of the user's, for a network of 16 features."""
+    kernel = np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32)
+    monkeypatch.setattr(inception, "NUM_FEATURES", 16)
+    monkeypatch.setattr(inception, "Inception", SmallInception)
+    monkeypatch.setattr(inception, "params_of", lambda state: {"Dense_0": {"kernel": jnp.asarray(state["kernel"])}})
+    np.savez(tmp_path / "weights.npz", kernel=kernel)
+    return tmp_path / "weights.npz"
+
+
+def subject(folder, images=TEST, **changes):
+    config = config_of("digits").copy_and_resolve_references().unlock()
+    config.eval.num_samples, config.eval.inception_sha256 = len(images), ""
+    config.eval.kid_subset_size, config.eval.kid_subsets, config.eval.splits = 50, 20, 2
+    for key, value in changes.items():
+        setattr(config.eval, key, value)
+    made = Subject(config, {}, parallel.device_mesh(), 1, folder)
+    made._samples = Samples(images.astype(np.float32) / 255, np.zeros(len(images), np.int32), "made up")
+    return made
+
+
+def measured(of_run, *names):
+    for name in names:
+        CHECKS[name](of_run.config)
+    return {key: value for name in names for key, value in EVALUATORS[name](of_run).values.items()}
+
+
+def test_a_set_compared_with_itself_and_shifted_by_one_pixel(small, tmp_path):
+    options = {"inception_weights": str(small), "reference_split": "test"}
+    same = measured(subject(tmp_path, **options), *OF_INCEPTION)
+    assert set(same) == {"FID", "Inception Score", "KID", "precision", "recall", "density", "coverage"}
+    assert same["FID"].number < 1e-6
+    assert abs(same["KID"].number) < 5 * same["KID"].standard_error
+    assert [same[name].number for name in ("precision", "recall", "coverage")] == [1, 1, 1]
+    shifted = measured(subject(tmp_path, np.roll(TEST, 1, 2), **options), *OF_INCEPTION)
+    assert shifted["FID"].number > 5 * shifted["FID"].standard_error
+    assert shifted["KID"].number > 10 * shifted["KID"].standard_error
+    assert all(shifted[name].number < 1 for name in ("precision", "recall", "coverage"))
+
+
+def test_all_metrics_of_an_evaluation_share_one_pass(small, tmp_path, monkeypatch):
+    passes = []
+    original = inception.params_of
+    monkeypatch.setattr(inception, "params_of", lambda state: passes.append(1) or original(state))
+    of_run = subject(tmp_path, inception_weights=str(small))
+    measured(of_run, *OF_INCEPTION)
+    assert len(passes) == 1
+    assert of_run.used == {"samples", "train"}
+
+
+def test_a_saved_reference_gives_the_same_numbers_without_its_images(small, tmp_path):
+    path = tmp_path / "statistics" / "digits.npz"
+    options = {"inception_weights": str(small), "reference": str(path)}
+    plain = measured(subject(tmp_path, inception_weights=str(small)), *OF_INCEPTION)
+    made = measured(subject(tmp_path, **options), *OF_INCEPTION)
+    assert path.exists()
+    again = subject(tmp_path, **options)
+    again.data = None  # nothing is read
+    outcome = EVALUATORS["fid"](again)
+    assert plain == made == measured(again, *OF_INCEPTION)
+    assert "read from digits.npz, SHA-256" in outcome.protocol["reference"]
+    assert "digits train, 1,438 images" in outcome.protocol["reference"]
+
+
+@pytest.mark.parametrize("change", ["split", "weights", "shape"])
+def test_a_saved_reference_of_something_else_is_refused_in_one_line(change, small, tmp_path):
+    options = {"inception_weights": str(small), "reference": str(tmp_path / "saved.npz")}
+    measured(subject(tmp_path, **options), "fid")
+    images = TEST
+    if change == "split":
+        options["reference_split"] = "test"
+    elif change == "weights":
+        np.savez(small, kernel=np.ones((64, 16), np.float32))
+    else:
+        images = TEST.repeat(2, 1)
+    with pytest.raises(BadInput, match=r"^eval.reference .*saved.npz has other statistics: .* give another path.*$"):
+        measured(subject(tmp_path, images, **options), "fid")
+
+
+def test_sets_of_different_shapes_are_refused_in_one_line(small, tmp_path):
+    larger = subject(tmp_path, TEST.repeat(2, 1), inception_weights=str(small))
+    for name in ("fid", "classifier_distance"):
+        with pytest.raises(BadInput, match=r"^samples of 16x8x1 cannot be compared with images of 8x8x1; .*$"):
+            EVALUATORS[name](larger)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "line"),
+    [
+        ("fid", {}, r"^fid needs the FID's Inception weights: download https.*pt_inception.*classifier_distance.*$"),
+        ("kid", {}, r"^kid needs the FID's Inception weights.*$"),
+        (
+            "fid",
+            {"num_samples": 2048, "inception_weights": "x"},
+            r"^eval.num_samples 2,048 are too few for fid.*2,049.*$",
+        ),
+        (
+            "classifier_distance",
+            {"num_samples": 128},
+            r"^eval.num_samples 128 are too few for classifier_dist.* 129;.*$",
+        ),
+        ("inception_score", {"num_samples": 1, "inception_weights": "x"}, r"^eval.splits 2 is too many.*at most 1$"),
+        ("kid", {"kid_subset_size": 360, "inception_weights": "x"}, r"^eval.kid_subset_size 360 .* use at most 359$"),
+        (
+            "precision_recall",
+            {"kept_features": 3, "inception_weights": "x"},
+            r"^eval.precision_neighbours 3.*at most 2$",
+        ),
+        ("density_coverage", {"num_samples": 5, "inception_weights": "x"}, r"^eval.coverage_neighbours 5.*at most 4$"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is(name, changes, line, tmp_path):
+    with pytest.raises(BadInput, match=line):
+        CHECKS[name](subject(tmp_path, **changes).config)
+
+
+def test_weights_of_the_wrong_hash_are_refused_and_the_right_one_is_recorded(small, tmp_path):
+    wrong = subject(tmp_path, inception_weights=str(small), inception_sha256="6726825d")
+    with pytest.raises(BadInput, match=r"^.*weights.npz has the SHA-256 [0-9a-f]{64}, not 6726825d; .*$"):
+        EVALUATORS["fid"](wrong)
+    from ebm_jax.io import weights
+
+    digest = weights.read(small, "").digest
+    protocol = EVALUATORS["fid"](subject(tmp_path, inception_weights=str(small), inception_sha256=digest)).protocol
+    assert digest in protocol["feature weights"]
+    assert "align_corners=False" in protocol["images"]
+
+
+def test_classifier_distance_names_itself_keeps_its_classifier_and_tells_samples_from_data(tmp_path, monkeypatch):
+    options = {"classifier_steps": 30}
+    of_run = subject(tmp_path, **options)
+    outcome = EVALUATORS["classifier_distance"](of_run)
+    of_data, of_same = (outcome.values[f"classifier distance{suffix}"].number for suffix in ("", " of test images"))
+    assert of_data == pytest.approx(of_same, rel=1e-9), "the samples are the test images"
+    assert 0.8 < outcome.values["class coverage"].number <= 1
+    words = " ".join([*outcome.values, *outcome.protocol.values()])
+    assert "FID" not in words.replace("never with an FID", "")
+    (kept,) = (tmp_path / "classifier").iterdir()
+    assert kept.name in outcome.protocol["classifier"]
+    monkeypatch.setattr(classifier, "train", None)  # another evaluation does not train
+    ones = EVALUATORS["classifier_distance"](
+        subject(tmp_path, TEST[data.digits("test").labels == 1].repeat(8, 0), **options)
+    )
+    assert ones.values["classifier distance"].number > 5 * of_data
+    assert ones.values["class coverage"].number < 0.3
+
+
+def test_another_recipe_is_another_classifier_and_a_damaged_one_is_refused(tmp_path):
+    for seed in (0, 1):
+        EVALUATORS["classifier_distance"](subject(tmp_path, classifier_steps=2, classifier_seed=seed))
+    kept = sorted((tmp_path / "classifier").iterdir())
+    assert len(kept) == 2
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(BadInput, match=r"^.*\.npz .*delete it to have it made anew$"):
+        EVALUATORS["classifier_distance"](subject(tmp_path, classifier_steps=2))
+
+
+def test_classifier_distance_of_images_without_classes_is_refused_in_one_line(tmp_path):
+    of_run = subject(tmp_path)
+    for split in ("train", "test"):
+        found = of_run.data(split)
+        of_run._splits[split] = found._replace(num_classes=1)
+    with pytest.raises(
+        BadInput, match=r"^classifier_distance needs images of classes, and those of digits have none.*$"
+    ):
+        EVALUATORS["classifier_distance"](of_run)
