@@ -160,9 +160,9 @@ def test_classifier_distance_names_itself_keeps_its_classifier_and_tells_samples
     options = {"classifier_steps": 30}
     of_run = subject(tmp_path, **options)
     outcome = EVALUATORS["classifier_distance"](of_run)
-    of_data, of_same = (outcome.values[f"classifier distance{suffix}"].number for suffix in ("", " of test images"))
+    of_data, of_same = (outcome.values[f"{name} / classifier distance"].number for name in ("samples", "test images"))
     assert of_data == pytest.approx(of_same, rel=1e-9), "the samples are the test images"
-    assert 0.8 < outcome.values["class coverage"].number <= 1
+    assert 0.8 < outcome.values["samples / class coverage"].number <= 1
     words = " ".join([*outcome.values, *outcome.protocol.values()])
     assert "FID" not in words.replace("never with an FID", "")
     (kept,) = (tmp_path / "classifier").iterdir()
@@ -171,8 +171,8 @@ def test_classifier_distance_names_itself_keeps_its_classifier_and_tells_samples
     ones = EVALUATORS["classifier_distance"](
         subject(tmp_path, TEST[data.digits("test").labels == 1].repeat(8, 0), **options)
     )
-    assert ones.values["classifier distance"].number > 5 * of_data
-    assert ones.values["class coverage"].number < 0.3
+    assert ones.values["samples / classifier distance"].number > 5 * of_data
+    assert ones.values["samples / class coverage"].number < 0.3
 
 
 def test_another_recipe_is_another_classifier_and_a_damaged_one_is_refused(tmp_path):

@@ -28,7 +28,7 @@ def check(config: Config) -> None:
 
 
 def classifier_distance(subject: Subject) -> Outcome:
-    """Distance, score and class coverage of the samples; the distance beside that of as many images of `eval.split`.
+    """Distance, score and class coverage of the samples, beside those of as many images of `eval.split`.
 
     Raises:
       BadInput: the data have no classes; there are too few images; the sets differ in shape.
@@ -50,16 +50,15 @@ def classifier_distance(subject: Subject) -> Outcome:
     of_reference = summary("the reference", reference.images, 1)
     of_samples = summary("samples", images, config.eval.splits)
     of_unseen = summary("unseen images", unseen.images[rows], config.eval.splits)
-    law = frechet.gaussian(of_reference.moments[0])
-    samples_classes = reduce(score.merge, of_samples.classes)
+    law, classes = frechet.gaussian(of_reference.moments[0]), of_reference.classes[0]
     values = {
-        "classifier distance": Value(*frechet.jackknifed_distance(of_samples.moments, law)),
-        f"classifier distance of {config.eval.split} images": Value(
-            *frechet.jackknifed_distance(of_unseen.moments, law)
-        ),
-        "classifier score": Value(*score.score_over_splits(of_samples.classes)),
-        f"classifier score of {config.eval.split} images": Value(*score.score_over_splits(of_unseen.classes)),
-        "class coverage": Value(score.class_overlap(samples_classes, of_reference.classes[0])),
+        f"{name} / {column}": value
+        for name, found in (("samples", of_samples), (f"{config.eval.split} images", of_unseen))
+        for column, value in {
+            "classifier distance": Value(*frechet.jackknifed_distance(found.moments, law)),
+            "classifier score": Value(*score.score_over_splits(found.classes)),
+            "class coverage": Value(score.class_overlap(reduce(score.merge, found.classes), classes)),
+        }.items()
     }
     accuracy = (feature_fn(unseen.images)[1].argmax(1) == unseen.labels).mean()
     protocol = {
