@@ -11,7 +11,7 @@ from ebm_jax import parallel
 from ebm_jax.evaluation import classifier, inception
 from ebm_jax.evaluators import CHECKS, EVALUATORS
 from ebm_jax.evaluators.common import Samples, Subject
-from ebm_jax.io import data
+from ebm_jax.io import data, weights
 from ebm_jax.types import BadInput
 
 OF_INCEPTION = ("fid", "inception_score", "kid", "precision_recall", "density_coverage")
@@ -117,39 +117,41 @@ def test_sets_of_different_shapes_are_refused_in_one_line(small, tmp_path):
 @pytest.mark.parametrize(
     ("name", "changes", "line"),
     [
-        ("fid", {}, r"^fid needs the FID's Inception weights: download https.*pt_inception.*classifier_distance.*$"),
-        ("kid", {}, r"^kid needs the FID's Inception weights.*$"),
         (
             "fid",
-            {"num_samples": 2048, "inception_weights": "x"},
-            r"^eval.num_samples 2,048 are too few for fid.*2,049.*$",
+            {"inception_weights": ""},
+            r"^fid needs the FID's Inception weights: download https.*pt_inception.*classifier_distance.*$",
+        ),
+        ("kid", {"inception_weights": ""}, r"^kid needs the FID's Inception weights.*$"),
+        (
+            "fid",
+            {"num_samples": 16},
+            r"^eval.num_samples 16 are too few for fid, whose covariance of 16 features needs 17;.*$",
         ),
         (
             "classifier_distance",
             {"num_samples": 128},
             r"^eval.num_samples 128 are too few for classifier_dist.* 129;.*$",
         ),
-        ("inception_score", {"num_samples": 1, "inception_weights": "x"}, r"^eval.splits 2 is too many.*at most 1$"),
-        ("kid", {"kid_subset_size": 360, "inception_weights": "x"}, r"^eval.kid_subset_size 360 .* use at most 359$"),
+        ("inception_score", {"num_samples": 1}, r"^eval.splits 2 is too many.*at most 1$"),
+        ("kid", {"kid_subset_size": 360}, r"^eval.kid_subset_size 360 .* use at most 359$"),
         (
             "precision_recall",
-            {"kept_features": 3, "inception_weights": "x"},
+            {"kept_features": 3},
             r"^eval.precision_neighbours 3.*at most 2$",
         ),
-        ("density_coverage", {"num_samples": 5, "inception_weights": "x"}, r"^eval.coverage_neighbours 5.*at most 4$"),
+        ("density_coverage", {"num_samples": 5}, r"^eval.coverage_neighbours 5.*at most 4$"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_anything_is(name, changes, line, tmp_path):
+def test_what_cannot_be_measured_is_refused_before_anything_is(name, changes, line, small, tmp_path):
     with pytest.raises(BadInput, match=line):
-        CHECKS[name](subject(tmp_path, **changes).config)
+        CHECKS[name](subject(tmp_path, **{"inception_weights": str(small)} | changes).config)
 
 
 def test_weights_of_the_wrong_hash_are_refused_and_the_right_one_is_recorded(small, tmp_path):
     wrong = subject(tmp_path, inception_weights=str(small), inception_sha256="6726825d")
     with pytest.raises(BadInput, match=r"^.*weights.npz has the SHA-256 [0-9a-f]{64}, not 6726825d; .*$"):
-        EVALUATORS["fid"](wrong)
-    from ebm_jax.io import weights
-
+        CHECKS["fid"](wrong.config)
     digest = weights.read(small, "").digest
     protocol = EVALUATORS["fid"](subject(tmp_path, inception_weights=str(small), inception_sha256=digest)).protocol
     assert digest in protocol["feature weights"]

@@ -29,10 +29,10 @@ class Compared(NamedTuple):
 
 
 def require_weights(metric: str, config: Config) -> None:
-    """Refuse a metric in features of the Inception without its weights.
+    """Refuse a metric in features of the Inception without its weights, or with others.
 
     Raises:
-      BadInput: with the way to get them, and what can be measured without.
+      BadInput: with the way to get them, and what can be measured without; or with both hashes.
     """
     if not config.eval.inception_weights:
         raise BadInput(
@@ -40,6 +40,7 @@ def require_weights(metric: str, config: Config) -> None:
             "--config.eval.inception_weights=FILE; or use eval.metrics=classifier_distance, which needs none and is "
             "no FID"
         )
+    weights.digest_of(Path(config.eval.inception_weights), config.eval.inception_sha256)
 
 
 def check_fid(config: Config) -> None:

@@ -18,14 +18,14 @@ class Weights(NamedTuple):
     """SHA-256 of the file, in hexadecimal."""
 
 
-def read(path: Path, expected: str) -> Weights:
-    """The arrays of a .npz file, or of a state dict that PyTorch saved; nothing is unpickled.
+def digest_of(path: Path, expected: str) -> str:
+    """The SHA-256 of a file, in hexadecimal.
 
     Args:
-      expected: the SHA-256 that the file must have, in hexadecimal, or its beginning; empty: any.
+      expected: what it must be, or its beginning; empty: any.
 
     Raises:
-      BadInput: it cannot be read, has another hash, or is no such file.
+      BadInput: the file cannot be read, or has another hash.
     """
     try:
         with path.open("rb") as file:
@@ -36,6 +36,19 @@ def read(path: Path, expected: str) -> Weights:
         raise BadInput(
             f"{path} has the SHA-256 {digest}, not {expected}; download it anew, or name the hash that you expect"
         )
+    return digest
+
+
+def read(path: Path, expected: str) -> Weights:
+    """The arrays of a .npz file, or of a state dict that PyTorch saved; nothing is unpickled.
+
+    Args:
+      expected: as of `digest_of`.
+
+    Raises:
+      BadInput: as `digest_of`; or it is no such file.
+    """
+    digest = digest_of(path, expected)
     if path.suffix != ".npz":
         return Weights(torch_file.read_tensors(path), digest)
     try:
