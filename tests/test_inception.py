@@ -53,6 +53,12 @@ def test_enlarging_is_pillows_bilinear_between_pixel_centres(shape):
         np.testing.assert_allclose(found[:, :, channel], 2 * np.asarray(large) - 1, atol=2e-5)  # float32 positions
 
 
+def test_shrinking_by_half_is_the_mean_of_four_pixels_and_blurs_no_further():
+    image = np.random.default_rng(0).random((1, 598, 598, 1), np.float32)
+    expected = image.reshape(299, 2, 299, 2).mean((1, 3))
+    np.testing.assert_allclose(inception.resized(jnp.asarray(image))[0, :, :, 1], 2 * expected - 1, atol=2e-5)
+
+
 def random_state():
     """A state dict of the network by the names of PyTorch's, as the inverse of the folding would want them."""
     rng, state = np.random.default_rng(0), {"fc.weight": np.zeros((1008, 2048), np.float32), "fc.bias": np.zeros(1008)}
