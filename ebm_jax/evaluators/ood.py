@@ -66,10 +66,7 @@ def measure(subject: Subject) -> Outcome:
     config = subject.config
     sets = collect(subject)
     names = energies_of(subject)
-    scored = {}
-    for name, images in sets.items():
-        subject.note(f"energies of {name}")
-        scored[name] = score(subject, images)
+    scored = score(subject, sets)
     values: dict[str, Value] = {}
     for energy_name in names:
         reference = scored["train"][energy_name].energies
@@ -105,8 +102,8 @@ def energies_of(subject: Subject) -> list[str]:
     return ["U"] if subject.config.model.num_classes == 1 else ["min U", "lse U"]
 
 
-def score(subject: Subject, images: np.ndarray) -> dict[str, Scored]:
-    """Every energy of uint8 images, and the norm of its gradient."""
+def score(subject: Subject, sets: dict[str, np.ndarray]) -> dict[str, dict[str, Scored]]:
+    """For each set of uint8 images every energy, and the norm of its gradient; one program goes through all."""
     num_classes = subject.config.model.num_classes
 
     def of_batch(energy_of, images):
@@ -119,8 +116,13 @@ def score(subject: Subject, images: np.ndarray) -> dict[str, Scored]:
             }
         return {name: ood.energy_and_gradient_norm(fn, x) for name, fn in fns.items()}
 
-    found = subject.map(of_batch, images)
-    return {name: Scored(*(np.asarray(part, np.float64) for part in pair)) for name, pair in found.items()}
+    found = subject.map(of_batch, np.concatenate(list(sets.values())))
+    ends = np.cumsum([len(images) for images in sets.values()])[:-1]
+    split = {name: [np.split(np.asarray(part, np.float64), ends) for part in pair] for name, pair in found.items()}
+    return {
+        of_set: {name: Scored(energies[index], norms[index]) for name, (energies, norms) in split.items()}
+        for index, of_set in enumerate(sets)
+    }
 
 
 def scores(name: str, scored: Scored, reference: np.ndarray) -> dict[str, np.ndarray]:
