@@ -7,6 +7,7 @@ With q(x) = exp(-U(x)) / Z for each energy, what an operation does to the laws:
     weighted        q^w / Z              w > 1 sharpens, 0 < w < 1 flattens
     negation        1 / q                not; only inside a conjunction, and only on a bounded set, is there a law
     tempered        q^(1/T) / Z
+    bridge          q₀^(1-β) q₁^β / Z
     clamped         q(x_free | x_known)
     ensemble        (q₁ ... q_M)^(1/M) / Z
 """
@@ -94,6 +95,11 @@ def negation(energy_fn: EnergyFn) -> EnergyFn:
 def tempered(energy_fn: EnergyFn, temperature: float | Scalar) -> EnergyFn:
     """U / T, T > 0."""
     return lambda images: energy_fn(images) / temperature
+
+
+def bridge(start: EnergyFn, end: EnergyFn, share: float | Scalar) -> EnergyFn:
+    """(1 - β) U₀ + β U₁ of a share β in [0, 1]: the way from one law to another that annealing takes."""
+    return conjunction(weighted(start, 1.0 - share), weighted(end, share))
 
 
 def clamped(energy_fn: EnergyFn, images: Images, known: Bool[Array, "b *event"]) -> EnergyFn:
