@@ -19,6 +19,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from ebm_jax import applications, build
+from ebm_jax.evaluation import neighbours
 from ebm_jax.io import data, report
 from ebm_jax.models import energy
 from ebm_jax.types import Config, Params, PRNGKey
@@ -49,7 +50,7 @@ def baselines(
 ) -> dict[str, np.ndarray]:
     """Images [n, h, w, c] that each simple way fills in."""
     seen = np.where(known, images, 0.0)
-    rows, _ = applications.nearest_neighbours(seen, np.where(known, train, 0.0), 1)
+    rows, _ = neighbours.nearest_neighbours(seen, np.where(known, train, 0.0), 1)
     by_class = np.stack([train[train_labels == label].mean(0) for label in range(train_labels.max() + 1)])
     filled = {
         "mean image": train.mean(0)[None],

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ebm_jax import draws
@@ -117,37 +116,6 @@ def classify(
     """
     energies = class_energies(images)
     return energies.argmin(1), jax.nn.log_softmax(-energies, axis=1)  # which rounds small differences away
-
-
-def nearest_neighbours(
-    images: np.ndarray, reference: np.ndarray, k: int
-) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
-    """The `k` reference images nearest to each image, to see that samples are no copies (paper, nearest neighbours).
-
-    On the host, by scikit-learn's search in blocks: beside the flattened images a few MB, whatever their number.
-
-    Args:
-      images: [b, *event]; reference: [n, *event], such as the training set, n >= k >= 1, on the same scale.
-
-    Returns:
-      rows of `reference` [b, k], nearest first, and their L2 distances over all pixels [b, k].
-
-    Raises:
-      BadInput: the images differ in shape; k is below 1 or above n.
-    """
-    if images.shape[1:] != reference.shape[1:]:
-        raise BadInput(f"images {images.shape[1:]} and reference {reference.shape[1:]} differ in shape; resize one")
-    if not 1 <= k <= len(reference):
-        raise BadInput(f"{k} neighbours of {len(reference)} reference images; ask for 1 to {len(reference)}")
-    from sklearn.neighbors import NearestNeighbors  # slow to import, and of use to few runs
-
-    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(_flat(reference))
-    distances, rows = search.kneighbors(_flat(images))
-    return rows, distances
-
-
-def _flat(images: np.ndarray) -> np.ndarray:
-    return np.asarray(images, np.float32).reshape(len(images), -1)
 
 
 def film(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages, every: int) -> Frames:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ebm_jax import applications, build, draws, parallel
+from ebm_jax.evaluation.neighbours import nearest_neighbours
 from ebm_jax.io import report
 from ebm_jax.models import energy, observations
 from ebm_jax.sampling.kernel import Stages
@@ -313,7 +314,7 @@ def neighbours(run: Run) -> Result:
 
     samples = compiled(run, make, start, labels)
     reference = build.load_images(run.config, report.warn)
-    rows, distances = applications.nearest_neighbours(samples, reference, run.config.sample.neighbours)
+    rows, distances = nearest_neighbours(samples, reference, run.config.sample.neighbours)
     nearest = {f"neighbour_{k + 1}": reference[rows[:, k]] for k in range(rows.shape[1])}
     line = (
         f"median L2 distance of {len(samples)} samples to the nearest training image {np.median(distances[:, 0]):.3f}"

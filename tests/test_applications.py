@@ -198,17 +198,6 @@ def test_classes_follow_bayes_rule():
     assert jnp.issubdtype(labels.dtype, jnp.integer)
 
 
-def test_nearest_neighbours_are_those_of_all_distances():
-    rng = np.random.default_rng(0)
-    images, reference = rng.uniform(size=(7, 6, 5, 3)), rng.uniform(size=(90, 6, 5, 3))
-    images[2] = reference[41]
-    rows, distances = applications.nearest_neighbours(images, reference, 4)
-    all_distances = np.sqrt(np.square(images[:, None] - reference[None]).sum((2, 3, 4)))
-    np.testing.assert_array_equal(rows, np.argsort(all_distances, axis=1)[:, :4])
-    np.testing.assert_allclose(distances, np.sort(all_distances, axis=1)[:, :4], atol=1e-5)
-    assert rows[2, 0] == 41
-
-
 STAGES = ((langevin(0.02), 5), (langevin(0.01, 0.1), 4), (langevin(0.01, temperature=0.0), 3))
 
 
@@ -240,15 +229,6 @@ def test_a_film_is_the_chain_itself_from_its_start_to_its_end(every):
             "2 weights for 1 energies; give one for each",
         ),
         (lambda _: applications.film(jax.random.key(0), jnp.zeros((1, 1)), jnp.sum, (), 0), "every 0 steps; give 1"),
-        (
-            lambda _: applications.nearest_neighbours(np.zeros((2, 3)), np.zeros((5, 4)), 1),
-            r"\(3,\) and.*\(4,\) differ",
-        ),
-        (
-            lambda _: applications.nearest_neighbours(np.zeros((2, 3)), np.zeros((5, 3)), 6),
-            "6 neighbours of 5 .* 1 to 5",
-        ),
-        (lambda _: applications.nearest_neighbours(np.zeros((2, 3)), np.zeros((5, 3)), 0), "0 neighbours of 5"),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_line(call, line):
