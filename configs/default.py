@@ -142,6 +142,15 @@ def get_config() -> Any:
     config.eval.classifier_dir = ""  # where trained classifiers are kept; empty: the run's folder
     config.eval.classifier_steps = 2_000  # training steps of the classifier, of 128 images; ours
     config.eval.classifier_seed = 0  # another one is another distance
+    config.eval.ais_chains = 256  # of annealed importance sampling, either way, over all classes
+    config.eval.ais_steps = 1_000  # temperatures between uniform noise and the model
+    config.eval.ais_kernel = "hmc"  # hmc (bounces at the walls of the box), mala: one move at each temperature
+    config.eval.ais_leaps = 3  # gradients of one move of hmc
+    config.eval.ais_temperature = 1.0  # T of the law exp(-U/T)/Z whose likelihood is bounded; 1: the model's own
+    config.eval.ais_burn_in = 1_000  # moves at T that turn samples into starts of the reverse chains
+    config.eval.ais_tolerance = 0.5  # nats between the bounds of log Z, errors included, that count as closed
+    config.eval.chains_number = 64  # chains whose mixing is diagnosed
+    config.eval.chains_steps = 1_000  # of each, the first half thrown away
 
     config.log = ConfigDict()
     config.log.every = 100  # steps between two lines of metrics

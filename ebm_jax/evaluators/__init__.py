@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 
-from ebm_jax.evaluators import classifier, features, ood
+from ebm_jax.evaluators import chains, classifier, features, likelihood, memorisation, ood
 from ebm_jax.evaluators.common import Evaluator
 from ebm_jax.types import Config
 
 EVALUATORS: dict[str, Evaluator] = {
     "ood": ood.measure,
+    "ais": likelihood.measure,
+    "chains": chains.measure,
+    "memorisation": memorisation.measure,
     "fid": features.fid,
     "inception_score": features.inception_score,
     "kid": features.kid,
@@ -18,6 +21,7 @@ EVALUATORS: dict[str, Evaluator] = {
 """By the metric's name in `eval.metrics`."""
 CHECKS: dict[str, Callable[[Config], None]] = {
     "ood": ood.check,
+    "ais": likelihood.check,
     "fid": features.check_fid,
     "inception_score": features.check_inception_score,
     "kid": features.check_kid,

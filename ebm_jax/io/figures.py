@@ -1,8 +1,11 @@
-"""Figures with axes, as PNG files: two-dimensional densities, histograms, curves."""
+"""Figures with axes, as PNG files: two-dimensional densities, histograms, curves, chains."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+BINS = 80  # of a histogram
 
 
 def density_figure(
@@ -21,11 +24,7 @@ def density_figure(
       log_density_model_grid: [side · side] in nats at `ebm_jax.evaluation.density.grid(side)`.
       title: above the three panels.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and of use to few runs
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(12.0, 4.4)
     panels = figure.subplots(1, 3)
     for panel, name, points in ((panels[0], "data", data_points), (panels[1], "samples", sample_points)):
         panel.scatter(points[:, 0], points[:, 1], s=1.5, alpha=0.5, linewidths=0)
@@ -62,27 +61,61 @@ def histograms(path: Path, reference: np.ndarray, others: dict[str, np.ndarray],
 
 
 def curves(
-    path: Path, lines: dict[str, tuple[np.ndarray, np.ndarray]], labels: tuple[str, str], title: str = ""
+    path: Path,
+    lines: dict[str, tuple[np.ndarray, np.ndarray]],
+    labels: tuple[str, str],
+    title: str = "",
+    xscale: str = "linear",
 ) -> None:
     """Lines (x, y), each [n], by their names, in one panel, as a PNG file; `labels` are those of the two axes."""
     figure, panels = _panels(1)
     for name, (x, y) in lines.items():
         panels[0].plot(x, y, label=name)
-    panels[0].set(xlabel=labels[0], ylabel=labels[1], title=title)
+    panels[0].set(xlabel=labels[0], ylabel=labels[1], title=title, xscale=xscale)
     panels[0].legend(fontsize=8)
     _save(figure, path)
 
 
-def _panels(number: int):
-    """A figure and its flat list of `number` panels or some more, which stay empty."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def chains_figure(
+    path: Path, energies: dict[str, np.ndarray], traces: np.ndarray, autocorrelation: np.ndarray, *, title: str
+) -> None:
+    """Histograms of energies by name, the traces [steps, chains] of some chains, and their autocorrelation [lags]."""
+    figure = _figure(15.0, 4.4)
+    panels = figure.subplots(1, 3)
+    every = np.concatenate(list(energies.values()))
+    bins = np.linspace(every.min(), every.max(), BINS + 1).tolist()
+    for name, values in energies.items():
+        share = np.full(len(values), 1 / len(values))
+        panels[0].hist(
+            values, bins, weights=share, histtype="stepfilled", alpha=0.45, label=f"{name} ({len(values):,})"
+        )
+    panels[0].set(xlabel="energy U", ylabel="share", title="energies")
+    panels[0].legend()
+    panels[1].plot(traces, linewidth=0.6)
+    panels[1].set(xlabel="step", ylabel="energy U", title=f"{traces.shape[1]} chains")
+    panels[2].plot(autocorrelation)
+    panels[2].axhline(0, color="gray", linewidth=0.6)
+    panels[2].set(xlabel="lag, steps", title="autocorrelation of energy")
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Any:
+    """A figure of this size in inches, with a canvas that needs no screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and of use to few runs
     from matplotlib.figure import Figure
 
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _panels(number: int):
+    """A figure and its flat list of `number` panels or some more, which stay empty."""
     columns = min(number, 3)
     rows = -(-number // columns)
     size = (5.5, 4.4) if number == 1 else (3.6 * columns, 2.4 * rows + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(*size)
     panels = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
     for empty in panels[number:]:
         empty.axis("off")

@@ -1,0 +1,137 @@
+"""How the sampler's chains move and mix, and where their energies lie beside those of data and of noise."""
+
+import math
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ebm_jax import build, parallel
+from ebm_jax.evaluation import diagnostics
+from ebm_jax.evaluators.common import Outcome, Subject, Value
+from ebm_jax.evaluators.energies import at_most, dequantised, energies_of
+from ebm_jax.io import figures
+from ebm_jax.models import energy
+from ebm_jax.sampling.kernel import Info, Kernel, run
+from ebm_jax.sampling.mala import mala
+from ebm_jax.types import Config, Images, Labels, PRNGKey
+
+CHAINS = 22  # the number that this evaluator's key is folded with
+LAGS = 4  # the longest lag is the traces' length over this
+SHOWN = 12  # chains
+MALA_STEPS = 50
+
+
+def measure(subject: Subject) -> Outcome:
+    """Metric `chains`: split R-hat, effective sample size, autocorrelation and acceptance, and histograms of energies.
+
+    Chains of the run's kernel from uniform noise, at its constant temperature; the first half is thrown away.
+    """
+    config = subject.config
+    number = -(-config.eval.chains_number // subject.mesh.size) * subject.mesh.size
+    key_noise, key_run, key_mala, key_data, key_more = jax.random.split(jax.random.fold_in(subject.key, CHAINS), 5)
+    labels = np.asarray(build.sample_labels(config, jnp.arange(number)))
+    noise = _noise(key_noise, (number, *config.data.shape))
+    kernel = build.make_kernel(config, config.chain.temperature)
+    x, traces, acceptances = _traced(subject, kernel, config.eval.chains_steps, key_run, noise, labels)
+    kept = traces[config.eval.chains_steps // 2 :]
+    mixing = diagnostics.mixing(kept)
+    correlation = diagnostics.autocorrelation(kept, -(-len(kept) // LAGS))
+    energies = _energies_beside(subject, key_data, key_more) | {"chains": kept.ravel().astype(np.float64)}
+    acceptance, accepted_in_words = _acceptance(subject, acceptances, key_mala, x, labels)
+    independent = {"chains": mixing.effective_sample_size}
+    values = {
+        f"energy of {name}, mean": _mean(found, independent.get(name, float(len(found))))
+        for name, found in energies.items()
+    }
+    values |= {
+        "split R-hat of energy": Value(mixing.r_hat),
+        "effective sample size of energy": Value(mixing.effective_sample_size),
+        "autocorrelation of energy at the longest lag": Value(float(correlation[-1])),
+    }
+    if acceptance is not None:
+        values["acceptance"] = Value(acceptance)
+    title = f"R-hat {mixing.r_hat:.3f}, effective sample size {mixing.effective_sample_size:.0f} of {kept.size:,}"
+    return Outcome(
+        values,
+        {
+            "chains": f"{number} of {config.chain.kernel} from uniform noise, {config.eval.chains_steps} steps at "
+            f"temperature {config.chain.temperature:g}, the first half thrown away; longest lag {len(correlation) - 1}",
+            "chains, mixing": "rank-normalised split R-hat and bulk effective sample size by BlackJAX; "
+            + _verdict(mixing),
+            "chains, acceptance": accepted_in_words,
+        },
+        {"chains": partial(_draw, energies=energies, traces=traces, correlation=correlation, title=title)},
+    )
+
+
+def _draw(path: Path, energies: dict[str, np.ndarray], traces: np.ndarray, correlation: np.ndarray, title: str) -> None:
+    figures.chains_figure(path, energies, traces[:, :SHOWN], correlation, title=title)
+
+
+def _noise(key: PRNGKey, shape: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(jax.random.uniform(key, shape))
+
+
+def _traced(
+    subject: Subject, kernel: Kernel, steps: int, key: PRNGKey, x: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where chains under the energy end, and their energies and acceptances, [steps, b]."""
+    apply = energy.of_members(build.make_apply(subject.config))
+
+    @jax.jit
+    def chain(key: PRNGKey, params, x: Images, labels: Labels) -> tuple[Images, Info]:
+        return run(kernel, key, x, energy.bind(apply, params, labels), steps)
+
+    x, info = parallel.on_host(chain(key, subject.params, *parallel.place_batch(subject.mesh, (x, labels))))
+    return x, info.energy, info.acceptance
+
+
+def _energies_beside(subject: Subject, key: PRNGKey, key_noise: PRNGKey) -> dict[str, np.ndarray]:
+    """Energies of at most `eval.num_samples` images of the splits, and of as much noise, under the same labels."""
+    config, found = subject.config, {}
+    for number, split in enumerate((config.eval.reference_split, config.eval.split)):
+        some = at_most(subject.data(split), config.eval.num_samples, config.eval.seed)
+        images = dequantised(jax.random.fold_in(key, number), some.images)
+        found[split] = energies_of(subject, images, some.labels)
+        noise = _noise(jax.random.fold_in(key_noise, number), images.shape)
+        found["noise"] = energies_of(subject, noise, some.labels)
+    return found
+
+
+def _acceptance(
+    subject: Subject, own: np.ndarray, key: PRNGKey, x: np.ndarray, labels: np.ndarray
+) -> tuple[float | None, str]:
+    """The kernel's own, or else that of MALA from where the chains ended; and in words whose it is."""
+    chain = subject.config.chain
+    if chain.kernel != "langevin":
+        return float(own.mean()), f"of {chain.kernel}'s own Metropolis test, over all steps"
+    temperature = _langevin_temperature(subject.config)
+    if temperature == 0:
+        return None, "none: the chain has no noise, and MALA no temperature 0"
+    kernel = mala(chain.step_size, grad_clip=chain.grad_clip, temperature=temperature)
+    _, _, tested = _traced(subject, kernel, MALA_STEPS, key, x, labels)
+    return float(tested.mean()), (
+        f"langevin has no Metropolis test: this is that of MALA at the same step size {chain.step_size:g}, clip and "
+        f"temperature {temperature:.3g}, in {MALA_STEPS} steps from where the chains ended; MALA refuses what leaves "
+        "the box, where Langevin clamps"
+    )
+
+
+def _langevin_temperature(config: Config) -> float:
+    """T of the law exp(-U/T) whose tied Langevin chain has this step and noise: σ²/(2s) where they are untied."""
+    chain = config.chain
+    return chain.temperature * (1.0 if chain.tied else chain.noise_scale**2 / (2 * chain.step_size))
+
+
+def _mean(values: np.ndarray, independent: float) -> Value:
+    """With its standard error, of so many independent ones; infinite where there is none."""
+    return Value(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(independent) if independent else math.inf)
+
+
+def _verdict(mixing: diagnostics.Mixing) -> str:
+    if mixing.r_hat <= 1.01:
+        return "no sign against mixing (1.01 or less)"
+    return "THE CHAINS HAVE NOT MIXED (above 1.01): they are samples of how long they ran, and not of a law"

@@ -1,0 +1,27 @@
+"""Images of a run's splits as the network saw them in training, and the energies of many images."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from ebm_jax.evaluators.common import Subject, chosen_rows
+from ebm_jax.io.data import Dataset
+from ebm_jax.training.step import dequantise
+from ebm_jax.types import PRNGKey
+
+
+def at_most(dataset: Dataset, number: int, seed: int) -> Dataset:
+    """Random images of a set, `number` of them, or all of fewer, in their order."""
+    rows = chosen_rows(len(dataset.images), number, seed)
+    return dataset._replace(images=dataset.images[rows], labels=dataset.labels[rows])
+
+
+def dequantised(key: PRNGKey, images: np.ndarray) -> np.ndarray:
+    """uint8 images as training sees them, v/256 + U(0, 1/256): float32."""
+    return np.asarray(dequantise(key, jnp.asarray(images)))
+
+
+def energies_of(subject: Subject, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """U(x, y), float64 [n]; the labels of an unconditional model's images play no part."""
+    labels = labels if subject.config.model.num_classes > 1 else np.zeros(len(images), np.int32)
+    found = subject.map(lambda energy_of, x, y: energy_of(x, y), images, labels)
+    return np.asarray(found, np.float64)

@@ -1,0 +1,50 @@
+"""Are the run's samples copies of its training images?"""
+
+from pathlib import Path
+
+import numpy as np
+
+from ebm_jax.evaluation import neighbours
+from ebm_jax.evaluators.common import Outcome, Subject, Value
+from ebm_jax.io import report
+
+PAIRS = 16  # in the picture
+CLOSE = 0.01  # share of test images that are nearer to a training image than what counts as close
+
+
+def measure(subject: Subject) -> Outcome:
+    """Metric `memorisation`: samples against `eval.reference_split`, which the model saw, and `eval.split`."""
+    config, samples = subject.config, subject.samples
+    seen, unseen = (
+        subject.data(split).images.astype(np.float32) / 255.0
+        for split in (config.eval.reference_split, config.eval.split)
+    )
+    found = neighbours.memorisation(samples.images, seen, unseen)
+    nearest = np.argsort(found.to_train, kind="stable")[:PAIRS]
+
+    def draw(path: Path) -> None:
+        rows = {
+            "samples nearest to a training image": samples.images[nearest],
+            "that training image": seen[found.train_rows[nearest]],
+            "the nearest test image": unseen[found.test_rows[nearest]],
+        }
+        report.write_rows(path, rows)
+
+    return Outcome(
+        {
+            "share of samples nearer to train than to test": Value(found.share, found.standard_error),
+            "that share if nothing is remembered": Value(found.expected),
+            "share of samples closer to train than 99 % of test images": Value(found.copies(CLOSE)),
+            "distance of samples to train, median": Value(float(np.median(found.to_train))),
+            "distance of samples to test, median": Value(float(np.median(found.to_test))),
+            "distance of test to train, median": Value(float(np.median(found.yardstick))),
+        },
+        {
+            "memorisation": f"L2 over all pixels in [0, 1]; {len(samples.images)} samples ({samples.origin}), "
+            f"{len(seen)} images of {config.eval.reference_split}, {len(unseen)} of {config.eval.split}; the "
+            "error of the share is that of independent samples, and leaves out the chance in which images are in "
+            "which set; a larger share than expected is memory only where the samples are about as near to train as "
+            "test is",
+        },
+        {"memorisation": draw},
+    )
