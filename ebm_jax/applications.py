@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from ebm_jax import draws
 from ebm_jax.models import energy
-from ebm_jax.sampling.kernel import Frames, Stages, run_stages, trace_stages
+from ebm_jax.sampling.kernel import Frames, Kernel, Project, Stages, run, run_stages, trace_stages, unit_box
 from ebm_jax.types import BadInput, EnergyFn, Images, Labels, PRNGKey, Scalar
 
 
@@ -101,6 +101,38 @@ def compose(
         raise BadInput(f"{len(weights)} weights for {len(energy_fns)} energies; give one for each")
     parts = [energy.weighted(energy_fn, weight) for energy_fn, weight in zip(energy_fns, weights, strict=True)]
     return generate(key, x, energy.conjunction(*parts), stages)
+
+
+def refined_class_energies(
+    energy_of: Callable[[Labels], EnergyFn],
+    num_classes: int,
+    kernel_of: Callable[[Project], Kernel],
+    *,
+    num_steps: int,
+    radius: float,
+) -> Callable[[PRNGKey, Images], Float[Array, "b k"]]:
+    """(key, images) -> U(x', y) of every class y, where x' is the image after a chain of its own under U(·, y).
+
+    Each chain stays within `radius` of every value of its image, and in the unit box (paper, classification; release
+    ebm_sandbox.py: construct_label, with 8/255). Gradients by the images go through the chain.
+
+    Args:
+      energy_of: from labels to an energy, such as `partial(energy.bind, apply, params)`.
+      kernel_of: the chain's kernel that projects so.
+    """
+
+    def energies_of(key: PRNGKey, images: Images) -> Float[Array, "b k"]:
+        kernel = kernel_of(lambda x: unit_box(jnp.clip(x, images - radius, images + radius)))
+
+        def of_class(class_and_key: tuple[Array, PRNGKey]) -> Float[Array, " b"]:
+            label, key = class_and_key
+            energy_fn = energy_of(jnp.full(len(images), label))
+            return energy_fn(run(kernel, key, images, energy_fn, num_steps)[0])
+
+        classes = jnp.arange(num_classes, dtype=jnp.int32)
+        return jax.lax.map(of_class, (classes, jax.random.split(key, num_classes))).T
+
+    return energies_of
 
 
 def classify(
