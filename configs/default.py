@@ -151,6 +151,16 @@ def get_config() -> Any:
     config.eval.ais_tolerance = 0.5  # nats between the bounds of log Z, errors included, that count as closed
     config.eval.chains_number = 64  # chains whose mixing is diagnosed
     config.eval.chains_steps = 1_000  # of each, the first half thrown away
+    config.eval.attack_images = 200  # random images of eval.split under attack
+    config.eval.attack_linf = "0,2,4,8,16,30"  # radii of attacks in L∞, in 1/255; paper: 0 to 30
+    config.eval.attack_l2 = "0,0.1,0.2,0.4,0.8,1.6"  # radii in L2, pixels being in [0, 1]; release: 0 to 95/255
+    config.eval.attack_steps = 20  # gradient steps of one attack
+    config.eval.attack_restarts = 2  # random starts of an attack, in its ball
+    config.eval.attack_step_size = 2.0  # in L∞, in 1/255, or longer where the steps would not cross the ball; release
+    config.eval.attack_refine_steps = 0  # chain steps of an image under each class before it is classified; paper 10
+    config.eval.attack_refine_radius = 8.0  # 1/255 that they can change a pixel by; release
+    config.eval.attack_refine_temperature = 1.0  # of these chains; 0: without noise
+    config.eval.attack_keys = 4  # noisy chains whose mean logits classify and are attacked
 
     config.log = ConfigDict()
     config.log.every = 100  # steps between two lines of metrics

@@ -34,6 +34,8 @@ DRY_RUN = {  # what train.dry_run=True puts over a config
     "eval.ais_burn_in": 16,
     "eval.chains_number": 16,
     "eval.chains_steps": 16,
+    "eval.attack_images": 16,
+    "eval.attack_steps": 2,
     "log.every": 1,
     "log.images_every": 0,
     "checkpoint.every": 3,

@@ -20,14 +20,14 @@ from ebm_jax.build.datasets import member_seeds
 from ebm_jax.models import energy, spectral
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.hmc import hmc
-from ebm_jax.sampling.kernel import Kernel, Stages, scheduled
+from ebm_jax.sampling.kernel import Kernel, Project, Stages, scheduled, unit_box
 from ebm_jax.sampling.langevin import langevin
 from ebm_jax.sampling.mala import mala
 from ebm_jax.training import guard, losses
 from ebm_jax.training.optimizer import clipped_adam
 from ebm_jax.training.state import TrainState, init_state, non_finite, partition, rescued
 from ebm_jax.training.step import make_train_step
-from ebm_jax.types import Batch, Config, MembersKey, Metrics, Params, PRNGKey, Scalar
+from ebm_jax.types import BadInput, Batch, Config, MembersKey, Metrics, Params, PRNGKey, Scalar
 
 
 def make_network(config: Config) -> nn.Module:
@@ -58,10 +58,24 @@ def make_kernel(config: Config, temperature: float | Scalar) -> Kernel:
     return _langevin(config, temperature)
 
 
-def _langevin(config: Config, temperature: float | Scalar) -> Kernel:
+def _langevin(config: Config, temperature: float | Scalar, project: Project = unit_box) -> Kernel:
     chain = config.chain
     noise_scale = None if chain.tied else chain.noise_scale
-    return langevin(chain.step_size, noise_scale, grad_clip=chain.grad_clip, temperature=temperature)
+    return langevin(chain.step_size, noise_scale, grad_clip=chain.grad_clip, temperature=temperature, project=project)
+
+
+def make_refiner(config: Config, project: Project) -> Kernel:
+    """The chain's kernel at `eval.attack_refine_temperature` under another projection, for refined classification.
+
+    Raises:
+      BadInput: it has a Metropolis test, through whose decisions no gradient goes.
+    """
+    if config.chain.kernel != "langevin":
+        raise BadInput(
+            f"eval.attack_refine_steps {config.eval.attack_refine_steps} is for chain.kernel langevin, not "
+            f"{config.chain.kernel}; use 0"
+        )
+    return _langevin(config, config.eval.attack_refine_temperature, project)
 
 
 def make_stages(config: Config, group: str = "sample") -> Stages:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ebm_jax.evaluators import chains, classifier, features, likelihood, memorisation, ood
+from ebm_jax.evaluators import chains, classifier, classify, features, likelihood, memorisation, ood
 from ebm_jax.evaluators.common import Evaluator
 from ebm_jax.types import Config
 
@@ -17,6 +17,8 @@ EVALUATORS: dict[str, Evaluator] = {
     "precision_recall": features.precision_recall,
     "density_coverage": features.density_coverage,
     "classifier_distance": classifier.classifier_distance,
+    "classification": classify.classification,
+    "robustness": classify.robustness_to_attacks,
 }
 """By the metric's name in `eval.metrics`."""
 CHECKS: dict[str, Callable[[Config], None]] = {
@@ -28,5 +30,7 @@ CHECKS: dict[str, Callable[[Config], None]] = {
     "precision_recall": features.check_precision_recall,
     "density_coverage": features.check_density_coverage,
     "classifier_distance": classifier.check,
+    "classification": classify.check,
+    "robustness": classify.check_attacks,
 }
 """What refuses, before anything is measured, a config that a metric cannot be measured with."""

@@ -100,6 +100,43 @@ def chains_figure(
     _save(figure, path)
 
 
+def reliability(path: Path, *, confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray) -> None:
+    """Accuracy over confidence, beside how many predictions there are of each confidence.
+
+    Args:
+      confidence, accuracy: of m equal bins of [0, 1], NaN where one is empty; count: of predictions in each.
+    """
+    figure, panels = _panels(2)
+    places = (np.arange(len(count)) + 0.5) / len(count)
+    panels[0].plot([0, 1], [0, 1], "--", color="0.7")
+    panels[0].plot(confidence, accuracy, "o-")
+    panels[0].set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    panels[1].bar(places, count, 1 / len(count), edgecolor="white")
+    panels[1].set(ylabel="predictions", xlim=(0, 1))
+    figure.supxlabel("probability of the predicted class")
+    _save(figure, path)
+
+
+def robustness(path: Path, panels_of: dict[str, tuple[np.ndarray, dict[str, np.ndarray], float]]) -> None:
+    """Accuracy over the radius of attacks, one panel for each norm.
+
+    Args:
+      panels_of: by the norm with its unit: radii [r]; by the attack, bool [r, n], whether each image is still right;
+        the accuracy under an attack without bounds.
+    """
+    figure, panels = _panels(len(panels_of))
+    for panel, (name, (radii, attacks, unbounded)) in zip(panels, panels_of.items(), strict=False):
+        for attack, right in attacks.items():
+            share = right.mean(1)
+            error = np.sqrt(share * (1 - share) / right.shape[1])
+            panel.errorbar(radii, share, error, marker="o", markersize=3, capsize=2, label=attack)
+        panel.axhline(unbounded, linestyle=":", color="0.5", label="attack without bounds")
+        panel.set(xlabel=f"radius, {name}", ylim=(-0.02, 1))
+    panels[0].set_ylabel("accuracy, ± standard error")
+    panels[0].legend(fontsize=7)
+    _save(figure, path)
+
+
 def _figure(width: float, height: float) -> Any:
     """A figure of this size in inches, with a canvas that needs no screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and of use to few runs

@@ -1,0 +1,125 @@
+"""What --mode=evaluate says of a conditional model as a classifier is what its energies say."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ebm_jax
+from configs import digits
+from ebm_jax import build, parallel
+from ebm_jax.evaluation import calibration
+from ebm_jax.evaluators import classify
+from ebm_jax.evaluators.common import Subject
+from ebm_jax.models import energy
+from ebm_jax.types import BadInput
+
+
+@pytest.fixture(autouse=True)
+def without_key_checks():
+    """The checker takes keys that a program over several batches gets anew for used ones."""
+    with jax.debug_key_reuse(False):
+        yield
+
+
+def config_of(**changes):
+    config = build.dry_run(digits.get_config()).unlock()
+    config.model.width, config.model.num_classes = 4, 10
+    config.eval.batch_size, config.eval.attack_images, config.eval.attack_restarts = 100, 40, 1
+    config.eval.attack_linf, config.eval.attack_l2 = "8,0", "0,0.5"
+    for key, value in changes.items():
+        group, name = key.split("__")
+        setattr(config[group], name, value)
+    return config.lock()
+
+
+def subject(**changes):
+    config = config_of(**changes)
+    params = build.init_params(config, jax.random.key(0))
+    # Gains at random tell the classes apart, as training would; a second convolution starts at 0
+    block = params["block"]
+    gains = {"gain2": {"table": 1 + jax.random.normal(jax.random.key(1), block["gain2"]["table"].shape)}}
+    kernels = {
+        "conv2": {**block["conv2"], "kernel": jax.random.normal(jax.random.key(2), block["conv2"]["kernel"].shape)}
+    }
+    params = {**params, "block": {**block, **gains, **kernels}}
+    return Subject(config, params, parallel.device_mesh(jax.devices()[:1]), 7, Path("nowhere"))
+
+
+def logits_by_hand(one):
+    images = jnp.asarray(one.data("test").images / 255.0, jnp.float32)
+    energy_fn = ebm_jax.make_energy_fn(one.config)
+    of_label = jax.jit(lambda label: energy_fn(one.params, images, jnp.full(len(images), label)))
+    return -np.stack([of_label(label) for label in range(10)], 1)
+
+
+def test_classification_is_that_of_the_energies_one_class_after_the_other(tmp_path):
+    one = subject()
+    outcome = classify.classification(one)
+    logits, labels = logits_by_hand(one), one.data("test").labels
+    report = calibration.report(logits, labels)
+    found = {name: value.number for name, value in outcome.values.items()}
+    assert found["accuracy"] == pytest.approx((logits.argmax(1) == labels).mean())
+    assert found["expected calibration error"] == pytest.approx(report.calibration_error, abs=1e-4)
+    assert found["negative log-likelihood of labels, nats"] == pytest.approx(report.nll, rel=1e-4)
+    assert 0 < outcome.values["accuracy"].standard_error < 0.05
+    assert found["negative log-likelihood of labels, fitted temperature, nats"] < np.log(10) + 0.02  # a guess's
+    assert "359 images of 8x8x1" in outcome.protocol["images classified"]
+    outcome.pictures["calibration"](tmp_path / "calibration.png")
+    assert (tmp_path / "calibration.png").stat().st_size > 5_000
+
+
+@pytest.mark.slow
+def test_robustness_at_radius_0_is_the_accuracy_of_the_images_attacked_and_the_verdict_is_in_words(tmp_path):
+    one = subject()
+    outcome = classify.robustness_to_attacks(one)
+    rows = np.sort(np.random.default_rng(one.config.eval.seed).permutation(359)[:40])
+    clean = (logits_by_hand(one)[rows].argmax(1) == one.data("test").labels[rows]).mean()
+    found = {name: value.number for name, value in outcome.values.items()}
+    assert found["accuracy, L∞ radius 0/255 / gradient attack"] == pytest.approx(clean)
+    assert found["accuracy, L2 radius 0 / noise"] == pytest.approx(clean)
+    assert found["accuracy, L∞ radius 8/255 / gradient attack"] <= clean
+    assert outcome.protocol["gradient masking, L∞"].startswith(("PASS", "VIOLATED"))
+    assert "2 steps, 1 random starts" in outcome.protocol["attack"]
+    outcome.pictures["robustness"](tmp_path / "robustness.png")
+    assert (tmp_path / "robustness.png").stat().st_size > 10_000
+
+
+def test_refined_logits_are_those_of_the_chain_kept_near_the_image():
+    one = subject(eval__attack_refine_steps=2, eval__attack_refine_temperature=0.0, eval__attack_refine_radius=4.0)
+    images = one.data("test").images[:5]
+    refined = classify._logits(one, jax.random.key(0), images)
+    apply = energy.of_members(build.make_apply(one.config))
+    x = clean = jnp.asarray(images / 255.0, jnp.float32)
+    labels, chain = jnp.full(5, 3), one.config.chain
+    gradient_of = jax.jit(jax.grad(lambda x: apply(one.params, x, labels).sum()))
+    for _ in range(2):
+        gradient = gradient_of(x)
+        x = x - chain.step_size * jnp.clip(gradient, -chain.grad_clip, chain.grad_clip)
+        x = jnp.clip(jnp.clip(x, clean - 4 / 255, clean + 4 / 255), 0, 1)
+    assert np.abs(x - clean).max() == pytest.approx(4 / 255, rel=1e-3)
+    np.testing.assert_allclose(refined[:, 3], -apply(one.params, x, labels), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__num_classes": 1}, "need a model of several classes, and this one has model.num_classes 1"),
+        (
+            {"data__condition": "soft"},
+            "need a model of several classes, and this one has model.num_classes 10, data.cond",
+        ),
+        ({"eval__attack_linf": "1,two"}, "eval.attack_linf '1,two' is no list of radii; use numbers apart by commas"),
+        ({"eval__attack_l2": "0,-1"}, "eval.attack_l2 '0,-1' has a radius that is out of range"),
+        (
+            {"eval__attack_refine_steps": 2, "chain__kernel": "mala", "chain__tied": True},
+            "eval.attack_refine_steps 2 is for chain.kernel langevin, not mala; use 0",
+        ),
+    ],
+)
+def test_what_cannot_be_attacked_is_one_clear_line(changes, message):
+    with pytest.raises(BadInput, match=message.replace(".", r"\.")) as caught:
+        classify.check_attacks(config_of(**changes))
+    assert "\n" not in str(caught.value)
