@@ -1,5 +1,7 @@
 """Checkpoints hold every array of a run, and a damaged one is never restored."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,3 +138,15 @@ def test_after_a_rollback_the_newer_steps_are_kept_elsewhere_and_can_be_saved_ag
     np.testing.assert_array_equal(bits(restored.state)[2], bits(make_state(333))[2])
     aside = tmp_path / f"rolled_back_{checkpoint.DIRECTORY}"
     assert {path.name for path in aside.iterdir()} == {"3_0", "4_0", "3_1"}
+
+
+def test_a_checkpoint_of_another_state_is_said_to_be_of_another_version_not_damaged(tmp_path):
+    with checkpoint.open_manager(tmp_path) as manager:
+        checkpoint.save(manager, 1, {"a": jnp.ones((4, 8)), "b": jnp.ones(3)})
+    of_shapes = partial(
+        jax.ShapeDtypeStruct, dtype=jnp.float32, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    )
+    for other in ({"a": (4, 16), "b": (3,)}, {"a": (4, 8)}):
+        with checkpoint.open_manager(tmp_path, read_only=True) as manager:
+            found = checkpoint.restore_newest(manager, {name: of_shapes(shape) for name, shape in other.items()})
+        assert "saved by another version of this project" in found.skipped[1]

@@ -185,6 +185,8 @@ def _remove_unfinished(manager: ocp.CheckpointManager) -> None:
 def _reason(error: Exception) -> str:
     """An error in less than a line."""
     text = str(error)
+    if "tree structures do not match" in text or "not compatible with the stored shape" in text:
+        return "it was saved by another version of this project, whose state has other parts or shapes: use that one"
     for phrase in ("No space left on device", "File too large", "Disk quota exceeded"):  # at the end of a long message
         if phrase in text:
             return phrase
