@@ -120,7 +120,7 @@ def get_config() -> Any:
     config.sample.neighbours = 5  # nearest training images of each sample
 
     config.eval = ConfigDict()  # of --mode=evaluate; chains are those of the group sample; docs/evaluation.md
-    config.eval.metrics = "ood"  # names apart by commas; docs/evaluation.md says what each is and needs
+    config.eval.metrics = "ood,chains,memorisation"  # apart by commas; docs/evaluation.md says what each is and needs
     config.eval.num_samples = 1_000  # images of the model to judge; published FIDs take 50,000
     config.eval.samples = "fresh"  # fresh: chains from noise; buffer: of the training buffer, and labelled so
     config.eval.split = "test"  # images that the model never saw
