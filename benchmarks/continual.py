@@ -8,8 +8,8 @@ image seen in its own task alone; a test image comes without its task, and is ju
 paper leaves open is chosen here: the energy model is the project's own training step, its replay buffer going on from
 task to task. All its negatives take a label of the batch at hand (`buffer.relabel_prob` 1, as in the release, whose
 buffer stores no labels): negatives under the label of an old class would raise its energy with no data to lower it. A
-weight of the contrast with wrong labels (`loss.label_weight`) makes the energies comparable from class to class; the
-wrong label is any of the ten.
+weight of the contrast with wrong labels (`loss.label_weight`) makes the energies comparable from class to class; its
+wrong labels are those of the task's other class (`loss.wrong_labels=batch`), so that old classes are left alone.
 
 The softmax classifier is the same network with the same number of parameters, -U(x, y) being its logits, under the same
 optimiser and batches: only the objective differs, the cross-entropy over ten classes. A joint one, which gets the same
@@ -81,6 +81,7 @@ def configured(name: str, words: argparse.Namespace) -> Config:
     config.chain.num_steps, config.buffer.capacity = words.chain_steps, words.capacity
     config.buffer.relabel_prob, config.loss.label_weight = words.relabel_prob, words.label_weight
     config.loss.label_margin, config.optim.ema_decay = words.label_margin, EMA_DECAY
+    config.loss.wrong_labels = words.wrong_labels
     config.train.num_models, config.train.batch_size = words.seeds, words.batch_size
     config.optim.learning_rate = words.learning_rate
     return config
@@ -223,6 +224,7 @@ def main() -> None:
     parser.add_argument("--relabel-prob", type=float, default=1.0)
     parser.add_argument("--label-weight", type=float, default=1.0)
     parser.add_argument("--label-margin", type=float, default=0.02)
+    parser.add_argument("--wrong-labels", choices=["any", "batch"], default="batch")
     words = parser.parse_args()
     config = configured(words.data, words)
     sets = []

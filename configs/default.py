@@ -62,6 +62,7 @@ def get_config() -> Any:
     config.loss.energy_l2 = 1.0  # λ; release train.py:65
     config.loss.energy_l2_form = "sum"  # sum: λ(U(x+)² + U(x-)²), the paper's; difference: λ(U(x+)² - U(x-)²)
     config.loss.label_weight = 0.0  # γ of a contrast of U(x+, y) with U(x+, wrong y), so that energies classify; ours
+    config.loss.wrong_labels = "any"  # of that contrast: any other class, or batch: those of other images of the batch
     config.loss.label_margin = 0.05  # energy by which a wrong label shall lie above the right one
 
     config.optim = ConfigDict()

@@ -39,6 +39,7 @@ def test_a_softmax_classifier_knows_the_first_task_until_the_others_come():
         relabel_prob=1.0,
         label_weight=0.0,
         label_margin=0.02,
+        wrong_labels="batch",
         seeds=1,
         batch_size=SIZE,
         learning_rate=3e-3,

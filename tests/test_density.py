@@ -11,7 +11,7 @@ from ebm_jax.sampling.langevin import langevin
 from ebm_jax.training import losses
 from ebm_jax.training.optimizer import clipped_adam
 from ebm_jax.training.state import PARTITION, init_state
-from ebm_jax.training.step import make_train_step
+from ebm_jax.training.step import make_train_step, of_any_class
 from ebm_jax.types import Batch
 
 MEANS, WEIGHTS, SCALE = np.array([[0.35, 0.4], [0.62, 0.6]]), np.array([0.25, 0.75]), 0.08
@@ -75,6 +75,7 @@ def test_training_comes_closer_to_the_truth_than_any_model_that_misses_a_mode_or
         relabel_prob=0.0,
         label_weight=0.0,
         label_margin=0.05,
+        wrong_labels=of_any_class,
         num_classes=1,
         ring=False,
         ema_decay=0.99,

@@ -14,7 +14,7 @@ from ebm_jax.sampling.kernel import Info, Kernel
 from ebm_jax.sampling.langevin import LangevinState, langevin
 from ebm_jax.training import losses
 from ebm_jax.training.state import PARTITION, init_state, network_params
-from ebm_jax.training.step import dequantise, make_train_step
+from ebm_jax.training.step import dequantise, make_train_step, of_any_class, of_the_batch
 from ebm_jax.types import Batch
 
 BATCH, SHAPE = 16, (3, 2, 1)
@@ -58,6 +58,7 @@ def setup(
         "relabel_prob": 0.0,
         "label_weight": 0.0,
         "label_margin": 0.05,
+        "wrong_labels": of_any_class,
         "num_classes": 2,
         "ring": False,
         "ema_decay": 0.5,
@@ -209,3 +210,19 @@ def test_dequantised_pixels_are_uniform_within_their_own_bin():
     standard_error = np.sqrt(1 / 12 / fraction.size)
     assert abs(fraction.mean() - 0.5) < 5 * standard_error
     np.testing.assert_array_equal(dequantise(jax.random.key(0), jnp.ones((2, 3)) * 0.3), jnp.ones((2, 3)) * 0.3)
+
+
+def test_a_wrong_label_of_any_class_is_each_other_class_equally_often_and_never_its_own():
+    labels = jnp.arange(4000) % 4
+    wrong = np.asarray(of_any_class(jax.random.key(0), labels, 4)).reshape(-1, 4)
+    for label, column in enumerate(wrong.T):
+        counts = np.bincount(column, minlength=4)
+        assert counts[label] == 0
+        others = np.delete(counts, label)
+        assert (np.abs(others - 1000 / 3) < 5 * np.sqrt(1000 / 3 * 2 / 3)).all()
+
+
+def test_wrong_labels_of_the_batch_are_those_of_its_other_images():
+    labels = jnp.asarray([3, 5, 3, 5, 7, 7])
+    seen = {tuple(np.asarray(of_the_batch(jax.random.key(seed), labels, 10)).tolist()) for seed in range(60)}
+    assert seen == {tuple(np.roll(labels, shift).tolist()) for shift in range(1, 6)}

@@ -11,7 +11,7 @@ from jax.core import Tracer
 from ebm_jax import parallel
 from ebm_jax.io import storage
 from ebm_jax.models import conditions, layers, networks
-from ebm_jax.training import losses
+from ebm_jax.training import losses, step
 from ebm_jax.types import BadInput, Config, Folder, Labels, Places
 
 TASKS = ("generate", "film", "transition", "compose", "inpaint", "restore", "super_resolve", "colourise")
@@ -36,6 +36,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "softplus": losses.softplus,
         "logsumexp": losses.logsumexp(parallel.gather),
     },
+    "loss.wrong_labels": {"any": step.of_any_class, "batch": step.of_the_batch},
     "loss.energy_l2_form": {"sum": losses.energy_l2_sum, "difference": losses.energy_l2_difference},
     "sample.weights": {"ema": True, "raw": False},
     "sample.ensemble": {"mean": False, "turns": True},

@@ -142,6 +142,7 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "energy_l2_form": WORD,
         "label_weight": NOT_NEGATIVE,
         "label_margin": POSITIVE,
+        "wrong_labels": WORD,
     },
     "optim": {
         "learning_rate": POSITIVE,

@@ -255,6 +255,7 @@ def make_step(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
         relabel_prob=config.buffer.relabel_prob,
         label_weight=config.loss.label_weight,
         label_margin=config.loss.label_margin,
+        wrong_labels=choice(config, "loss.wrong_labels"),
         num_classes=config.model.num_classes,
         ring=config.buffer.ring,
         ema_decay=config.optim.ema_decay,

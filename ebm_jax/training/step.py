@@ -16,8 +16,9 @@ from ebm_jax.sampling.kernel import Stages
 from ebm_jax.training import losses, monitors
 from ebm_jax.training.losses import Objective
 from ebm_jax.training.state import TrainState
-from ebm_jax.types import Batch, Images, Metrics, PRNGKey
+from ebm_jax.types import Batch, Images, Labels, Metrics, PRNGKey
 
+WrongLabels = Callable[[PRNGKey, Labels, int], Labels]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -32,6 +33,7 @@ def make_train_step(
     label_weight: float,
     label_margin: float,
     num_classes: int,
+    wrong_labels: WrongLabels,
     ring: bool,
     ema_decay: float,
     rescue_learning_rate: float,
@@ -51,6 +53,7 @@ def make_train_step(
         energies of a conditional model hardly classify (docs/results.md).
       label_margin: of that term, in units of energy.
       num_classes: of the labels, where `label_weight` > 0.
+      wrong_labels: where that term takes them from, `of_any_class` or `of_the_batch`.
       rescue_learning_rate: factor of the learning rate for every rescue of the run (training/guard.py).
       dropout_in_chains: the chains move under dropout too, a new mask at every step of theirs, as in the release, whose
         ResNet32Large has it on in all of training (train.py:544). The loss always has it.
@@ -107,9 +110,18 @@ def make_train_step(
     return train_step
 
 
-def wrong_labels(key: PRNGKey, labels: Int[Array, " b"], num_classes: int) -> Int[Array, " b"]:
+def of_any_class(key: PRNGKey, labels: Int[Array, " b"], num_classes: int) -> Int[Array, " b"]:
     """For each label another one, uniform among the other num_classes - 1."""
     return (labels + jax.random.randint(key, labels.shape, 1, num_classes)) % num_classes
+
+
+def of_the_batch(key: PRNGKey, labels: Int[Array, " b"], num_classes: int) -> Int[Array, " b"]:
+    """For each label that of another image of the batch: classes that are not in the batch are left alone.
+
+    That may be the same one, which then contrasts nothing: both energies are one, and so are their gradients.
+    """
+    del num_classes
+    return jnp.roll(labels, jax.random.randint(key, (), 1, max(labels.shape[0], 2)))
 
 
 def dequantise(key: PRNGKey, images: UInt8[Array, "b *event"] | Images) -> Images:
