@@ -71,14 +71,8 @@ class Subject:
         folder: Folder,
         note: Callable[[str], None] = lambda words: None,
     ) -> None:
-        self.config, self.params, self.mesh, self.step, self.folder, self.note = (
-            config,
-            params,
-            mesh,
-            step,
-            folder,
-            note,
-        )
+        self.config, self.params, self.mesh = config, params, mesh
+        self.step, self.folder, self.note = step, folder, note
         self.used: set[str] = set()
         """The splits, and "samples", that were asked for, since whoever watches this emptied it."""
         self._splits: dict[str, Dataset] = {}
