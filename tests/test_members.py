@@ -71,6 +71,7 @@ def test_a_run_of_two_models_reports_both_and_their_mean(two_models):
         assert row["loss_0"] != row["loss_1"]
 
 
+@pytest.mark.slow
 def test_a_run_of_two_models_goes_on_bit_for_bit(two_models, tmp_path):
     for stop in (3, 6):
         assert run.main(command(tmp_path / "twice", train__num_models=2, train__num_steps=stop)) == 0

@@ -164,6 +164,7 @@ def test_a_sampling_buffer_goes_on_bit_for_bit_and_never_from_zero(workdir, caps
         np.testing.assert_array_equal(once[name], twice[name])
 
 
+@pytest.mark.slow
 def test_a_damaged_sampling_buffer_costs_the_last_command_not_the_buffer(workdir, capsys):
     other = {"sample__buffer_capacity": 16, "sample__batch_size": 16, "sample__rounds": 1}
     for _ in range(2):

@@ -240,6 +240,7 @@ def test_a_density_run_measures_itself_and_draws_data_samples_and_density_side_b
     assert (workdir / "samples" / "000006_0.png").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_any_config_needs_no_data_and_ends_in_seconds(tmp_path, capsys):
     words = ["run.py", f"--config={ROOT / 'configs' / 'fashion_mnist.py'}", f"--workdir={tmp_path / 'run'}"]
     assert run.main([*words, "--config.train.dry_run=True"]) == 0
