@@ -23,7 +23,7 @@ BAD = {
     "a fraction for an integer": ([DIGITS, "--config.chain.num_steps=2.5"], "--config.chain.num_steps=2.5"),
     "no value": ([DIGITS, "--config.chain.num_steps"], "config.chain.num_steps"),
     "unknown flag": ([DIGITS, "--wrkdir=here"], "wrkdir"),
-    "unknown mode": ([DIGITS, "--mode=fly"], "train|sample|export|prepare"),
+    "unknown mode": ([DIGITS, "--mode=fly"], "train|sample|evaluate|export|prepare"),
     "a stray word": ([DIGITS, "train"], "'train' is not a flag"),
     "no chain steps": (
         [DIGITS, "--config.chain.num_steps=0"],
