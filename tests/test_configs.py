@@ -41,10 +41,10 @@ def test_a_full_step_gives_back_a_state_of_the_same_shapes_and_scalar_metrics(na
     assert all(metric.shape == () for metric in metrics.values())
 
 
-# Up to half a minute each to compile. Their networks are in test_networks.py; cifar10_conditional stands for the large
-# ones, dsprites_shape, shapes_shape and fashion_mnist_conditional for those of the same network.
-LARGEST = ("imagenet32", "imagenet128", "cifar10_wider_conditional", "cifar10", "default")
-ALIKE = ("dsprites_size", "dsprites_position", "dsprites_rotation", "shapes_position", "fashion_mnist")
+# Up to half a minute each to compile. Their networks are in test_networks.py; folder stands for the large ones,
+# dsprites_shape, shapes_shape and fashion_mnist_conditional for those of networks like theirs.
+LARGEST = ("imagenet32", "imagenet128", "cifar10_wider_conditional", "cifar10_conditional", "cifar10", "default")
+ALIKE = ("dsprites_size", "dsprites_position", "dsprites_rotation", "mnist", "shapes_position", "fashion_mnist")
 SLOW = [pytest.param(name, marks=pytest.mark.slow) if name in LARGEST + ALIKE else name for name in NAMES]
 
 

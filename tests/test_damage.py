@@ -138,7 +138,7 @@ def test_fuzz_of_damage_ends_in_an_older_step_with_exact_values_or_one_clear_lin
     assert set(restored.skipped) <= set(newest), "no valid step is skipped"
 
 
-@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_whatever_file_or_folder_of_a_checkpoint_is_missing_no_value_is_wrong(sound, tmp_path, capfd, every):
     parts = sorted(path.relative_to(step_folder(sound, 3)) for path in step_folder(sound, 3).rglob("*"))
     assert len(parts) > 15

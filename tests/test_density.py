@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ebm_jax import parallel
 from ebm_jax.models import energy, networks
@@ -42,6 +43,7 @@ def gaussian_fit(p):
     return normalised(-0.5 * np.einsum("ni,ij,nj->n", GRID - mean, np.linalg.inv(covariance), GRID - mean))
 
 
+@pytest.mark.slow
 def test_training_comes_closer_to_the_truth_than_any_model_that_misses_a_mode_or_the_weights():
     # What a wrong model can reach at best, in nats of KL(truth || model): one Gaussian by matching moments, and the two
     # modes in the wrong proportion, as chains that do not cross between the modes would leave them. The bound is half

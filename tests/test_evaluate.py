@@ -58,6 +58,7 @@ def test_the_hash_of_a_set_changes_with_one_pixel_and_with_the_shape():
     assert sha256(images[::-1][::-1]) == sha256(images)
 
 
+@pytest.mark.slow
 def test_fresh_samples_are_chains_of_the_sampling_steps_whatever_the_size_of_a_batch(workdir):
     of_run = subject(workdir)
     images, labels, origin = of_run.samples

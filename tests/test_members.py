@@ -38,6 +38,7 @@ def trained(config, steps=2):
     return jax.device_get(state._replace(key=jax.random.key_data(state.key))), jax.device_get(metrics)
 
 
+@pytest.mark.slow
 def test_each_member_is_the_run_of_its_own_seed():
     together, metrics = trained(config_of(seed=5, num_models=2))
     for member in range(2):
@@ -79,6 +80,7 @@ def test_a_run_of_two_models_goes_on_bit_for_bit(two_models, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_what_is_loaded_of_two_models_is_the_mean_of_their_energies(two_models):
     config, params = ebm_jax.load(two_models)
     assert energy.num_members(params) == 2
@@ -90,6 +92,7 @@ def test_what_is_loaded_of_two_models_is_the_mean_of_their_energies(two_models):
     assert run.main(command(two_models, "sample")) == 0
 
 
+@pytest.mark.slow
 def test_snapshots_are_the_newest_checkpoints_as_an_ensemble(two_models):
     _, params = ebm_jax.load(two_models, snapshots=2)
     assert energy.num_members(params) == 4

@@ -265,7 +265,7 @@ def test_energy_under_a_one_hot_soft_label_is_that_under_the_class(make, shape):
 BFLOAT16 = 2.0**-8  # half the distance of two neighbours is at most this part of a value
 
 
-@pytest.mark.parametrize(("make", "shape"), NETWORKS)
+@pytest.mark.parametrize(("make", "shape"), [each for each in NETWORKS if each.id != "resnet32_wider"])
 def test_bfloat16_changes_energies_and_chain_gradients_by_its_rounding_and_not_their_type(make, shape):
     # Every layer rounds its input, its kernel and its output: relative errors of 2^-8 each, independent between
     # elements. Over the layers (at most 30 here, three roundings each) their squares add up; the gradient goes through

@@ -82,7 +82,8 @@ def events(workdir):
     return [row for row in rows(workdir) if "event" in row]
 
 
-@pytest.mark.parametrize("change", [poisoned_rows, pytest.param(poisoned_params, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [poisoned_rows, poisoned_params])
 def test_a_transient_nan_costs_a_rescue_and_the_run_is_the_one_that_goes_on_from_there(
     tmp_path, monkeypatch, capsys, change
 ):

@@ -49,6 +49,7 @@ def test_labels_asked_for_come_in_turn(workdir):
     np.testing.assert_allclose(arrays["energies"], energies(workdir)(arrays["images"], arrays["labels"]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_film_goes_from_noise_to_the_end_of_the_chain(workdir):
     arrays = sampled(workdir, "film", sample__film_every=2)
     frames = arrays["frames"]
@@ -60,6 +61,7 @@ def test_a_film_goes_from_noise_to_the_end_of_the_chain(workdir):
     assert gif.n_frames == 3
 
 
+@pytest.mark.slow
 def test_a_transition_starts_at_test_images_and_goes_to_the_class_that_was_asked_for(workdir):
     arrays = sampled(workdir, "transition", sample__labels="4")
     test = data.digits("test").images / np.float32(255)
@@ -71,6 +73,7 @@ def test_a_transition_starts_at_test_images_and_goes_to_the_class_that_was_asked
     np.testing.assert_array_equal(turned["target_labels"], (turned["labels"] + 1) % 10)
 
 
+@pytest.mark.slow
 def test_composition_of_two_labels_lowers_the_sum_of_their_energies(workdir):
     images = sampled(workdir, "compose", sample__labels="1+3")["images"]
     noise = np.random.default_rng(0).uniform(size=images.shape)
@@ -119,6 +122,7 @@ def test_restoration_starts_from_damage_of_the_stated_amount(workdir, corruption
     assert np.isfinite(arrays["restored"]).all()
 
 
+@pytest.mark.slow
 def test_super_resolution_starts_from_block_means_and_holds_on_to_them(workdir):
     blocks = {}
     for strength in (0.0, 1.0):
@@ -150,6 +154,7 @@ def test_neighbours_are_the_nearest_training_images(workdir):
     np.testing.assert_allclose(arrays["distances"], np.sort(distances, 1)[:, :2], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_sampling_buffer_goes_on_bit_for_bit_and_never_from_zero(workdir, capsys):
     other = {"sample__buffer_capacity": 32, "sample__batch_size": 16}
     once = sampled(workdir, **other, sample__rounds=4)
@@ -259,6 +264,7 @@ def test_labels_are_parsed_as_classes_or_as_vectors():
     np.testing.assert_array_equal(build.sample_labels(config, jnp.arange(3)), [[0.5, 0.25], [1, 0], [0.5, 0.25]])
 
 
+@pytest.mark.slow
 def test_buffered_sampling_from_research_code_moves_all_its_chains(workdir):
     config, params = ebm_jax.load(workdir)
     config = config.copy_and_resolve_references().unlock()

@@ -127,6 +127,7 @@ def test_a_finished_run_started_again_says_so(whole_run, capsys):
     assert "has done its 6 steps; raise train.num_steps" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(tmp_path, capsys):
     assert run.main(command(tmp_path / "run")) == 0
     expected = bits(final_state(tmp_path / "run").state)
@@ -182,7 +183,9 @@ def test_sampling_without_a_checkpoint_says_so(tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(
+    ("signum", "status"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 0)]
+)
 def test_ctrl_c_saves_the_step_it_reached_and_says_so(tmp_path, signum, status):
     words = command(tmp_path / "run", train__num_steps=100_000, checkpoint__every=100_000)
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -220,6 +223,7 @@ def density_command(workdir, mode="train", **changes):
     return [words[0], f"--config={ROOT / 'configs' / 'density2d.py'}", *words[2:]]
 
 
+@pytest.mark.slow
 def test_a_density_run_measures_itself_and_draws_data_samples_and_density_side_by_side(tmp_path, capsys):
     workdir = tmp_path / "run"
     assert run.main(density_command(workdir, log__images_every=3)) == 0
