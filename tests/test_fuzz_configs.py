@@ -160,6 +160,7 @@ def try_odd_values(stride):
     return counts
 
 
+@pytest.mark.slow
 def test_each_key_with_odd_values_is_refused_in_one_line_or_of_its_kind():
     counts = try_odd_values(stride=5)
     assert counts.total() > 1_500

@@ -66,6 +66,7 @@ def two_models(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_run_of_two_models_reports_both_and_their_mean(two_models):
     for row in rows(two_models):
         assert row["loss"] == pytest.approx((row["loss_0"] + row["loss_1"]) / 2, rel=1e-5)

@@ -203,6 +203,7 @@ def test_ctrl_c_saves_the_step_it_reached_and_says_so(tmp_path, signum, status):
     assert rows(tmp_path / "run")[-1]["step"] == saved
 
 
+@pytest.mark.slow
 def test_killed_at_once_a_run_starts_again_from_its_newest_checkpoint(tmp_path):
     words = command(tmp_path / "run", train__num_steps=15, checkpoint__every=5)
     with subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
