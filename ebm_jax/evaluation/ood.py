@@ -75,6 +75,7 @@ def auroc(inside: Inside, outside: Outside) -> Auroc:
     Processing Letters 21, 2014.
     """
     m, n = len(inside), len(outside)
+    inside, outside = inside.astype(np.float64), outside.astype(np.float64)  # newer SciPy's ranks have the scores' type
     ranks = rankdata(np.concatenate([inside, outside]))
     above = (ranks[:m] - rankdata(inside)) / n  # share of outside scores below each inside one
     below = 1 - (ranks[m:] - rankdata(outside)) / m  # share of inside scores above each outside one
