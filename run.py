@@ -2,6 +2,7 @@
 
 import errno
 import sys
+from typing import Any
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -10,7 +11,7 @@ def main(argv: list[str]) -> int:
     """Run one verb; the exit status: 0, 2 for what the user must mend, 3 for a diverged run, 130 after Ctrl-C."""
     from functools import partial
 
-    from ebm_jax import cli, compile, evaluate, export, prepare, processes, sample, train
+    from ebm_jax import cli, compile, export, prepare, processes, sample, train
     from ebm_jax.io import compiled
     from ebm_jax.training.guard import Diverged
     from ebm_jax.types import BadInput
@@ -24,7 +25,7 @@ def main(argv: list[str]) -> int:
             verbs = {
                 "train": train.train,
                 "sample": sample.sample,
-                "evaluate": evaluate.evaluate,
+                "evaluate": _evaluate,
                 "export": export.export,
                 "prepare": prepare.prepare,
                 "compile": partial(compile.compile, topology=command.topology),
@@ -38,6 +39,12 @@ def main(argv: list[str]) -> int:
             raise
         print(f"run.py: {error}; make room, and the same command goes on from the newest checkpoint", file=sys.stderr)
         return 2
+
+
+def _evaluate(config: Any, workdir: Any) -> int:
+    from ebm_jax import evaluate  # half a second of imports that no other verb needs
+
+    return evaluate.evaluate(config, workdir)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The verb that measures a trained run: numbers, how they came about, and pictures."""
 
-import itertools
 import shlex
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from ebm_jax.evaluators import CHECKS, EVALUATORS, card
 from ebm_jax.evaluators.card import Evaluation, Measured
 from ebm_jax.evaluators.common import Subject, with_split
 from ebm_jax.io import provenance, report, storage
-from ebm_jax.io.workdir import flat, write_atomically
+from ebm_jax.io.workdir import flat, unused, write_atomically
 from ebm_jax.models import energy
 from ebm_jax.types import BadInput, Config, Folder
 
@@ -41,7 +40,7 @@ def evaluate(config: Config, folder: Folder) -> int:
     report.warn_skipped(found.skipped)
     step = found.step or 0
     evaluation = Evaluation(_protocol(config, folder, step, energy.num_members(found.params) or 1), {}, {})
-    into = _unused(folder / "evaluation", f"{step:06d}")
+    into = unused(folder / "evaluation", f"{step:06d}")
     with report.Pieces(names) as pieces:
         subject = Subject(config, found.params, mesh, step, folder, pieces.note)
         for name in pieces:
@@ -121,9 +120,3 @@ def _write(evaluation: Evaluation, name: str, folder: Folder, into: Folder) -> N
 
 def _pictures(evaluation: Evaluation, name: str) -> dict[str, Callable[[Path], None]]:
     return evaluation.measured[name].outcome.pictures if name in evaluation.measured else {}
-
-
-def _unused(folder: Folder, name: str) -> Folder:
-    """The first path NAME_N that nothing takes."""
-    numbers = (folder / f"{name}_{number}" for number in itertools.count())
-    return next(path for path in numbers if not path.exists())

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import itertools
 import json
 import os
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import numpy as np
 
 from ebm_jax import build, draws, parallel
 from ebm_jax.io import exported, report
+from ebm_jax.io.workdir import unused
 from ebm_jax.types import BadInput, Config, Energies, Folder, Images, Labels, Params, PRNGKey
 
 PLATFORMS = ("cpu", "tpu", "cuda")
@@ -129,7 +129,7 @@ def _write(parent: Folder, step: int | None, files: dict[str, bytes]) -> Folder:
     """Write the files into the first folder STEP_N that is not there; a folder under that name is whole."""
     try:
         parent.mkdir(exist_ok=True)
-        path = next(path for n in itertools.count() if not (path := parent / f"{step:06d}_{n}").exists())
+        path = unused(parent, f"{step:06d}")
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         unfinished.mkdir(exist_ok=True)
         for name, content in files.items():

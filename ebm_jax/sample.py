@@ -1,6 +1,5 @@
 """The verb that uses a trained run: chains from noise, from a sampling buffer, or one of the tasks, as files."""
 
-import itertools
 from pathlib import Path
 
 import jax
@@ -10,6 +9,7 @@ from jax.sharding import Mesh
 
 from ebm_jax import build, parallel, tasks
 from ebm_jax.io import checkpoint, figures, report, storage
+from ebm_jax.io.workdir import unused
 from ebm_jax.sampling import replay
 from ebm_jax.types import BadInput, Config, Folder, Params
 
@@ -40,7 +40,7 @@ def sample(config: Config, folder: Folder) -> int:
     else:
         key = jax.random.key(config.sample.seed)
         result = tasks.TASKS[task](tasks.Run(config, params, mesh, build.make_stages(config), key))
-    path = _unused(folder / "samples", f"{name}{step:06d}")
+    path = unused(folder / "samples", f"{name}{step:06d}", ".npz")
     with storage.staged(folder) as staged:
         here = staged / path.relative_to(folder).as_posix()
         here.parent.mkdir(parents=True, exist_ok=True)
@@ -114,9 +114,3 @@ def _write_density(path: Path, config: Config, params: Params, points: np.ndarra
     result, log_q = build.make_density_report(config)(params)
     figures.density_figure(path, data_points, points, log_q)
     report.say(report.density_line(result._asdict()))
-
-
-def _unused(folder: Folder, name: str) -> Folder:
-    """The first path NAME_N without a suffix that no file takes."""
-    numbers = (folder / f"{name}_{number}" for number in itertools.count())
-    return next(path for path in numbers if not path.with_suffix(".npz").exists())

@@ -134,8 +134,8 @@ def refuse(of_run):
 @pytest.fixture
 def known_evaluators(monkeypatch):
     known = {"mean": mean_of_samples, "data": of_the_data, "refuse": refuse}
+    monkeypatch.setattr("ebm_jax.evaluate.EVALUATORS", known)  # imports it, before its source is another
     monkeypatch.setattr(evaluators, "EVALUATORS", known)
-    monkeypatch.setattr("ebm_jax.evaluate.EVALUATORS", known)
 
 
 def evaluated(workdir, capsys, metrics, status=0, **changes):

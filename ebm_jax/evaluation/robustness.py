@@ -153,10 +153,7 @@ def pgd(
         (x, worst), _ = lax.scan(body, (start, worst), jax.random.split(key_steps, num_steps))
         return _worse(worst, Attacked(x, margins(logits_fn(key_end, x), labels))), None
 
-    key_clean, key_restarts, key_judge = jax.random.split(key, 3)
-    clean = Attacked(images, margins(logits_fn(key_clean, images), labels))
-    worst, _ = lax.scan(restart, clean, jax.random.split(key_restarts, num_restarts))
-    return Attacked(worst.images, margins(logits_fn(key_judge, worst.images), labels))
+    return _worst_of(key, logits_fn, images, labels, restart, num_restarts)
 
 
 def noise(
@@ -180,9 +177,21 @@ def noise(
         x = norm.project(images + _rows(radius, images) * direction, images, radius)
         return _worse(worst, Attacked(x, margins(logits_fn(key_logits, x), labels))), None
 
-    key_clean, key_draws, key_judge = jax.random.split(key, 3)
+    return _worst_of(key, logits_fn, images, labels, draw, num_draws)
+
+
+def _worst_of(
+    key: PRNGKey,
+    logits_fn: LogitsFn,
+    images: Images,
+    labels: Int[Array, " b"],
+    attempt: Callable[[Attacked, PRNGKey], tuple[Attacked, None]],
+    number: int,
+) -> Attacked:
+    """The worst points after so many attempts from the clean images on, their margins under a key of their own."""
+    key_clean, key_attempts, key_judge = jax.random.split(key, 3)
     clean = Attacked(images, margins(logits_fn(key_clean, images), labels))
-    worst, _ = lax.scan(draw, clean, jax.random.split(key_draws, num_draws))
+    worst, _ = lax.scan(attempt, clean, jax.random.split(key_attempts, number))
     return Attacked(worst.images, margins(logits_fn(key_judge, worst.images), labels))
 
 

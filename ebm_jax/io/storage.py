@@ -119,8 +119,11 @@ def staged(folder: Folder) -> Iterator[Path]:
       BadInput: it could not be copied; the files stay here.
     """
     mirror = Mirror(folder)
-    yield mirror.local
-    if failure := mirror.close():
+    try:
+        yield mirror.local
+    finally:
+        failure = mirror.close()
+    if failure:
         raise BadInput(failure)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import uuid
@@ -173,6 +174,12 @@ def describe(differing: dict[str, tuple[Any, Any]]) -> str:
     words = [f"{key} is {old} there and {new} here" for key, (old, new) in differing.items()]
     more = f" and {len(words) - DESCRIBED} more" if len(words) > DESCRIBED else ""
     return ", ".join(words[:DESCRIBED]) + more
+
+
+def unused(folder: Folder, name: str, suffix: str = "") -> Folder:
+    """The first path NAME_N, N from 0 on, that nothing takes with this suffix."""
+    numbers = (folder / f"{name}_{number}" for number in itertools.count())
+    return next(path for path in numbers if not path.with_name(path.name + suffix).exists())
 
 
 def write_atomically(path: Folder, content: str | bytes) -> None:
