@@ -130,7 +130,8 @@ def refined_class_energies(
             return energy_fn(run(kernel, key, images, energy_fn, num_steps)[0])
 
         classes = jnp.arange(num_classes, dtype=jnp.int32)
-        return jax.lax.map(of_class, (classes, jax.random.split(key, num_classes))).T
+        # Chains run again on the way back: kept for it, those of all classes together fill a machine's memory
+        return jax.lax.map(jax.checkpoint(of_class), (classes, jax.random.split(key, num_classes))).T
 
     return energies_of
 

@@ -247,6 +247,28 @@ def test_refined_energies_and_their_gradient_are_the_closed_form_of_descent_in_a
     np.testing.assert_allclose(gradient, PRECISION * shrink**2 * (x - 0.5), rtol=1e-4, atol=1e-6)
 
 
+def test_the_gradient_through_refined_logits_keeps_one_chain_in_memory_whatever_the_classes_and_keys():
+    weight = jax.random.normal(jax.random.key(0), (64, 64))
+
+    def energy_of(labels):
+        return lambda x: jnp.tanh(jnp.tanh(x @ weight) @ weight).sum(1) + labels
+
+    def kernel_of(project):
+        return langevin(STEP, 0.01, project=project)
+
+    def gradient_memory(num_classes, num_keys):
+        energies_of = applications.refined_class_energies(energy_of, num_classes, kernel_of, num_steps=20, radius=BALL)
+
+        def logits_fn(key, x):
+            return -energies_of(key, x)
+
+        mean = robustness.expected(logits_fn, num_keys)
+        gradient = jax.grad(lambda x: robustness.margins(mean(jax.random.key(0), x), jnp.zeros(100, int)).sum())
+        return jax.jit(gradient).lower(jnp.ones((100, 64))).compile().memory_analysis().temp_size_in_bytes
+
+    assert gradient_memory(8, 4) < 1.5 * gradient_memory(2, 1)
+
+
 @pytest.mark.slow
 def test_an_attack_on_refined_logits_keeps_its_bounds_and_needs_the_gradient_through_the_chain():
     x = jax.random.uniform(jax.random.key(0), (40, 2))

@@ -207,7 +207,8 @@ def expected(logits_fn: LogitsFn, num_keys: int) -> LogitsFn:
     """The mean of random logits over `num_keys` keys, for attacks on the expectation (Athalye et al. 2018)."""
 
     def mean(key: PRNGKey, images: Images) -> Float[Array, "b k"]:
-        return lax.map(lambda key: logits_fn(key, images), jax.random.split(key, num_keys)).mean(0)
+        one = jax.checkpoint(lambda key: logits_fn(key, images))  # of the others no memory is kept for the gradient
+        return lax.map(one, jax.random.split(key, num_keys)).mean(0)
 
     return mean
 
