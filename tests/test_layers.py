@@ -1,114 +1,14 @@
 """Inputs are small integers, so that every sum is exact in float32 and equality needs no tolerance."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import equations
-from jax import lax
+from test_convolution import assert_identical, integers, lax_convolution, value_and_gradients
 
 from ebm_jax.models import layers
 
 FLOAT32 = float(np.finfo(np.float32).eps)
-LARGEST_EXACT = 2**24
-CONVOLUTIONS = [  # kernel size, padding
-    ((3, 3), ((1, 1), (1, 1))),
-    ((4, 4), ((1, 2), (1, 2))),
-    ((2, 2), ((0, 0), (0, 0))),
-    ((1, 5), ((0, 0), (4, 1))),
-    ((3, 2), ((0, 2), (1, 0))),
-    ((2, 3), ((3, 0), (0, 4))),
-]
-
-
-def integers(*shape, seed=0, largest=2):
-    values = np.random.default_rng(seed).integers(-largest, largest, shape, endpoint=True)
-    return jnp.asarray(values, jnp.float32)
-
-
-def lax_convolution(x, kernel, padding, stride=1):
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
-    )
-
-
-def value_and_gradients(fn, *inputs):
-    """fn(*inputs) and the pullback of an integer cotangent onto each input."""
-
-    def both(*inputs):
-        value, pull = jax.vjp(fn, *inputs)
-        return value, *pull(integers(*value.shape, seed=9))
-
-    return jax.jit(both)(*inputs)
-
-
-def assert_identical(actual, expected):
-    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert 0 < np.abs(other).max() < LARGEST_EXACT
-        np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.parametrize(("size", "padding"), CONVOLUTIONS)
-def test_convolution_and_both_gradients_equal_those_of_lax(size, padding):
-    x, kernel = integers(2, 6, 7, 3), integers(*size, 3, 4, seed=1)
-    ours = value_and_gradients(lambda x, kernel: layers.convolution(x, kernel, padding), x, kernel)
-    assert_identical(ours, value_and_gradients(lambda x, kernel: lax_convolution(x, kernel, padding), x, kernel))
-
-
-@pytest.mark.parametrize(("size", "padding"), CONVOLUTIONS[::2])
-def test_derivatives_of_the_input_gradient_equal_those_of_lax(size, padding):
-    x, kernel = integers(1, 5, 5, 2, largest=1), integers(*size, 2, 2, seed=1, largest=1)
-
-    def input_gradient(convolve):
-        return jax.grad(lambda x, kernel: 0.5 * jnp.square(convolve(x, kernel, padding)).sum())
-
-    ours = value_and_gradients(input_gradient(layers.convolution), x, kernel)
-    assert_identical(ours, value_and_gradients(input_gradient(lax_convolution), x, kernel))
-
-
-def test_input_gradient_inside_a_scan_equals_that_of_lax_outside():
-    padding = ((1, 2), (2, 1))
-    xs, kernel = integers(5, 2, 4, 5, 2), integers(4, 4, 2, 3, seed=1)
-
-    def gradient(convolve, x, kernel):
-        return jax.grad(lambda x: 0.5 * jnp.square(convolve(x, kernel, padding)).sum())(x)
-
-    def scanned(kernel):
-        def body(total, x):
-            return total + gradient(layers.convolution, x, kernel), None
-
-        return lax.scan(body, jnp.zeros_like(xs[0]), xs)[0]
-
-    def unrolled(kernel):
-        return sum(gradient(lax_convolution, x, kernel) for x in xs)
-
-    assert_identical(value_and_gradients(scanned, kernel), value_and_gradients(unrolled, kernel))
-
-
-def test_input_gradient_of_any_order_has_the_layout_of_a_forward_convolution():
-    x, kernel, padding = integers(2, 5, 6, 3), integers(3, 3, 3, 4), ((1, 1), (1, 1))
-
-    def layouts(convolve):
-        def gradient(x):
-            return jax.grad(lambda x: jnp.square(convolve(x, kernel, padding)).sum())(x)
-
-        convolutions = {"forward": lambda x: lax_convolution(x, kernel, padding)}
-        convolutions |= {"gradient": gradient, "second": lambda x: jax.vjp(gradient, x)[1](x)[0]}
-        found = {}
-        for name, fn in convolutions.items():
-            jaxpr = jax.make_jaxpr(fn)(x)
-            found[name] = {
-                str(equation.params["dimension_numbers"])
-                for equation in equations(jaxpr)
-                if equation.primitive.name == "conv_general_dilated" and equation.outvars[0].aval.shape[0] == len(x)
-            }
-        return found
-
-    ours = layouts(layers.convolution)
-    assert len(ours["forward"]) == 1
-    assert ours["gradient"] == ours["second"] == ours["forward"]
-    assert layouts(lax_convolution)["gradient"] != ours["forward"]  # what autodiff alone would write
 
 
 @pytest.mark.parametrize("size", [(3, 3), (4, 4), (2, 5)])

@@ -1,53 +1,17 @@
-"""The parts of the networks: a convolution that stays fast inside a scan, pooling, and the residual block."""
+"""The parts of the networks: strided convolutions, pooling, class-conditional tables, the residual block."""
 
 from collections.abc import Callable
-from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from ebm_jax import draws
+from ebm_jax.models.convolution import Features, Kernel, convolution
 from ebm_jax.types import Labels, PRNGKey
 
-Features = Float[Array, "b _ _ _"]  # NHWC
-Kernel = Float[Array, "_ _ _ _"]  # HWIO
-Padding = tuple[tuple[int, int], tuple[int, int]]
 Activation = Callable[[Array], Array]
-
-
-def _plain_convolution(x: Features, kernel: Kernel, padding: Padding) -> Features:
-    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolution(x: Features, kernel: Kernel, padding: Padding) -> Features:
-    """Stride-1 convolution, NHWC by HWIO, whose input gradient is an ordinary convolution too.
-
-    XLA's CPU backend rewrites convolutions into the layout of its fast kernel only outside loops. The input gradient
-    that autodiff writes has another layout, so inside a Langevin scan it falls back to naive loops: 4 times slower on
-    JAX 0.10, 34 times on 0.12 (benchmarks/conv_in_scan.py). Reverse mode only: `jax.jvp` through it raises.
-    """
-    return _plain_convolution(x, kernel, padding)
-
-
-def _convolution_forward(x, kernel, padding):
-    return convolution(x, kernel, padding), (x, kernel)
-
-
-def _convolution_backward(padding, residuals, grad_out):
-    x, kernel = residuals
-    transposed = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    mirrored = tuple(
-        (size - 1 - low, size - 1 - high) for size, (low, high) in zip(kernel.shape, padding, strict=False)
-    )
-    _, pull_kernel = jax.vjp(lambda kernel: _plain_convolution(x, kernel, padding), kernel)
-    return convolution(grad_out, transposed, mirrored), pull_kernel(grad_out)[0]
-
-
-convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
 def space_to_depth(x: Features, block: int = 2) -> Features:

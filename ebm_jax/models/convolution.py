@@ -1,0 +1,114 @@
+"""The stride-1 convolution of all networks: fast inside a scan, and Winograd's on a CPU where that wins."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Features = Float[Array, "b _ _ _"]  # NHWC
+Kernel = Float[Array, "_ _ _ _"]  # HWIO
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolution(x: Features, kernel: Kernel, padding: Padding) -> Features:
+    """Stride-1 convolution, NHWC by HWIO, whose input gradient is an ordinary convolution too.
+
+    XLA's CPU backend rewrites convolutions into the layout of its fast kernel only outside loops. The input gradient
+    that autodiff writes has another layout, so inside a Langevin scan it falls back to naive loops: 4 times slower on
+    JAX 0.10, 34 times on 0.12 (benchmarks/conv_in_scan.py). Reverse mode only: `jax.jvp` through it raises.
+
+    Here alone the platforms differ: on a CPU, 3x3 convolutions of many channels are `winograd`, everything else is a
+    plain convolution of XLA.
+    """
+    return _forward(x, kernel, padding)
+
+
+def _winograd_wins(x: Features, kernel: Kernel) -> bool:
+    """On a CPU, by what benchmarks/convolution.py measured (docs/performance.md)."""
+    easy = x.dtype == jnp.bfloat16 or min(x.shape[1:3]) >= 14
+    return kernel.shape[:2] == (3, 3) and min(kernel.shape[2:]) >= (32 if easy else 64)
+
+
+def _forward(x: Features, kernel: Kernel, padding: Padding) -> Features:
+    if not _winograd_wins(x, kernel):
+        return plain(x, kernel, padding)
+    return lax.platform_dependent(
+        x, kernel, cpu=partial(winograd, padding=padding), default=partial(plain, padding=padding)
+    )
+
+
+def plain(x: Features, kernel: Kernel, padding: Padding) -> Features:
+    """XLA's convolution of stride 1."""
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def winograd(x: Features, kernel: Kernel, padding: Padding) -> Features:
+    """3x3 convolution as 16 matrix products, F(2x2, 3x3): 2.25 times fewer multiplications than the plain one.
+
+        Y = Aᵀ [Σ_c (G g_c Gᵀ) ⊙ (Bᵀ d_c B)] A      g: 3x3 kernel, d: 4x4 square of inputs, Y: 2x2 of outputs
+
+    Sums are float32. In float32 its rounding errors are those of a plain convolution; in bfloat16, which is what the
+    factors of the products are rounded to, an error is about twice as large as that of rounding x itself (Lavin & Gray
+    2016, section 4.1).
+    """
+    (b, height, width, _), features = x.shape, kernel.shape[3]
+    out = [size + low + high - 2 for size, (low, high) in zip((height, width), padding, strict=True)]
+    rows, columns = (-(-size // 2) for size in out)
+    more = [(low, high + size % 2) for size, (low, high) in zip(out, padding, strict=True)]
+    squares = jnp.pad(x, ((0, 0), *more, (0, 0)))
+
+    down = _inputs([squares[:, i : i + 2 * rows - 1 : 2] for i in range(4)])
+    kernels = [_kernels([line[i] for i in range(3)]) for line in _kernels([kernel[i] for i in range(3)])]
+    products = []
+    for line, kernel_line in zip(down, kernels, strict=True):
+        across = _inputs([line[:, :, j : j + 2 * columns - 1 : 2] for j in range(4)])
+        products.append([_product(data, g, x.dtype) for data, g in zip(across, kernel_line, strict=True)])
+    halves = [_outputs(lines) for lines in zip(*products, strict=True)]
+    quarters = [_outputs(line) for line in zip(*halves, strict=True)]
+    tiles = [[y.reshape(b, rows, 1, columns, 1, features).astype(x.dtype) for y in line] for line in quarters]
+    whole = jnp.concatenate([jnp.concatenate(line, 4) for line in tiles], 2)
+    return whole.reshape(b, 2 * rows, 2 * columns, features)[:, : out[0], : out[1]]
+
+
+def _inputs(d: Sequence[Array]) -> list[Array]:
+    """Bᵀ d, in float32."""
+    d = [part.astype(jnp.float32) for part in d]
+    return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+
+
+def _kernels(g: Sequence[Array]) -> list[Array]:
+    """G g, in float32."""
+    g = [part.astype(jnp.float32) for part in g]
+    return [g[0], 0.5 * (g[0] + g[1] + g[2]), 0.5 * (g[0] - g[1] + g[2]), g[2]]
+
+
+def _outputs(m: Sequence[Array]) -> list[Array]:
+    """Aᵀ m."""
+    return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
+
+
+def _product(data: Float[Array, "b h w c"], kernel: Float[Array, "c o"], dtype: jnp.dtype) -> Float[Array, "n o"]:
+    """The matrix product in float32 of factors of a type; on a CPU that has instructions for it, bfloat16 is faster."""
+    rows = data.reshape(-1, data.shape[-1]).astype(dtype)
+    return lax.dot(rows, kernel.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def _convolution_forward(x, kernel, padding):
+    return convolution(x, kernel, padding), (x, kernel)
+
+
+def _convolution_backward(padding, residuals, grad_out):
+    x, kernel = residuals
+    transposed = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    mirrored = tuple(
+        (size - 1 - low, size - 1 - high) for size, (low, high) in zip(kernel.shape, padding, strict=False)
+    )
+    _, pull_kernel = jax.vjp(lambda kernel: _forward(x, kernel, padding), kernel)
+    return convolution(grad_out, transposed, mirrored), pull_kernel(grad_out)[0]
+
+
+convolution.defvjp(_convolution_forward, _convolution_backward)
