@@ -11,14 +11,10 @@ import jax
 from jax import lax
 
 from benchmarks.timing import medians
+from ebm_jax.models import convolution as convolutions
 from ebm_jax.models import energy, layers, networks
 
 STEPS = 6
-
-
-def plain(x: jax.Array, kernel: jax.Array, padding: layers.Padding) -> jax.Array:
-    """The convolution whose input gradient autodiff writes."""
-    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def main() -> None:
@@ -30,7 +26,7 @@ def main() -> None:
     x = jax.random.uniform(jax.random.key(0), (args.batch, args.side, args.side, 3))
     canonical = layers.convolution
     calls = {}
-    for form, convolution in (("plain", plain), ("canonical", canonical)):
+    for form, convolution in (("plain", convolutions.plain), ("canonical", canonical)):
         layers.convolution = convolution
         network = networks.resnet32(width=args.width, num_classes=1, spectral_norm=False)
         params = network.init(jax.random.key(1), x)["params"]
