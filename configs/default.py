@@ -78,6 +78,7 @@ def get_config() -> Any:
     config.train.num_steps = 100_000  # release: 70k to 120k for CIFAR-10
     config.train.seed = 0
     config.train.num_models = 1  # M > 1: M models of the seeds seed, seed + 1 ... in one program: an ensemble
+    config.train.steps_per_call = 1  # steps in one program; more where a step is so short that the host holds it up
     config.train.dry_run = False  # True: three tiny steps on noise for data, to see in seconds that a config runs
     config.train.cpu_devices = 0  # without TPU or GPU: JAX devices to split the CPU into; 0: one a core
 

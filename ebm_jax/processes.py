@@ -236,7 +236,10 @@ def announced(alike: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
 
 
 def stop_is_due(step: int) -> bool:
-    """Whether all processes, any of which got SIGTERM, are to save and end after this step; asked after every step."""
+    """Whether all processes, any of which got SIGTERM, are to save and end after this step; asked after every step.
+
+    Steps are what the caller counts by ones.
+    """
     return multihost_utils.reached_preemption_sync_point(step)
 
 

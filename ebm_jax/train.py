@@ -30,7 +30,10 @@ class _Stop(NamedTuple):
     signals: list[int]
     """Those that this process got."""
     is_due: Callable[[int], bool]
-    """Whether the run stops after this step; asked after every step, and of the same answer on all processes."""
+    """Whether the run stops after this call, the n-th; asked after every call, and of the same answer on all processes.
+
+    JAX, who answers where there are several processes, misses what it decided on if a number is left out.
+    """
 
 
 def train(config: Config, folder: Folder) -> int:
@@ -130,15 +133,16 @@ def _stretch(
 ) -> int:
     """Steps until the last one or a signal; the step of the last checkpoint.
 
-    Metrics are fetched while the next step already runs. Those of a step are taken before its update, so a state is
-    known to be healthy, and is saved, only when the step after it is; after the last step that step is taken for its
-    metrics alone.
+    Metrics are fetched while the next call, of `train.steps_per_call` steps, already runs. Those of a step are taken
+    before its update, so a state is known to be healthy, and is saved, only when the step after it is; after the last
+    step that step is taken for its metrics alone. Pictures and checkpoints are of the first state of a call at or after
+    the step that they are due at.
 
     Raises:
       Ill: the guard's judgement.
     """
-    train_step, keep = build.make_step(config, mesh, beginning.rescues), build.make_keeper(config, mesh)
-    limits, every = build.make_limits(config), config.checkpoint.every
+    train_steps, keep = build.make_steps(config, mesh, beginning.rescues), build.make_keeper(config, mesh)
+    limits, number = build.make_limits(config), config.train.steps_per_call
     health, state, end = guard.HEALTHY, beginning.state, config.train.num_steps
     unseen: tuple[int, Metrics] | None = None
     kept: _Kept | None = None
@@ -149,25 +153,31 @@ def _stretch(
         nonlocal health, unseen, kept, wanted, saved
         if unseen is None:
             return
-        (done, metrics), unseen = (unseen[0], jax.device_get(unseen[1])), None
-        health, illness = guard.judge(health, metrics, limits)
-        if illness is not None:
-            raise guard.Ill(done, illness)
-        if done <= end:
-            trend = {"energy_gap_trend": np.reshape(health.trend, np.shape(metrics["energy_gap"]))}
-            reporter.progress(done, _by_member(metrics | trend), config.log.every)
-        if kept is not None and not health.symptom:
-            if count := int(kept.non_finite):
-                raise guard.Ill(kept.step, f"{count} values of the state are not finite")
-            if saved == beginning.step:
-                checkpoint.discard_after(manager, beginning.step)
-            checkpoint.save(manager, kept.step, kept.state)
-            wanted, saved = False, kept.step
-        kept = None
+        (first, metrics), unseen = (unseen[0], jax.device_get(unseen[1])), None
+        for done, of_step in enumerate(_by_step(metrics, number), first):
+            if done > end + 1:
+                return
+            health, illness = guard.judge(health, of_step, limits)
+            if illness is not None:
+                raise guard.Ill(done, illness)
+            if done <= end:
+                trend = {"energy_gap_trend": np.reshape(health.trend, np.shape(of_step["energy_gap"]))}
+                reporter.progress(done, _by_member(of_step | trend), config.log.every)
+            if kept is not None and not health.symptom:
+                if count := int(kept.non_finite):
+                    raise guard.Ill(kept.step, f"{count} values of the state are not finite")
+                if saved == beginning.step:
+                    checkpoint.discard_after(manager, beginning.step)
+                checkpoint.save(manager, kept.step, kept.state)
+                wanted, saved = False, kept.step
+            kept = None
 
-    for step in itertools.count(beginning.step):
-        last, regular = step == end, step > beginning.step and step % every == 0
-        pictures = step > beginning.step and config.log.images_every and step % config.log.images_every == 0
+    def due(every: int, step: int) -> bool:
+        return step > beginning.step and step // every > (step - number) // every
+
+    for step in itertools.count(beginning.step, number):
+        last, regular = step == end, due(config.checkpoint.every, step)
+        pictures = config.log.images_every and due(config.log.images_every, step)
         if last or regular or pictures or (wanted and kept is None):
             look()
         wanted = wanted or last or regular
@@ -176,7 +186,8 @@ def _stretch(
         if pictures and not last:
             draw_pictures(step, state)
         final = kept
-        state, metrics = train_step(state, build.place_batch(config, mesh, batches(step)))
+        of_call = [batches(index) for index in range(step, step + number)]
+        state, metrics = train_steps(state, build.place_batches(config, mesh, of_call))
         look()
         unseen = (step + 1, metrics)
         if last:
@@ -188,9 +199,16 @@ def _stretch(
             elif final is not None and end == config.train.num_steps:  # after a signal there may be no time for it
                 draw_pictures(step, final.state)
             return saved
-        if stop.is_due(step + 1):
-            end = step + 1
+        if stop.is_due(step // number + 1):
+            end = step + number
     raise AssertionError("the last step always returns")
+
+
+def _by_step(metrics: Mapping[str, np.ndarray], number: int) -> list[dict[str, np.ndarray]]:
+    """The metrics of each step of a call."""
+    if number == 1:
+        return [dict(metrics)]
+    return [{name: np.asarray(value[index]) for name, value in metrics.items()} for index in range(number)]
 
 
 def _by_member(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -34,10 +34,10 @@ def poisoned_params(run_state):
 
 def sabotage(monkeypatch, change, at, times=1):
     """Apply `change` to the state before the step number `at`, the first `times` times that it comes."""
-    left, make_step = [times], build.make_step
+    left, make_steps = [times], build.make_steps
 
     def make(config, mesh, rescues=0):
-        step = make_step(config, mesh, rescues)
+        step = make_steps(config, mesh, rescues)
 
         def sabotaged(run_state, batch):
             if left[0] and int(np.max(run_state.step)) == at:
@@ -47,7 +47,7 @@ def sabotage(monkeypatch, change, at, times=1):
 
         return sabotaged
 
-    monkeypatch.setattr(train.build, "make_step", make)
+    monkeypatch.setattr(train.build, "make_steps", make)
 
 
 def states_on_disk(workdir):

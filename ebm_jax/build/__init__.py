@@ -27,7 +27,9 @@ from ebm_jax.build.parts import (
     make_stages,
     make_state,
     make_step,
+    make_steps,
     place_batch,
+    place_batches,
     rescued_chain,
 )
 from ebm_jax.build.runs import (
@@ -87,10 +89,12 @@ __all__ = [
     "make_stages",
     "make_state",
     "make_step",
+    "make_steps",
     "open_batches",
     "other_runs",
     "parse_labels",
     "place_batch",
+    "place_batches",
     "read_run",
     "rescued_chain",
     "restore",

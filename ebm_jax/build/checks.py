@@ -21,6 +21,7 @@ DRY_RUN = {  # what train.dry_run=True puts over a config
     "buffer.capacity": 32,
     "train.batch_size": 16,
     "train.num_steps": 3,
+    "train.steps_per_call": 1,
     "sample.num_images": 16,
     "sample.batch_size": 16,
     "sample.num_steps": 4,
@@ -77,16 +78,21 @@ def check(config: Config, num_devices: int) -> None:
     _check_shape(config)
     _check_network(config)
     for key in ("train.batch_size", "buffer.capacity"):
-        value = value_of(config, key)
-        if value % num_devices:
-            low = value // num_devices * num_devices
-            options = f"{low} or {low + num_devices}" if low else f"{num_devices}"
-            raise BadInput(f"{key} {value} is not divisible by {num_devices} devices; use {options}")
+        _require_multiple(config, key, num_devices, "devices")
+    _require_multiple(config, "train.num_steps", config.train.steps_per_call, "train.steps_per_call")
     if config.buffer.capacity < config.train.batch_size:
         raise BadInput(
             f"buffer.capacity {config.buffer.capacity} is smaller than train.batch_size {config.train.batch_size}; "
             f"use at least {config.train.batch_size}"
         )
+
+
+def _require_multiple(config: Config, key: str, divisor: int, of: str) -> None:
+    value = value_of(config, key)
+    if value % divisor:
+        low = value // divisor * divisor
+        options = f"{low} or {low + divisor}" if low else f"{divisor}"
+        raise BadInput(f"{key} {value} is not divisible by {divisor} {of}; use {options}")
 
 
 def check_task(config: Config, num_devices: int) -> None:

@@ -157,6 +157,7 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "num_steps": whole(1),
         "seed": SEED,
         "num_models": whole(1, 100),
+        "steps_per_call": whole(1, 1_000),
         "dry_run": FLAG,
         "cpu_devices": whole(0, 256),
     },

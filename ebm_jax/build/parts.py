@@ -1,7 +1,7 @@
 """The pure parts of a run: network, kernel, optimiser, state and step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
 from ebm_jax import parallel
@@ -176,6 +176,19 @@ def place_batch(config: Config, mesh: Mesh, batch: Batch) -> Batch:
     return parallel.place_batch(mesh, batch, _partition(config).buffer.images)
 
 
+def place_batches(config: Config, mesh: Mesh, batches: Sequence[Batch]) -> Batch:
+    """The batches of one call of `make_steps`."""
+    if len(batches) == 1:
+        return place_batch(config, mesh, batches[0])
+    stacked = Batch(*(np.stack(column) for column in zip(*batches, strict=True)))  # pyright: ignore[reportArgumentType]
+    return parallel.place_batch(mesh, stacked, _of_several(_partition(config).buffer.images))
+
+
+def _of_several(spec: Any) -> Any:
+    """The partition of arrays with a leading axis of steps."""
+    return PartitionSpec(None, *spec)
+
+
 def make_state(config: Config, mesh: Mesh) -> TrainState:
     """The state before the first step, laid out over the mesh; the same for any number of devices."""
     assemble = jax.jit(partial(_assemble, config), out_shardings=_shardings(config, mesh))
@@ -243,6 +256,40 @@ def make_step(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
     Args:
       rescues: those of the state; each makes the chains longer by the factor `guard.rescue_chain`.
     """
+    return _over_devices(config, mesh, _local_step(config, rescues), _partition(config).buffer.images)
+
+
+def make_steps(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
+    """`make_step` for the `train.steps_per_call` steps of one call: the host waits for none of them but the last.
+
+    Where they are more than one, batches and metrics have a leading axis of steps.
+    """
+    number, step = config.train.steps_per_call, _local_step(config, rescues)
+    if number == 1:
+        return make_step(config, mesh, rescues)
+    # In loops XLA's CPU backend takes slow convolutions for the gradients of kernels (models/convolution.py)
+    unroll = mesh.devices.flat[0].platform == "cpu"
+
+    def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda state, batch: step(state, batch), state, batches, unroll=unroll)
+
+    return _over_devices(config, mesh, steps, _of_several(_partition(config).buffer.images))
+
+
+def _over_devices(config: Config, mesh: Mesh, fn: Callable, batch_spec: Any) -> Callable:
+    """A program (state, batch) -> (state, metrics) of one device on all of them."""
+    specs = _partition(config)
+    return parallel.over_devices(
+        fn,
+        mesh,
+        in_specs=(specs, batch_spec),
+        out_specs=(specs, parallel.REPLICATED),
+        donate_argnums=(0,),
+    )
+
+
+def _local_step(config: Config, rescues: int) -> Callable:
+    """The training step of one device, of all its models."""
     config = config.copy_and_resolve_references()
     config.chain.num_steps = rescued_chain(config, rescues)
     objective = choice(config, "loss.objective")
@@ -266,11 +313,4 @@ def make_step(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
     def step_of_members(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return parallel.over_members(lambda member: step(*member), (state, batch))
 
-    specs = _partition(config)
-    return parallel.over_devices(
-        step if config.train.num_models == 1 else step_of_members,
-        mesh,
-        in_specs=(specs, specs.buffer.images),
-        out_specs=(specs, parallel.REPLICATED),
-        donate_argnums=(0,),
-    )
+    return step if config.train.num_models == 1 else step_of_members
