@@ -1,4 +1,4 @@
-"""The training step: one gradient on any number of devices, one trace, chains under their own labels."""
+"""The training step: one gradient on any number of devices, chains under their own labels."""
 
 from typing import Any, cast
 
@@ -111,21 +111,6 @@ def test_the_update_is_sgd_on_the_loss_that_autodiff_alone_gives():
     for name, value in expected.items():
         np.testing.assert_allclose(state.params[name], value, rtol=2e-6, atol=2e-7)
     np.testing.assert_allclose(metrics["loss"], loss(params), rtol=2e-6)
-
-
-def test_a_whole_run_is_traced_once():
-    traces = []
-
-    def counted(*args, **kwargs):
-        traces.append(1)
-        return apply(*args, **kwargs)
-
-    mesh, step, state = setup(8, apply=counted, kernel=langevin(0.1, 0.01), capacity=32)
-    state, _ = step(state, parallel.place_batch(mesh, batch_for(0)))
-    after_first = len(traces)
-    for seed in range(1, 4):
-        state, _ = step(state, parallel.place_batch(mesh, batch_for(seed)))
-    assert len(traces) == after_first
 
 
 def test_the_state_is_donated():
