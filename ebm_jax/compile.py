@@ -194,7 +194,14 @@ def table(
     traffic = [hlo.traffic(compiled.program) for compiled in programs]
     rows.append(("FLOPs of a chip", *(_count(number) for number in flops)))
     rows.append(("FLOPs of all chips", *(_count(number * mesh.size) for number in flops)))
+    derived = build.step_flops(config, mesh.size)
+    excess = 100 * (flops[0] * mesh.size / derived - 1)
+    rows.append(("  derived from the network", f"{_count(derived)}, compiled {excess:+.1f} %", "-"))
     rows.append(("bytes to and from memory", *(_bytes(number) for number in traffic)))
+    chain_step = hlo.traffic(step.program, in_loops=True) / config.chain.num_steps
+    least = build.chain_step_bytes(config, mesh.size)
+    times = f"{_bytes(chain_step)}, {chain_step / least:.2f} of the network's {_bytes(least)}"
+    rows.append(("  of a chain step", times, "-"))
     if chip:
         times = [(one / chip.flops, other / chip.bandwidth) for one, other in zip(flops, traffic, strict=True)]
         rows.append(("time by FLOPs", *(_time(by_flops) for by_flops, _ in times)))

@@ -12,10 +12,12 @@ from ebm_jax.build.choices import (
     value_of,
 )
 from ebm_jax.build.datasets import load_dataset, load_images, make_density, make_source, open_batches
+from ebm_jax.build.floor import chain_step_bytes, step_flops
 from ebm_jax.build.limits import as_config, check_values
 from ebm_jax.build.memory import check_evaluation_fits, check_memory, check_samples_fit
 from ebm_jax.build.parts import (
     abstract_batch,
+    abstract_raw_params,
     abstract_state,
     init_params,
     make_apply,
@@ -51,9 +53,11 @@ from ebm_jax.build.runs import (
 
 __all__ = [
     "abstract_batch",
+    "abstract_raw_params",
     "abstract_state",
     "among",
     "as_config",
+    "chain_step_bytes",
     "check",
     "check_evaluation",
     "check_evaluation_fits",
@@ -101,6 +105,7 @@ __all__ = [
     "restore_ensemble",
     "restore_params",
     "sample_labels",
+    "step_flops",
     "together",
     "value_of",
 ]

@@ -123,6 +123,11 @@ def _raw_params(config: Config, key: PRNGKey) -> tuple[Params, spectral.Vectors]
     return params, spectral.init(key_vectors, params) if config.model.spectral_norm else {}
 
 
+def abstract_raw_params(config: Config) -> tuple[Any, Any]:
+    """Shapes and types of the parameters of one model before spectral normalisation, and of its vectors."""
+    return jax.eval_shape(partial(_raw_params, config), jax.random.key(0))
+
+
 def init_params(config: Config, key: PRNGKey) -> Params:
     """Untrained parameters of the network, spectrally normalised where the config says so."""
     return spectral.normalise(*_raw_params(config, key))

@@ -234,7 +234,7 @@ def _flops(instruction: Instruction, computation: Computation) -> int:
     products = 2 * result[labels[3].index("b")] * result[labels[3].index("f")] * right[labels[2].index("i")]
     for place, axis in enumerate(sorted(set(labels[3]) - {"b", "f"})):
         sizes = left[labels[1].index(axis)], result[labels[3].index(axis)], right[labels[2].index(axis)]
-        products *= _taps(
+        products *= taps(
             *sizes, *(_window(window, place, name) for name in ("stride", "lhs_dilate", "rhs_dilate", "pad"))
         )
     return products
@@ -247,19 +247,23 @@ def _window(window: dict[str, str], place: int, name: str) -> int:
     return int(window[name].split("x")[place].split("_")[0])
 
 
-def _taps(size: int, out: int, kernel: int, stride: int, dilation: int, kernel_dilation: int, low: int) -> int:
+def taps(size: int, out: int, kernel: int, stride: int, dilation: int, kernel_dilation: int, low: int) -> int:
     """How many pairs of an output and a kernel element meet an input element, in one dimension."""
     extent = (size - 1) * dilation + 1
     places = [position * stride + tap * kernel_dilation - low for position in range(out) for tap in range(kernel)]
     return sum(0 <= place < extent and place % dilation == 0 for place in places)
 
 
-def traffic(program: Program) -> float:
+def traffic(program: Program, in_loops: bool = False) -> float:
     """Bytes that one device reads from and writes to its HBM; what the layouts place in another memory moves none.
 
     Of what is sliced, gathered or updated in place only the part counts. A fusion reads each operand once.
+
+    Args:
+      in_loops: count what loops do alone.
     """
-    return float(sum(run.times * _moved(program, run) for run in runs(program) if not run.fused))
+    counted = (run for run in runs(program) if not run.fused and (run.in_loop or not in_loops))
+    return float(sum(run.times * _moved(program, run) for run in counted))
 
 
 def _moved(program: Program, run: Run) -> int:
