@@ -122,6 +122,18 @@ ENTRY %main (b: f32[400,24]) -> f32[400,24] {
     assert hlo.whole_copies(hlo.parse(tpu), ROWS, ROWS * PIXELS) == {"copy": 2}
 
 
+def test_a_slice_that_is_fetched_into_the_chips_own_memory_moves_its_own_bytes_alone():
+    tpu = """HloModule m
+
+ENTRY %main (k: f32[4,8,128]) -> f32[1,8,128] {
+  %k = f32[4,8,128]{2,1,0:T(8,128)} parameter(0)
+  %slice-start = ((f32[4,8,128]{2,1,0:T(8,128)}), f32[1,8,128]{2,1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%k), slice={[0:1], [0:8], [0:128]}
+  ROOT %slice-done = f32[1,8,128]{2,1,0:T(8,128)S(1)} slice-done(%slice-start)
+}
+"""  # noqa: E501
+    assert hlo.traffic(hlo.parse(tpu)) == 4 * 8 * 128
+
+
 @pytest.mark.parametrize("in_loop", [True, False])
 def test_a_collective_in_a_loop_is_told_from_one_after_it(in_loop):
     mesh = parallel.device_mesh(jax.devices()[:4])

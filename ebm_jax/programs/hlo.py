@@ -282,6 +282,8 @@ def _in_hbm(arrays: tuple[Array, ...]) -> int:
 def _read(program: Program, instruction: Instruction, place: int, arrays: tuple[Array, ...]) -> int:
     """Bytes read of the operand at a place."""
     total, users = _in_hbm(arrays), list(_users(program, instruction, place))
+    if instruction.opcode == "slice-start":  # gives its operand, the slice and a context
+        return min(total, instruction.arrays[1].size)
     if total == 0 or any(at > 0 or user.opcode not in SLICES | IN_PLACE for user, at in users):
         return total
     return min(total, sum(sum(array.size for array in user.arrays) for user, _ in users if user.opcode in SLICES))
@@ -304,6 +306,8 @@ def _users(program: Program, instruction: Instruction, place: int) -> Iterator[t
 
 
 def _written(program: Program, instruction: Instruction, computation: Computation) -> int:
+    if instruction.opcode == "slice-start":
+        return _in_hbm(instruction.arrays[1:2])
     results = instruction.arrays[:1] if instruction.opcode.endswith("-start") else instruction.arrays
     makers = _makers(program, instruction, computation)
     return sum(_new(array, *maker) for array, maker in zip(results, makers, strict=False) if array.space == HBM)
