@@ -75,7 +75,7 @@ def test_the_table_for_the_cpu_has_no_limit_of_memory_and_nothing_is_written(tmp
     assert "no limit" in lines
     assert "1 all-reduce of" in lines
     assert re.search(r"derived from the network +0.00\d G, compiled -\d+.\d %", lines), "-: heads are no products here"
-    assert re.search(r"of a chain step +\d+.\d KiB, \d.\d\d of the network's \d+.\d KiB", lines)
+    assert re.search(r"of a chain step +\d+.\d KiB, \d+.\d\d of the network's \d+.\d KiB", lines)
     assert "time by" not in lines, "the speed of this CPU is not known"
     assert not (tmp_path / "run").exists()
 
