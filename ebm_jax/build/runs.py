@@ -21,7 +21,7 @@ from ebm_jax.evaluation import density
 from ebm_jax.io import checkpoint, storage
 from ebm_jax.io.workdir import CONFIG, read_config
 from ebm_jax.models import energy
-from ebm_jax.sampling import pool
+from ebm_jax.sampling import pool, replay
 from ebm_jax.sampling.pool import Pool
 from ebm_jax.training.state import TrainState, network_params
 from ebm_jax.types import BadInput, Config, Energies, EnergyFn, Folder, Images, Labels, Params, Places, PRNGKey
@@ -181,6 +181,14 @@ def make_rounds(config: Config, mesh: Mesh) -> tuple[Callable, Callable, Any]:
     advance = parallel.over_devices(local, mesh, (parallel.REPLICATED, parallel.REPLICATED, specs), specs, (2,))
     abstract = jax.eval_shape(partial(init_sampling_buffer, config), jax.random.key(0))
     return init, advance, parallel.abstract(abstract, mesh, specs)
+
+
+def oldest_chains(config: Config, buffer: Pool, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(images, labels, rounds since each began) of the `number` chains that went the most rounds, on the host."""
+    images, labels, visits = jax.device_get((buffer.chains.images, buffer.chains.labels, buffer.chains.visits))
+    order = np.argsort(-visits, kind="stable")[:number]
+    decoded = np.asarray(replay.as_images(jnp.asarray(images[order]), tuple(config.data.shape)))
+    return decoded, labels[order], visits[order]
 
 
 def read_run(workdir: Folder) -> Config:
