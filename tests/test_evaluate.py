@@ -3,6 +3,7 @@
 import json
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -47,6 +48,13 @@ def test_the_data_are_the_runs_own_with_their_labels_whatever_the_model_is_condi
             np.testing.assert_array_equal(found.labels, expected.labels)
             assert of_run.data(split) is found
             assert sha256(expected.images) in of_run.described(split)
+
+
+def test_members_from_other_runs_lie_on_all_devices_as_the_runs_own_do(workdir):
+    alone, both = (jax.tree.leaves(subject(workdir, sample__with_runs=runs).params) for runs in ("", str(workdir)))
+    for one, pair in zip(alone, both, strict=True):
+        assert len(pair.sharding.device_set) == 8
+        np.testing.assert_array_equal(pair, np.stack([one, one]))
 
 
 def test_the_hash_of_a_set_changes_with_one_pixel_and_with_the_shape():

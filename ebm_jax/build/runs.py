@@ -261,7 +261,8 @@ def restore_ensemble(workdir: Folder, config: Config, mesh: Mesh) -> Weights:
     for other in other_runs(config):
         check_member(config, other)
         parts.append(load(other, snapshots=config.sample.snapshots)[1])
-    return found._replace(params=jax.device_put(together(parts), parallel.shardings(mesh, parallel.REPLICATED)))
+    everywhere = jax.device_put(parts, parallel.shardings(mesh, parallel.REPLICATED))  # `load` gives the first device's
+    return found._replace(params=together(everywhere))
 
 
 def together(parts: Sequence[Params]) -> Params:
