@@ -100,21 +100,21 @@ class Margins(NamedTuple):
 
 
 def test_each_image_is_attacked_under_its_own_label_at_radii_in_their_keys_units(monkeypatch):
-    """Attacks that are stood where the radius is below the label's tenth of the image's brightness."""
+    """Attacks are stood where the radius is below the label's tenth of the brightness; noise reaches half as far."""
 
     def attack(key, logits_fn, images, labels, norm, radius, *more, **many):
         return Margins(radius - labels * images.mean((1, 2, 3)) / 10)
 
     monkeypatch.setattr(robustness, "pgd", attack)
-    monkeypatch.setattr(robustness, "noise", attack)
+    monkeypatch.setattr(robustness, "noise", lambda *args, **many: attack(*args[:5], args[5] / 2, **many))
     one = subject(eval__attack_linf="51,0,25.5", eval__attack_l2="0,0.2")
     found = {name: value.number for name, value in classify.robustness_to_attacks(one).values.items()}
     test, rows = one.data("test"), np.sort(np.random.default_rng(one.config.eval.seed).permutation(359)[:40])
     limits = test.labels[rows] * test.images[rows].mean((1, 2, 3)) / 2550
     assert 0 < (limits > 0.2).mean() < (limits > 0.1).mean() < (limits > 0).mean()
     for radius, pixels in {"L∞ radius 0/255": 0, "L∞ radius 25.5/255": 0.1, "L2 radius 0.2": 0.2}.items():
-        for name in ("gradient attack", "noise"):
-            assert found[f"accuracy, {radius} / {name}"] == pytest.approx((limits > pixels).mean())
+        for name, reach in {"gradient attack": pixels, "noise": pixels / 2}.items():
+            assert found[f"accuracy, {radius} / {name}"] == pytest.approx((limits > reach).mean())
     assert found["accuracy under an attack in L∞ without bounds"] == 0
 
 
