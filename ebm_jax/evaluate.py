@@ -26,10 +26,11 @@ def evaluate(config: Config, folder: Folder) -> int:
     Raises:
       BadInput: before anything is measured, or at the end, if a metric could not be measured.
     """
-    parallel.split_cpu(config.train.cpu_devices, config.train.batch_size, config.buffer.capacity)
+    sizes = config.train.batch_size, config.buffer.capacity, config.sample.buffer_capacity
+    parallel.split_cpu(config.train.cpu_devices, *sizes)
     mesh = parallel.device_mesh()
     build.check(config, mesh.size)
-    build.check_evaluation(config)
+    build.check_evaluation(config, mesh.size)
     build.check_evaluation_fits(config)
     names = asked_metrics(config)
     for name in names:
@@ -88,6 +89,8 @@ def _protocol(config: Config, folder: Folder, step: int, members: int) -> dict[s
     """What holds for all metrics, in words."""
     weights = {"ema": "running mean (EMA) of the weights", "raw": "raw weights of the last step"}
     alone = "one model" if members == 1 else f"an ensemble of {members} members, the mean of their energies"
+    if members > 1 and build.choice(config, "sample.ensemble"):
+        alone += ", but for samples, which one member at a time made by turns"
     return {
         "command": _command(config, folder),
         "run": f"{folder}, trained on {config.data.name} {config.data.split}",

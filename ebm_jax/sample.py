@@ -3,14 +3,12 @@
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from ebm_jax import build, parallel, tasks
 from ebm_jax.io import checkpoint, figures, report, storage
 from ebm_jax.io.workdir import unused
-from ebm_jax.sampling import replay
 from ebm_jax.types import BadInput, Config, Folder, Params
 
 
@@ -94,18 +92,15 @@ def _continued(
             buffer = advance(params, key, buffer)
         done = (restored.step or 0) + config.sample.rounds
         checkpoint.save(manager, done, buffer)
-    images, labels, energies = _oldest(config, params, jax.device_get(buffer.chains))
+    images, labels, _ = build.oldest_chains(config, buffer, config.sample.num_images)
+    energies = _energies(config, params, images, labels)
     return images, labels, energies, f"sampling buffer after {done} rounds of {config.sample.num_steps} chain steps"
 
 
-def _oldest(config: Config, params: Params, chains: replay.ReplayBuffer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The chains that were visited most often, with their labels and energies."""
-    order = np.argsort(-chains.visits, kind="stable")[: config.sample.num_images]
-    images = np.asarray(replay.as_images(jnp.asarray(chains.images[order]), tuple(config.data.shape)))
-    labels = np.asarray(chains.labels)[order]
+def _energies(config: Config, params: Params, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     energy_fn, size = jax.jit(build.make_energy_fn(config)), config.sample.batch_size
     parts = [energy_fn(params, images[at : at + size], labels[at : at + size]) for at in range(0, len(images), size)]
-    return images, labels, np.concatenate([np.asarray(part) for part in parts])
+    return np.concatenate([np.asarray(part) for part in parts])
 
 
 def _write_density(path: Path, config: Config, params: Params, points: np.ndarray) -> None:

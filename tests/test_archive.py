@@ -63,6 +63,25 @@ def test_anything_else_is_refused_in_one_line_that_says_to_delete_it(kind, tmp_p
         archive.read(path)
 
 
+class Opened:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (type(self.mark).touch, (self.mark,))
+
+
+def test_nothing_is_unpickled(tmp_path):
+    path, mark = tmp_path / "saved.npz", tmp_path / "mark"
+    objects = np.array([Opened(mark)], object)
+    np.savez(path, objects=objects, description=np.array("{}"), sha256=np.array(archive.digest_of({}, {})))
+    with pytest.raises(BadInput, match=r"^.*saved\.npz .*delete it to have it made anew$"):
+        archive.read(path)
+    assert not mark.exists()
+
+
 def test_a_path_that_cannot_be_written_is_refused_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=r"^.* cannot be written .*give another path$"):

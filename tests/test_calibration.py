@@ -54,6 +54,11 @@ def test_calibration_error_of_one_confidence_is_its_distance_from_the_accuracy()
     assert report.bins.count.sum() == report.bins.count[11] == 10  # 0.8 is in ](11)/15, 12/15]
 
 
+def test_a_confidence_at_the_border_of_two_bins_is_in_the_lower_one():
+    confidence = np.array([0.0, 0.25, 0.5, 0.75, 1.0])  # exact, as are borders of quarters
+    assert calibration.bins(confidence, np.ones(5, bool), 4).count.tolist() == [2, 1, 1, 1]
+
+
 def test_the_fitted_temperature_is_the_one_that_the_labels_were_drawn_with(predictions):
     logits, labels = predictions
     temperature = calibration.fitted_temperature(logits, labels)
@@ -66,6 +71,8 @@ def test_the_fitted_temperature_is_the_one_that_the_labels_were_drawn_with(predi
 def test_energies_that_differ_by_less_than_a_float32_softmax_keeps_still_count():
     energies = np.array([[20.0, 20.0 - 2e-6], [20.0, 20.0 + 2e-6]], np.float32)
     assert calibration.report(-energies, np.array([1, 0])).accuracy == 1.0
+    sure = calibration.report(np.array([[20.0, 0.0]], np.float32), np.array([0]))
+    assert sure.nll == pytest.approx(np.log1p(np.exp(-20)), rel=1e-6)  # 2e-9, which is 0 there
 
 
 def test_no_predictions_have_no_accuracy():

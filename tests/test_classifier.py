@@ -38,10 +38,16 @@ def test_it_tells_unseen_digits_as_well_as_a_linear_classifier_at_least(fn):
     assert (probabilities.argmax(1) == TEST.labels).mean() > linear - 0.02, "two standard errors of 359 are 0.02"
 
 
-def test_it_is_a_function_of_its_seed_alone():
+def test_it_is_a_function_of_its_seed_alone(monkeypatch):
     one, same, other = (jax.tree.leaves(trained(seed, num_steps=3)) for seed in (0, 0, 1))
     assert all((a == b).all() for a, b in zip(one, same, strict=True))
     assert any((a != b).any() for a, b in zip(one, other, strict=True))
+    first, second = (jax.tree.leaves(classifier.init(seed, 10, (8, 8, 1))) for seed in (0, 1))
+    assert any((a != b).any() for a, b in zip(first, second, strict=True)), "it begins elsewhere"
+    init = classifier.init
+    monkeypatch.setattr(classifier, "init", lambda seed, *shape: init(0, *shape))
+    ordered = jax.tree.leaves(trained(1, num_steps=3))
+    assert any((a != b).any() for a, b in zip(one, ordered, strict=True)), "and sees the images in another order"
 
 
 def test_its_distance_is_zero_of_equal_sets_and_orders_halves_shifts_and_noise(fn):

@@ -1,6 +1,7 @@
 """What --mode=evaluate says of a conditional model as a classifier is what its energies say."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 import ebm_jax
 from configs import digits
 from ebm_jax import build, parallel
-from ebm_jax.evaluation import calibration
+from ebm_jax.evaluation import calibration, robustness
 from ebm_jax.evaluators import classify
 from ebm_jax.evaluators.common import Subject
 from ebm_jax.models import energy
@@ -48,8 +49,8 @@ def subject(**changes):
     return Subject(config, params, parallel.device_mesh(jax.devices()[:1]), 7, Path("nowhere"))
 
 
-def logits_by_hand(one):
-    images = jnp.asarray(one.data("test").images / 255.0, jnp.float32)
+def logits_by_hand(one, images):
+    images = jnp.asarray(images / 255.0, jnp.float32)
     energy_fn = ebm_jax.make_energy_fn(one.config)
     of_label = jax.jit(lambda label: energy_fn(one.params, images, jnp.full(len(images), label)))
     return -np.stack([of_label(label) for label in range(10)], 1)
@@ -58,14 +59,20 @@ def logits_by_hand(one):
 def test_classification_is_that_of_the_energies_one_class_after_the_other(tmp_path):
     one = subject()
     outcome = classify.classification(one)
-    logits, labels = logits_by_hand(one), one.data("test").labels
+    test, train = one.data("test"), one.data("train")
+    logits, labels = logits_by_hand(one, test.images), test.labels
     report = calibration.report(logits, labels)
+    rows = np.sort(np.random.default_rng(one.config.eval.seed).permutation(len(train.images))[: len(labels)])
+    temperature = calibration.fitted_temperature(logits_by_hand(one, train.images[rows]), train.labels[rows])
+    scaled = calibration.report(logits / temperature, labels)
     found = {name: value.number for name, value in outcome.values.items()}
     assert found["accuracy"] == pytest.approx((logits.argmax(1) == labels).mean())
     assert found["expected calibration error"] == pytest.approx(report.calibration_error, abs=1e-4)
     assert found["negative log-likelihood of labels, nats"] == pytest.approx(report.nll, rel=1e-4)
     assert 0 < outcome.values["accuracy"].standard_error < 0.05
-    assert found["negative log-likelihood of labels, fitted temperature, nats"] < np.log(10) + 0.02  # a guess's
+    assert found["temperature of the fit"] == pytest.approx(temperature, rel=1e-2)
+    assert found["negative log-likelihood of labels, fitted temperature, nats"] == pytest.approx(scaled.nll, rel=1e-3)
+    assert found["expected calibration error, fitted temperature"] == pytest.approx(scaled.calibration_error, abs=0.01)
     assert "359 images of 8x8x1" in outcome.protocol["images classified"]
     outcome.pictures["calibration"](tmp_path / "calibration.png")
     assert (tmp_path / "calibration.png").stat().st_size > 5_000
@@ -76,7 +83,8 @@ def test_robustness_at_radius_0_is_the_accuracy_of_the_images_attacked_and_the_v
     one = subject()
     outcome = classify.robustness_to_attacks(one)
     rows = np.sort(np.random.default_rng(one.config.eval.seed).permutation(359)[:40])
-    clean = (logits_by_hand(one)[rows].argmax(1) == one.data("test").labels[rows]).mean()
+    test = one.data("test")
+    clean = (logits_by_hand(one, test.images)[rows].argmax(1) == test.labels[rows]).mean()
     found = {name: value.number for name, value in outcome.values.items()}
     assert found["accuracy, L∞ radius 0/255 / gradient attack"] == pytest.approx(clean)
     assert found["accuracy, L2 radius 0 / noise"] == pytest.approx(clean)
@@ -85,6 +93,29 @@ def test_robustness_at_radius_0_is_the_accuracy_of_the_images_attacked_and_the_v
     assert "2 steps, 1 random starts" in outcome.protocol["attack"]
     outcome.pictures["robustness"](tmp_path / "robustness.png")
     assert (tmp_path / "robustness.png").stat().st_size > 10_000
+
+
+class Margins(NamedTuple):
+    margins: jax.Array
+
+
+def test_each_image_is_attacked_under_its_own_label_at_radii_in_their_keys_units(monkeypatch):
+    """Attacks are stood where the radius is below the label's tenth of the brightness; noise reaches half as far."""
+
+    def attack(key, logits_fn, images, labels, norm, radius, *more, **many):
+        return Margins(radius - labels * images.mean((1, 2, 3)) / 10)
+
+    monkeypatch.setattr(robustness, "pgd", attack)
+    monkeypatch.setattr(robustness, "noise", lambda *args, **many: attack(*args[:5], args[5] / 2, **many))
+    one = subject(eval__attack_linf="51,0,25.5", eval__attack_l2="0,0.2")
+    found = {name: value.number for name, value in classify.robustness_to_attacks(one).values.items()}
+    test, rows = one.data("test"), np.sort(np.random.default_rng(one.config.eval.seed).permutation(359)[:40])
+    limits = test.labels[rows] * test.images[rows].mean((1, 2, 3)) / 2550
+    assert 0 < (limits > 0.2).mean() < (limits > 0.1).mean() < (limits > 0).mean()
+    for radius, pixels in {"L∞ radius 0/255": 0, "L∞ radius 25.5/255": 0.1, "L2 radius 0.2": 0.2}.items():
+        for name, reach in {"gradient attack": pixels, "noise": pixels / 2}.items():
+            assert found[f"accuracy, {radius} / {name}"] == pytest.approx((limits > reach).mean())
+    assert found["accuracy under an attack in L∞ without bounds"] == 0
 
 
 def test_refined_logits_are_those_of_the_chain_kept_near_the_image():

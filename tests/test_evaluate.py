@@ -3,6 +3,7 @@
 import json
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def subject(workdir, **changes):
     for key, value in changes.items():
         group, name = key.split("__")
         setattr(config[group], name, value)
-    build.check_evaluation(config)
+    build.check_evaluation(config, mesh.size)
     found = build.restore_ensemble(workdir, config, mesh)
     return Subject(config, found.params, mesh, found.step, workdir)
 
@@ -47,6 +48,13 @@ def test_the_data_are_the_runs_own_with_their_labels_whatever_the_model_is_condi
             np.testing.assert_array_equal(found.labels, expected.labels)
             assert of_run.data(split) is found
             assert sha256(expected.images) in of_run.described(split)
+
+
+def test_members_from_other_runs_lie_on_all_devices_as_the_runs_own_do(workdir):
+    alone, both = (jax.tree.leaves(subject(workdir, sample__with_runs=runs).params) for runs in ("", str(workdir)))
+    for one, pair in zip(alone, both, strict=True):
+        assert len(pair.sharding.device_set) == 8
+        np.testing.assert_array_equal(pair, np.stack([one, one]))
 
 
 def test_the_hash_of_a_set_changes_with_one_pixel_and_with_the_shape():
@@ -85,6 +93,28 @@ def test_samples_of_the_buffer_are_its_decoded_chains_with_their_labels_and_say_
     np.testing.assert_array_equal(labels, np.asarray(buffer.labels)[np.concatenate(rows)])
 
 
+@pytest.mark.slow
+def test_samples_by_turns_are_of_one_member_a_round_and_say_so(workdir):
+    """Two snapshots; a buffer that a round moves whole, so that a chain's rounds are known."""
+    buffered = {"sample__buffer_capacity": 24, "sample__restart_prob": 0.0, "eval__batch_size": 24}
+
+    def drawn(**changes):
+        return subject(workdir, eval__num_samples=24, **buffered, **changes).samples
+
+    turns = {"sample__snapshots": 2, "sample__ensemble": "turns"}
+    newest, first, second = drawn(sample__rounds=1), drawn(sample__rounds=1, **turns), drawn(sample__rounds=2, **turns)
+    mean, twice = drawn(sample__rounds=1, sample__snapshots=2), drawn(sample__rounds=2)
+    np.testing.assert_allclose(first.images, newest.images, atol=1e-5)  # round 0 is member 0, the newest
+    np.testing.assert_array_equal(first.labels, newest.labels)
+    assert np.abs(mean.images - newest.images).max() > 1e-5
+    assert np.abs(second.images - twice.images).max() > 1e-5, "round 1 is the older member's"
+    assert (
+        "2 rounds, each of 24 of them and 3 steps of langevin under the energy of one member, by turns" in second.origin
+    )
+    assert second.origin.endswith("2.0 on average, 2 at least")
+    assert "under the energy, the last 1 without noise" in twice.origin
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -92,8 +122,12 @@ def test_samples_of_the_buffer_are_its_decoded_chains_with_their_labels_and_say_
             {"eval__samples": "buffer", "eval__num_samples": 65},
             "more than the 64 chains of the training buffer; use at",
         ),
-        ({"sample__ensemble": "turns"}, "sample.ensemble turns is for --mode=sample"),
-        ({"sample__buffer_capacity": 64}, "sample.buffer_capacity 64 is for --mode=sample"),
+        ({"sample__ensemble": "turns"}, "sample.ensemble turns needs a sampling buffer; set sample.buffer_capacity"),
+        ({"sample__buffer_capacity": 16}, "16 must hold eval.num_samples 20 and be divisible by 8 devices; use 24"),
+        (
+            {"sample__buffer_capacity": 64, "eval__samples": "buffer"},
+            "eval.samples buffer judges the training buffer, and sample.buffer_capacity 64 asks for a sampling buffer",
+        ),
         ({"sample__labels": "10"}, "label 10 is out of range"),
         ({"data__source": "density"}, "is a 2-D density"),
     ],
@@ -211,6 +245,7 @@ BAD = {
     "an unknown split": ({"eval__split": "tset"}, "use one of train, test"),
     "an unknown reference": ({"eval__reference_split": "tset"}, "use one of train, test"),
     "samples of the moon": ({"eval__samples": "moon"}, "eval.samples 'moon' is unknown; use one of fresh, buffer"),
+    "turns from noise": ({"sample__ensemble": "turns"}, "sample.ensemble turns needs a sampling buffer"),
     "another run": ({"chain__num_steps": 7}, "only --config.sample and --config.eval keys may change"),
     "too many samples": ({"eval__num_samples": 10**8}, "at most 10,000,000"),
 }

@@ -8,10 +8,11 @@ import pytest
 from test_configs import config_of
 
 from ebm_jax import parallel
-from ebm_jax.evaluation import classifier, inception
+from ebm_jax.evaluation import classifier, inception, moments
+from ebm_jax.evaluation.frechet import gaussian, jackknifed_distance
 from ebm_jax.evaluators import CHECKS, EVALUATORS
-from ebm_jax.evaluators.common import Samples, Subject
-from ebm_jax.io import data, weights
+from ebm_jax.evaluators.common import Samples, Subject, sha256
+from ebm_jax.io import archive, data, weights
 from ebm_jax.types import BadInput
 
 OF_INCEPTION = ("fid", "inception_score", "kid", "precision_recall", "density_coverage")
@@ -66,6 +67,18 @@ def test_a_set_compared_with_itself_and_shifted_by_one_pixel(small, tmp_path):
     assert shifted["FID"].number > 5 * shifted["FID"].standard_error
     assert shifted["KID"].number > 10 * shifted["KID"].standard_error
     assert all(shifted[name].number < 1 for name in ("precision", "recall", "coverage"))
+    kernel = np.load(small)["kernel"].astype(np.float64)
+    of_test, of_shifted = (images.reshape(-1, 64) / 255 @ kernel for images in (TEST, np.roll(TEST, 1, 2)))
+    groups = [moments.of(rows) for rows in np.array_split(of_shifted, 2)]  # eval.splits
+    expected = jackknifed_distance(groups, gaussian(moments.of(of_test)))
+    np.testing.assert_allclose(shifted["FID"], expected, rtol=1e-3)
+
+
+def test_samples_of_one_class_are_precise_and_recall_little(small, tmp_path):
+    zeros = TEST[data.digits("test").labels == 0]
+    found = measured(subject(tmp_path, zeros, inception_weights=str(small), reference_split="test"), "precision_recall")
+    assert found["precision"].number == 1
+    assert found["recall"].number < 0.5
 
 
 def test_all_metrics_of_an_evaluation_share_one_pass(small, tmp_path, monkeypatch):
@@ -167,7 +180,11 @@ def test_classifier_distance_names_itself_keeps_its_classifier_and_tells_samples
     assert 0.8 < outcome.values["samples / class coverage"].number <= 1
     words = " ".join([*outcome.values, *outcome.protocol.values()])
     assert "FID" not in words.replace("never with an FID", "")
+    assert of_data > 1e-3, "they are compared with the training images"
     (kept,) = (tmp_path / "classifier").iterdir()
+    train = data.digits("train")
+    described = archive.read(kept).description
+    assert (described["images"], described["labels"]) == (sha256(train.images), sha256(train.labels))
     assert kept.name in outcome.protocol["classifier"]
     monkeypatch.setattr(classifier, "train", None)  # another evaluation does not train
     ones = EVALUATORS["classifier_distance"](

@@ -108,11 +108,16 @@ def test_jackknifed_error_is_the_deviation_over_repeated_sets():
     assert np.mean(errors) == pytest.approx(distances.std(ddof=1), rel=5 / np.sqrt(200))
 
 
-def test_jackknifed_distance_is_that_of_the_whole_set():
-    x, reference = rows(60, 3), of_law(np.zeros(3), np.eye(3))
-    whole = frechet_distance(gaussian(moments.of(x)), reference)
-    distance, _ = jackknifed_distance([moments.of(part) for part in np.split(x, 6)], reference)
+def test_jackknifed_distance_is_that_of_the_whole_set_and_its_error_that_of_leaving_out_one_group():
+    parts, reference = np.split(rows(60, 3), 6), of_law(np.zeros(3), np.eye(3))
+    whole, *without = (
+        frechet_distance(gaussian(moments.of(np.concatenate(kept))), reference)
+        for kept in (parts, *(parts[:left_out] + parts[left_out + 1 :] for left_out in range(6)))
+    )
+    distance, error = jackknifed_distance([moments.of(part) for part in parts], reference)
     assert distance == pytest.approx(whole, rel=ROUNDING)
+    # Tukey's pseudo-values, whose mean's standard error it is
+    assert error == pytest.approx(np.std(6 * whole - 5 * np.array(without), ddof=1) / np.sqrt(6), rel=1e-8)
 
 
 @pytest.mark.parametrize("n", [0, 1])

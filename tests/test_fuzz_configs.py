@@ -76,7 +76,7 @@ def checked(values):
     build.check_task(config, 8)
     build.check_samples_fit(config)
     if config.data.source != "density":
-        build.check_evaluation(config)
+        build.check_evaluation(config, 8)
         build.check_evaluation_fits(config)
     return config
 

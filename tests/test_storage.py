@@ -157,10 +157,13 @@ time.sleep(600)
 TINY = {"model.width": 4, "chain.num_steps": 2, "train.batch_size": 16, "buffer.capacity": 64, "train.cpu_devices": 1}
 TINY |= {"checkpoint.every": 4, "log.every": 2, "sample.num_steps": 3, "sample.quiet_steps": 1, "sample.num_images": 4}
 
+CHEAP = {"metrics": "chains,ood,classifier_distance", "num_samples": 130, "batch_size": 64, "classifier_steps": 2}
+CHEAP |= {"chains_number": 4, "chains_steps": 16, "ood_images": 20, "ood_sets": "uniform"}
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(not EMULATED, reason="needs gcsfs and gcp-storage-emulator: requirements-gcs.txt, and by hand")
-def test_a_run_in_an_emulated_bucket_goes_on_and_ends_like_one_in_a_folder(tmp_path):
+def test_a_run_in_an_emulated_bucket_goes_on_and_ends_and_is_evaluated_like_one_in_a_folder(tmp_path):
     port = free_port()
     server = start([sys.executable, "-c", SERVER, str(port)])
     where = f"http://127.0.0.1:{port}"
@@ -192,6 +195,26 @@ def test_a_run_in_an_emulated_bucket_goes_on_and_ends_like_one_in_a_folder(tmp_p
         samples = [np.load((at / "samples" / "000012_0.npz").open("rb"))["images"] for at in (there, here)]
         np.testing.assert_array_equal(*samples)
         assert {path.name for path in (there / "checkpoints").iterdir()} == {"4", "8", "12"}
+        found = []
+        for at in (there, here):
+            out = run("--mode=evaluate", f"--workdir={at}", *(f"--config.eval.{key}={v}" for key, v in CHEAP.items()))
+            folder = at / "evaluation" / "000012_0"
+            assert f"wrote {folder / 'evaluation.json'}" in out
+            found.append(json.loads((folder / "evaluation.json").read_text()))
+            pictures = {name for metric in found[-1]["metrics"].values() for name in metric["pictures"]}
+            assert {path.name for path in folder.iterdir()} == pictures | {"evaluation.json", "card.md"}
+            assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+            assert (folder / "card.md").read_text().count("![") == len(pictures) > 2
+        assert found[0]["metrics"].keys() == {"chains", "ood", "classifier_distance"}
+        for name, metric in found[0]["metrics"].items():
+            assert metric["values"] == found[1]["metrics"][name]["values"]
+            assert metric["protocol"] == found[1]["metrics"][name]["protocol"]
+        (kept,) = (there / "classifier").iterdir()
+        content = kept.read_bytes()
+        words = CHEAP | {"metrics": "classifier_distance"}
+        out = run("--mode=evaluate", f"--workdir={there}", *(f"--config.eval.{key}={v}" for key, v in words.items()))
+        assert "evaluation/000012_1/" in out, "an earlier evaluation stays"
+        assert kept.read_bytes() == content, "the classifier is read, not trained again"
     finally:
         server.kill()
         for name in access:

@@ -120,21 +120,13 @@ def check_task(config: Config, num_devices: int) -> None:
     if sample.task == "super_resolve" and any(size % sample.factor for size in config.data.shape[:2]):
         height, width, _ = config.data.shape
         raise BadInput(f"sample.factor {sample.factor} does not divide {height}x{width} pixels; use one that does")
-    if sample.ensemble == "turns" and not sample.buffer_capacity:
-        raise BadInput("sample.ensemble turns needs a sampling buffer; set sample.buffer_capacity, 1000 for example")
     if sample.buffer_capacity and sample.task != "generate":
         raise BadInput(f"sample.buffer_capacity is for sample.task generate, not {sample.task}; use 0")
-    smallest = max(sample.num_images, -(-min(sample.num_images, sample.batch_size) // num_devices) * num_devices)
-    if sample.buffer_capacity and (sample.buffer_capacity < smallest or sample.buffer_capacity % num_devices):
-        use = -(-max(sample.buffer_capacity, smallest) // num_devices) * num_devices
-        raise BadInput(
-            f"sample.buffer_capacity {sample.buffer_capacity} must hold sample.num_images {sample.num_images} and be "
-            f"divisible by {num_devices} devices; use {use}"
-        )
+    _check_sampling_buffer(config, "sample", "num_images", num_devices)
 
 
-def check_evaluation(config: Config) -> None:
-    """Refuse what `--mode=evaluate` cannot do with a run, beyond what `check` refuses.
+def check_evaluation(config: Config, num_devices: int) -> None:
+    """Refuse what `--mode=evaluate` cannot do with a run on this many devices, beyond what `check` refuses.
 
     Raises:
       BadInput: with the key, its value, the limit and what to do.
@@ -144,9 +136,13 @@ def check_evaluation(config: Config) -> None:
             f"--mode=evaluate needs images, and {config.data.name} is a 2-D density; its exact divergence is in the "
             "run's evaluation.jsonl"
         )
-    for key, unused in {"sample.buffer_capacity": 0, "sample.ensemble": "mean"}.items():
-        if value_of(config, key) != unused:
-            raise BadInput(f"{key} {value_of(config, key)} is for --mode=sample; evaluation takes {key}={unused}")
+    if choice(config, "eval.samples") and config.sample.buffer_capacity:
+        raise BadInput(
+            "eval.samples buffer judges the training buffer, and sample.buffer_capacity "
+            f"{config.sample.buffer_capacity} asks for a sampling buffer; use sample.buffer_capacity=0, or "
+            "eval.samples=fresh"
+        )
+    _check_sampling_buffer(config, "eval", "num_samples", num_devices)
     chains = config.buffer.capacity * config.train.num_models
     if choice(config, "eval.samples") and config.eval.num_samples > chains:
         raise BadInput(
@@ -166,6 +162,20 @@ def check_member(config: Config, folder: Folder) -> None:
     keys = [key for key in mine if key.startswith("model.") or key == "data.shape"]
     if differing := {key: (other.get(key, "absent"), mine[key]) for key in keys if other.get(key) != mine[key]}:
         raise BadInput(f"{folder} cannot be a member of this ensemble: {describe(differing)}; use runs of one network")
+
+
+def _check_sampling_buffer(config: Config, group: str, number: str, num_devices: int) -> None:
+    """Refuse turns without a sampling buffer, and one too small for `group`'s images and batches, or not divisible."""
+    sample, images, batch = config.sample, config[group][number], config[group].batch_size
+    if sample.ensemble == "turns" and not sample.buffer_capacity:
+        raise BadInput("sample.ensemble turns needs a sampling buffer; set sample.buffer_capacity, 1000 for example")
+    smallest = max(images, -(-min(images, batch) // num_devices) * num_devices)
+    if sample.buffer_capacity and (sample.buffer_capacity < smallest or sample.buffer_capacity % num_devices):
+        use = -(-max(sample.buffer_capacity, smallest) // num_devices) * num_devices
+        raise BadInput(
+            f"sample.buffer_capacity {sample.buffer_capacity} must hold {group}.{number} {images} and be divisible by "
+            f"{num_devices} devices; use {use}"
+        )
 
 
 def _check_metropolis(config: Config) -> None:

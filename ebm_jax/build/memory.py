@@ -52,12 +52,13 @@ def check_samples_fit(config: Config) -> None:
 
 
 def check_evaluation_fits(config: Config) -> None:
-    """Refuse samples to judge that alone are larger than the memory of the machine.
+    """Refuse samples to judge, or a buffer of them, that alone are larger than the memory of the machine.
 
     Raises:
       BadInput: as `check_samples_fit`.
     """
-    _check_images_fit(config, "eval.num_samples", 1)
+    for key in ("eval.num_samples", "sample.buffer_capacity"):
+        _check_images_fit(config, key, 1)
 
 
 def _check_images_fit(config: Config, key: str, copies: int) -> None:

@@ -21,7 +21,7 @@ from ebm_jax.evaluation import density
 from ebm_jax.io import checkpoint, storage
 from ebm_jax.io.workdir import CONFIG, read_config
 from ebm_jax.models import energy
-from ebm_jax.sampling import pool
+from ebm_jax.sampling import pool, replay
 from ebm_jax.sampling.pool import Pool
 from ebm_jax.training.state import TrainState, network_params
 from ebm_jax.types import BadInput, Config, Energies, EnergyFn, Folder, Images, Labels, Params, Places, PRNGKey
@@ -183,6 +183,14 @@ def make_rounds(config: Config, mesh: Mesh) -> tuple[Callable, Callable, Any]:
     return init, advance, parallel.abstract(abstract, mesh, specs)
 
 
+def oldest_chains(config: Config, buffer: Pool, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(images, labels, rounds since each began) of the `number` chains that went the most rounds, on the host."""
+    images, labels, visits = jax.device_get((buffer.chains.images, buffer.chains.labels, buffer.chains.visits))
+    order = np.argsort(-visits, kind="stable")[:number]
+    decoded = np.asarray(replay.as_images(jnp.asarray(images[order]), tuple(config.data.shape)))
+    return decoded, labels[order], visits[order]
+
+
 def read_run(workdir: Folder) -> Config:
     """The config of the run in `workdir`, locked, with all keys and each of its kind.
 
@@ -253,7 +261,8 @@ def restore_ensemble(workdir: Folder, config: Config, mesh: Mesh) -> Weights:
     for other in other_runs(config):
         check_member(config, other)
         parts.append(load(other, snapshots=config.sample.snapshots)[1])
-    return found._replace(params=jax.device_put(together(parts), parallel.shardings(mesh, parallel.REPLICATED)))
+    everywhere = jax.device_put(parts, parallel.shardings(mesh, parallel.REPLICATED))  # `load` gives the first device's
+    return found._replace(params=together(everywhere))
 
 
 def together(parts: Sequence[Params]) -> Params:

@@ -142,11 +142,13 @@ class Subject:
 
     @cached_property
     def _samples(self) -> Samples:
-        return self._buffered() if build.choice(self.config, "eval.samples") else self._fresh()
-
-    def _fresh(self) -> Samples:
+        if build.choice(self.config, "eval.samples"):
+            return self._buffered()
         config = self.config.copy_and_resolve_references().unlock()
         config.sample.num_images, config.sample.batch_size = config.eval.num_samples, config.eval.batch_size
+        return self._by_rounds(config) if config.sample.buffer_capacity else self._fresh(config)
+
+    def _fresh(self, config: Config) -> Samples:
         images = np.empty((config.eval.num_samples, *config.data.shape), np.float32)
         labels, done = [], 0
         key = jax.random.fold_in(self.key, SAMPLES)
@@ -157,6 +159,19 @@ class Subject:
             done += len(batch)
             self.note(f"{done} of {len(images)} sampled")
         return Samples(images, np.concatenate(labels), fresh_origin(config))
+
+    def _by_rounds(self, config: Config) -> Samples:
+        """Those chains of a sampling buffer that went the most rounds; it begins anew, so that only seeds matter."""
+        init, advance, _ = build.make_rounds(config, self.mesh)
+        key_init, key_rounds = jax.random.split(jax.random.fold_in(self.key, SAMPLES))
+        buffer = init(key_init)
+        for _ in range(config.sample.rounds):
+            buffer = advance(self.params, key_rounds, buffer)
+            self.note(f"round {int(buffer.rounds)} of {config.sample.rounds} of the sampling buffer")
+        images, labels, visits = build.oldest_chains(config, buffer, config.eval.num_samples)
+        mixed = np.random.default_rng(config.eval.seed).permutation(len(images))  # errors are over groups in order
+        origin = f"{rounds_origin(config)}; {visits.mean():.1f} on average, {visits.min()} at least"
+        return Samples(images[mixed], labels[mixed], origin)
 
     def _buffered(self) -> Samples:
         """Random chains of the newest checkpoint's buffer: where training left them, some just restarted from noise."""
@@ -182,6 +197,19 @@ def fresh_origin(config: Config) -> str:
     return (
         f"fresh chains of {sample.num_steps} steps of {config.chain.kernel} from uniform noise, the last "
         f"{sample.quiet_steps} without noise{annealed}{labels}"
+    )
+
+
+def rounds_origin(config: Config) -> str:
+    """In words, where the chains of a sampling buffer come from: the keys of the group `sample`."""
+    sample = config.sample
+    energies = "the energy of one member, by turns" if build.choice(config, "sample.ensemble") else "the energy"
+    return (
+        f"chains of a sampling buffer of {sample.buffer_capacity}, begun from uniform noise by this evaluation: "
+        f"{sample.rounds} rounds, each of {min(sample.num_images, sample.batch_size)} of them and {sample.num_steps} "
+        f"steps of {config.chain.kernel} under {energies}, the last {sample.quiet_steps} without noise; "
+        f"{sample.restart_prob:g} of them restarted and {sample.relabel_prob:g} relabelled in a round; those that went "
+        "the most rounds since they began"
     )
 
 
