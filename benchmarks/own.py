@@ -75,7 +75,7 @@ def scan_section(rounds: int) -> Section:
     claim = Claim("input gradient inside the scan, over one outside", "at most 1.05", f"{ratio:.2f}", ratio <= 1.05)
     note = (
         f"ResNet32 of width 128, batch 16, one device, {length} gradients in the scan. Below 1 because what belongs to "
-        "the kernels alone (flips, Winograd's transform) is done once for the whole scan and at every call outside."
+        "the kernels alone (Winograd's transform) is done once for the whole scan and at every call outside."
     )
     return Section("The scan", note, times, [claim])
 

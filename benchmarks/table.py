@@ -66,6 +66,8 @@ def picture(path: Path, sections: list[Section]) -> None:
         quartiles = 1e3 * np.array([section.times[name].quartiles for name in names]).T
         colors = ["C0" if name.startswith("ours") else "0.7" for name in names]
         panel.barh(names, medians, xerr=np.abs(quartiles - medians), color=colors, ecolor="0.3", capsize=2)
+        if medians.max() > 10 * medians.min():
+            panel.set_xscale("log")
         panel.set_title(section.title, fontsize=9, loc="left")
         panel.set_xlabel("ms", fontsize=8)
         panel.tick_params(labelsize=8)
