@@ -116,7 +116,7 @@ def test_input_gradient_of_any_order_has_the_layout_of_a_forward_convolution():
 
 WINOGRAD = [  # side, side, channels in and out, padding
     (14, 15, 32, 40, ((1, 1), (1, 1))),
-    (15, 14, 32, 32, ((2, 0), (0, 2))),
+    pytest.param(15, 14, 32, 32, ((2, 0), (0, 2)), marks=pytest.mark.slow),
     (4, 7, 64, 64, ((1, 1), (1, 1))),
     (5, 3, 64, 65, ((0, 2), (2, 2))),
 ]
