@@ -11,10 +11,12 @@ def main(argv: list[str]) -> int:
     """Run one verb; the exit status: 0, 2 for what the user must mend, 3 for a diverged run, 130 after Ctrl-C."""
     from functools import partial
 
-    from ebm_jax import cli, compile, export, prepare, processes, sample, train
-    from ebm_jax.io import compiled
+    from ebm_jax import cli, export, prepare, sample, train
+    from ebm_jax.distributed import processes
+    from ebm_jax.storage import compiled
     from ebm_jax.training.guard import Diverged
     from ebm_jax.types import BadInput
+    from tools.compile import report
 
     try:
         with processes.joined(cli.launch(argv), alike=(Diverged,)):
@@ -28,7 +30,7 @@ def main(argv: list[str]) -> int:
                 "evaluate": _evaluate,
                 "export": export.export,
                 "prepare": prepare.prepare,
-                "compile": partial(compile.compile, topology=command.topology),
+                "compile": partial(report.compile, topology=command.topology),
             }
             return verbs[command.mode](command.config, command.workdir)
     except (BadInput, Diverged) as error:

@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks import own, planar, resnet
 from benchmarks.peer import Peer
 from benchmarks.table import Section, markdown, picture
-from ebm_jax import parallel
+from ebm_jax.distributed import parallel
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARKS = ("<!-- measured: begin -->\n", "<!-- measured: end -->")

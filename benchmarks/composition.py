@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from ebm_jax import build, draws
-from ebm_jax.io import report
-from ebm_jax.io.shapes import MARGIN, SHAPES, render
+from ebm_jax import assemble, random, trained
+from ebm_jax.data.toys import MARGIN, SHAPES, render
 from ebm_jax.models import energy
+from ebm_jax.report import console
 from ebm_jax.sampling.kernel import Kernel, alternating, run_stages
 from ebm_jax.types import Config, EnergyFn, Params, PRNGKey
 
@@ -100,7 +100,7 @@ class Model(NamedTuple):
 
     def energy_fn(self, labels: np.ndarray) -> EnergyFn:
         """The energy under one label an image."""
-        return energy.bind(build.make_apply(self.config), self.params, jnp.asarray(labels))
+        return energy.bind(assemble.make_apply(self.config), self.params, jnp.asarray(labels))
 
 
 def sample_all(shape_model: Model, position_model: Model, asked: Asked, seed: int) -> dict[str, np.ndarray]:
@@ -109,12 +109,12 @@ def sample_all(shape_model: Model, position_model: Model, asked: Asked, seed: in
     The kernels are those of the shape model's run.
     """
     key_init, key_sum, key_in_turn, key_shape, key_position = jax.random.split(jax.random.key(seed), 5)
-    init = draws.uniform(key_init, (len(asked.shapes), *shape_model.config.data.shape))
+    init = random.uniform(key_init, (len(asked.shapes), *shape_model.config.data.shape))
     shape, position = shape_model.energy_fn(asked.shapes), position_model.energy_fn(asked.positions)
     both = energy.conjunction(shape, position)
 
     config = shape_model.config
-    kernels = [build.make_kernel(config, heat) for heat in (config.chain.temperature, 0.0)]
+    kernels = [assemble.make_kernel(config, heat) for heat in (config.chain.temperature, 0.0)]
     noisy_and_quiet = (NUM_STEPS - QUIET_STEPS, QUIET_STEPS)
 
     def sample(key: PRNGKey, energy_fn: EnergyFn, change: Callable[[Kernel], Kernel] = lambda kernel: kernel, turns=1):
@@ -140,7 +140,7 @@ def controls(asked: Asked, shape: tuple[int, ...], seed: int) -> dict[str, np.nd
 def picture(images: np.ndarray, repeats: int) -> np.ndarray:
     """A block of images for each shape, side by side; in it every image is at the place that it was asked to show."""
     first = images.reshape(len(SHAPES), -1, repeats, *images.shape[1:])[:, :, 0]
-    blocks = [np.pad(report.grid(block)[:, :, 0], ((0, 0), (GAP, GAP)), constant_values=255) for block in first]
+    blocks = [np.pad(console.grid(block)[:, :, 0], ((0, 0), (GAP, GAP)), constant_values=255) for block in first]
     return np.concatenate(blocks, axis=1)
 
 
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--picture", default="composition.png")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    shape_model, position_model = (Model(*build.load(folder)) for folder in (args.shape_run, args.position_run))
+    shape_model, position_model = (Model(*trained.load(folder)) for folder in (args.shape_run, args.position_run))
     asked = every_pair(ASKED, CHAINS)
     samples = sample_all(shape_model, position_model, asked, args.seed)
     print(f"{len(asked.shapes)} of each; position within {TOLERANCE} pixels")

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from ebm_jax import applications, build
-from ebm_jax.evaluation import neighbours
-from ebm_jax.io import data, report
+from ebm_jax import applications, assemble, trained
+from ebm_jax.data import memory, sources
+from ebm_jax.metrics import neighbours
 from ebm_jax.models import energy
+from ebm_jax.report import console
 from ebm_jax.types import Config, Params, PRNGKey
 
 INPAINTED, SAMPLES, REFERENCE = 500, 500, 10_000  # images
@@ -32,13 +33,13 @@ def images_and_labels(config: Config, split: str) -> tuple[np.ndarray, np.ndarra
     """All images float32 [n, h, w, c] in [0, 1] of a split, and their labels."""
     other = config.copy_and_resolve_references().unlock()
     other.data.split = split
-    dataset = data.load(build.make_source(other), 2)
+    dataset = memory.load(sources.make_source(other), 2)
     return dataset.images.astype(np.float32) / 255.0, dataset.labels
 
 
 def accuracy(config: Config, params: Params, images: np.ndarray, labels: np.ndarray) -> float:
     """Of the class of lowest energy."""
-    apply = energy.of_members(build.make_apply(config))
+    apply = energy.of_members(assemble.make_apply(config))
     energies_of = energy.class_energies(apply, params, config.model.num_classes)
     step = jax.jit(lambda images: applications.classify(energies_of, images)[0])
     predicted = [np.asarray(step(jnp.asarray(part))) for part in np.array_split(images, -(-len(images) // 500))]
@@ -62,7 +63,7 @@ def baselines(
 
 def inpainting(config: Config, params: Params, images: np.ndarray, labels: np.ndarray, known: np.ndarray) -> np.ndarray:
     """The images [CHAINS, n, h, w, c], their unknown pixels drawn under the energy of the class by each chain anew."""
-    apply, stages = energy.of_members(build.make_apply(config)), build.make_stages(config)
+    apply, stages = energy.of_members(assemble.make_apply(config)), assemble.make_stages(config)
 
     @jax.jit
     def fill(key: PRNGKey, images: jax.Array, labels: jax.Array) -> jax.Array:
@@ -91,7 +92,7 @@ def measure(config: Config, params: Params) -> tuple[dict[str, float], dict[str,
     some = np.random.default_rng(1).permutation(len(train))[:REFERENCE]
     judge = LogisticRegression(C=0.01, max_iter=500).fit(train[some].reshape(REFERENCE, -1), train_labels[some])
     asked = jnp.arange(SAMPLES) % config.model.num_classes
-    samples = np.asarray(jax.jit(build.make_sample_fn(config))(params, jax.random.key(1), labels=asked))
+    samples = np.asarray(jax.jit(trained.make_sample_fn(config))(params, jax.random.key(1), labels=asked))
     agreed = judge.predict(samples.reshape(SAMPLES, -1)) == np.asarray(asked)
     numbers[f"of {SAMPLES} samples, of the class asked for by the classifier"] = float(agreed.mean())
     numbers["of the test images, of their class by the classifier"] = judge.score(test.reshape(len(test), -1), labels)
@@ -104,13 +105,13 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--picture-folder", default="")
     args = parser.parse_args()
-    numbers, rows, samples = measure(*build.load(args.run))
+    numbers, rows, samples = measure(*trained.load(args.run))
     for name, number in numbers.items():
         print(f"{name}: {number:.4f}")
     if args.picture_folder:
         folder = Path(args.picture_folder)
-        report.write_rows(folder / "inpainting.png", {name: images[:16] for name, images in rows.items()})
-        report.write_grid(folder / "conditional.png", samples[:100])
+        console.write_rows(folder / "inpainting.png", {name: images[:16] for name, images in rows.items()})
+        console.write_grid(folder / "conditional.png", samples[:100])
 
 
 if __name__ == "__main__":

@@ -28,10 +28,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ebm_jax import build, parallel
-from ebm_jax.io import report
-from ebm_jax.io.data import Dataset, make_batches
+from ebm_jax import assemble, checks
+from ebm_jax.data import sources
+from ebm_jax.data.memory import Dataset, make_batches
+from ebm_jax.distributed import parallel
 from ebm_jax.models import energy
+from ebm_jax.report import console
 from ebm_jax.training.optimizer import clipped_adam
 from ebm_jax.training.step import dequantise
 from ebm_jax.types import Batch, Config, Images, Labels, Params
@@ -90,16 +92,16 @@ def configured(name: str, words: argparse.Namespace) -> Config:
 def energy_learner(config: Config) -> Learner:
     """The project's training step, on one device."""
     mesh = parallel.device_mesh(jax.devices()[:1])  # models this small gain nothing from a second one
-    build.check(config, mesh.size)
-    train_step = build.make_step(config, mesh)
+    checks.check(config, mesh.size)
+    train_step = assemble.make_step(config, mesh)
 
     def step(state: Any, batches: list[Batch]) -> Any:
-        return train_step(state, build.place_batch(config, mesh, stacked(batches)))[0]
+        return train_step(state, assemble.place_batch(config, mesh, stacked(batches)))[0]
 
     def params(state: Any) -> list[Params]:
         return energy.members(jax.device_put(state.ema, jax.devices()[0]))
 
-    return Learner(lambda: build.make_state(config, mesh), step, params)
+    return Learner(lambda: assemble.make_state(config, mesh), step, params)
 
 
 def stacked(batches: list[Batch]) -> Batch:
@@ -109,12 +111,12 @@ def stacked(batches: list[Batch]) -> Batch:
 
 def softmax_learner(config: Config) -> Learner:
     """The same network, optimiser and seeds under the cross-entropy of -U(x, y) over all classes."""
-    apply, optim = build.make_apply(config), config.optim
+    apply, optim = assemble.make_apply(config), config.optim
     optimizer = clipped_adam(optim.learning_rate, optim.b1, optim.b2, optim.clip_scale, optim.clip_offset)
     seeds = range(config.train.seed, config.train.seed + config.train.num_models)
 
     def init() -> list[Any]:
-        each = [build.init_params(config, jax.random.key(seed)) for seed in seeds]
+        each = [assemble.init_params(config, jax.random.key(seed)) for seed in seeds]
         return [
             (params, params, optimizer.init(params), jax.random.key(seed))
             for params, seed in zip(each, seeds, strict=True)
@@ -156,7 +158,7 @@ def learn(learner: Learner, batches: list[Callable[[int], Batch]], steps: int, t
 
 def make_right(config: Config) -> Callable[[Params, Dataset], np.ndarray]:
     """(weights, test set) -> whether each image has its lowest energy under its label, among all classes."""
-    apply = build.make_apply(config)
+    apply = assemble.make_apply(config)
 
     @jax.jit
     def predicted(params: Params, images: Images) -> Labels:
@@ -230,7 +232,7 @@ def main() -> None:
     sets = []
     for split in ("train", "test"):
         config.data.split = split
-        sets.append(build.load_dataset(config, report.warn))
+        sets.append(sources.load_dataset(config, console.warn))
     start = time.perf_counter(), time.process_time()
     print(table(compare(config, sets[0], sets[1], words.steps)))
     print(f"{time.perf_counter() - start[0]:.0f} s, {time.process_time() - start[1]:.0f} CPU seconds")

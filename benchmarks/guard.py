@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from benchmarks.timing import medians
-from ebm_jax import build, parallel
+from ebm_jax import assemble
+from ebm_jax.distributed import parallel
 from ebm_jax.training import guard, monitors
 from ebm_jax.types import Batch
 
@@ -30,10 +31,10 @@ def main() -> None:
     mesh = parallel.device_mesh(jax.devices()[:1])
     pixels = np.float32 if config.model.name == "mlp" else np.uint8
     images = np.zeros((config.train.batch_size, *config.data.shape), pixels)
-    batch = build.place_batch(config, mesh, Batch(images, np.zeros(config.train.batch_size, np.int32)))  # pyright: ignore[reportArgumentType]
+    batch = assemble.place_batch(config, mesh, Batch(images, np.zeros(config.train.batch_size, np.int32)))  # pyright: ignore[reportArgumentType]
 
     def stepper():
-        step, held = build.make_step(config, mesh), [build.make_state(config, mesh)]
+        step, held = assemble.make_step(config, mesh), [assemble.make_state(config, mesh)]
 
         def call():
             held[0], metrics = step(held[0], batch)
@@ -48,7 +49,7 @@ def main() -> None:
         plain = stepper()
     names = set(watched()) - set(plain())
     seconds = medians({"with": watched, "without": plain, "again": plain}, words.rounds, clock)
-    metrics, limits, health = jax.device_get(watched()), build.make_limits(config), guard.HEALTHY
+    metrics, limits, health = jax.device_get(watched()), assemble.make_limits(config), guard.HEALTHY
     start = clock()
     for _ in range(1000):
         health, _ = guard.judge(health, metrics, limits)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from benchmarks.peer import Peer
 from benchmarks.table import Claim, Section
 from benchmarks.timing import in_turn, timed
-from ebm_jax import parallel
+from ebm_jax.distributed import parallel
 from ebm_jax.sampling import kernel as kernels
 from ebm_jax.sampling.langevin import langevin
 

@@ -12,7 +12,8 @@ from benchmarks.peer import Peer
 from benchmarks.table import Claim, Section
 from benchmarks.timing import Times, in_turn, timed
 from configs import cifar10_conditional
-from ebm_jax import build, parallel
+from ebm_jax import assemble, trained
+from ebm_jax.distributed import parallel
 from ebm_jax.models import energy
 from ebm_jax.sampling import kernel as kernels
 from ebm_jax.types import Batch, Config
@@ -33,7 +34,7 @@ def configuration(dtype: str, num_steps: int = CHAIN) -> Config:
 
 def chain_of(config: Config, params: Any, images: Any, labels: Any):
     """The training chain of a config, from these images, on all devices."""
-    apply, stages, mesh = build.make_apply(config), build.make_stages(config, "chain"), parallel.device_mesh()
+    apply, stages, mesh = assemble.make_apply(config), assemble.make_stages(config, "chain"), parallel.device_mesh()
 
     def local(params, key, images, labels):
         params = parallel.varying(params)
@@ -48,8 +49,8 @@ def chain_of(config: Config, params: Any, images: Any, labels: Any):
 def stepper(config: Config, batch: Batch):
     """A training step that goes on from the one before."""
     mesh = parallel.device_mesh()
-    step, held = build.make_step(config, mesh), [build.make_state(config, mesh)]
-    placed = build.place_batch(config, mesh, batch)
+    step, held = assemble.make_step(config, mesh), [assemble.make_state(config, mesh)]
+    placed = assemble.place_batch(config, mesh, batch)
 
     def call():
         held[0], metrics = step(held[0], placed)
@@ -66,7 +67,7 @@ def per_step(seconds):
 def section(peer: Peer | None, igebm: str, rounds: int) -> Section:
     """Times of all candidates, and whether the networks are the same."""
     config = configuration("float32")
-    params = build.init_params(config, jax.random.key(0))
+    params = assemble.init_params(config, jax.random.key(0))
     rng = np.random.default_rng(0)
     images = rng.random((BATCH, 32, 32, 3), np.float32)
     labels = np.arange(BATCH, dtype=np.int32) % 10
@@ -78,7 +79,7 @@ def section(peer: Peer | None, igebm: str, rounds: int) -> Section:
         )
     agreement = ""
     if peer is not None:
-        energies = np.asarray(build.make_energy_fn(config)(params, images, labels))
+        energies = np.asarray(trained.make_energy_fn(config)(params, images, labels))
         with tempfile.TemporaryDirectory() as folder:
             weights, pixels = Path(folder) / "weights.npz", Path(folder) / "images.npz"
             leaves = jax.tree_util.tree_leaves_with_path(params)

@@ -15,8 +15,11 @@ from pathlib import Path
 
 import jax
 
-from ebm_jax import build, parallel
-from ebm_jax.io import checkpoint, report
+from ebm_jax import assemble
+from ebm_jax.data import sources
+from ebm_jax.distributed import parallel
+from ebm_jax.report import console
+from ebm_jax.storage import checkpoint
 
 PHASES = ("step", "fingerprint", "save", "files")
 
@@ -26,11 +29,11 @@ def measure(path: str, rounds: int) -> None:
     config = runpy.run_path(path)["get_config"]().unlock()
     config.data.source = "noise"
     mesh = parallel.device_mesh()
-    state, train_step = build.make_state(config, mesh), build.make_step(config, mesh)
+    state, train_step = assemble.make_state(config, mesh), assemble.make_step(config, mesh)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state._replace(key=jax.random.key_data(state.key))))
     times: dict[str, list[float]] = {phase: [] for phase in PHASES}
-    with tempfile.TemporaryDirectory() as folder, build.open_batches(config, report.warn) as batches:
-        batch = build.place_batch(config, mesh, batches(0))
+    with tempfile.TemporaryDirectory() as folder, sources.open_batches(config, console.warn) as batches:
+        batch = assemble.place_batch(config, mesh, batches(0))
         with checkpoint.open_manager(Path(folder)) as manager:
             for number in range(rounds + 1):
                 marks = [time.perf_counter()]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.stream [--images 4096] [--side 128] [--batch 64] [--rounds 5]
 
-The claims of ebm_jax/io/stream.py: decoding scales with the cores, memory stays flat, a restart goes on exactly.
+The claims of ebm_jax/data/stream.py: decoding scales with the cores, memory stays flat, a restart goes on exactly.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from benchmarks.timing import medians
-from ebm_jax.io import images, stream
-from ebm_jax.io.source import Source
+from ebm_jax.data import decode, stream
+from ebm_jax.data.source import Source
 
 WORKERS = (1, 2, 4, 8)
 STEPS = 32  # batches of one timing
@@ -43,7 +43,7 @@ def open_source(path: Path, side: int) -> Source:
     """The images of `path`, without labels."""
     records = ArrayRecordDataSource(str(path))
     shape = (side, side, 3)
-    return Source(len(records), lambda row: (images.decode(records[row], shape, crop=False), 0), str, 1)
+    return Source(len(records), lambda row: (decode.decode(records[row], shape, crop=False), 0), str, 1)
 
 
 def speeds(source: Source, batch_size: int, rounds: int) -> None:

@@ -3,16 +3,9 @@
 The algebra of energies is `ebm_jax.models.energy`; what an energy does for a user, `ebm_jax.applications`.
 """
 
-from ebm_jax.build import (
-    init_params,
-    init_sampling_buffer,
-    load,
-    make_buffered_sample_fn,
-    make_energy_fn,
-    make_sample_fn,
-    make_stages,
-)
+from ebm_jax.assemble import init_params, make_stages
 from ebm_jax.models.energy import stack
+from ebm_jax.trained import init_sampling_buffer, load, make_buffered_sample_fn, make_energy_fn, make_sample_fn
 
 __all__ = [
     "init_params",

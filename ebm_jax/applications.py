@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ebm_jax import draws
+from ebm_jax import random
 from ebm_jax.models import energy
 from ebm_jax.sampling.kernel import Frames, Kernel, Project, Stages, run, run_stages, trace_stages, unit_box
 from ebm_jax.types import BadInput, EnergyFn, Images, Labels, PRNGKey, Scalar
@@ -48,7 +48,7 @@ def inpaint(key: PRNGKey, images: Images, known: Array, energy_fn: EnergyFn, sta
         )
     known = jnp.broadcast_to(known.reshape(-1, *images.shape[1:]), images.shape)
     key_start, key_chain = jax.random.split(key)
-    start = jnp.where(known, 0.5, draws.uniform(key_start, images.shape))
+    start = jnp.where(known, 0.5, random.uniform(key_start, images.shape))
     x = generate(key_chain, start, energy.clamped(energy_fn, images, known), stages)
     return jnp.where(known, images, x)
 

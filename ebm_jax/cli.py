@@ -9,10 +9,11 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
-from ebm_jax import build, processes
-from ebm_jax.build.limits import FLAG, KEYS, nearest
-from ebm_jax.io import storage
-from ebm_jax.io.workdir import describe, differences
+from ebm_jax import checks, schema, trained
+from ebm_jax.distributed import processes
+from ebm_jax.schema import FLAG, KEYS, nearest
+from ebm_jax.storage import bucket
+from ebm_jax.storage.workdir import describe, differences
 from ebm_jax.types import BadInput, Config, Folder
 
 MODES = ("train", "sample", "evaluate", "export", "prepare", "compile")
@@ -53,11 +54,11 @@ def parse(argv: list[str]) -> Command:
     _check_words(argv[1:])
     source = _config_source(argv)
     mode, workdir, topology = _mode_workdir_topology(argv, source)
-    config = build.read_run(workdir) if mode in READ_A_RUN else _from_file(source)
+    config = trained.read_run(workdir) if mode in READ_A_RUN else _from_file(source)
     asked = _overridden(config, argv)
-    build.check_values(asked)
+    schema.check_values(asked)
     if mode not in READ_A_RUN and asked.train.dry_run:
-        asked = build.dry_run(asked)
+        asked = checks.dry_run(asked)
     if mode in READ_A_RUN and (differing := differences(config, asked)):
         groups = " and ".join(f"--config.{group}" for group in READ_A_RUN[mode])
         raise BadInput(f"--workdir {workdir} holds another run: {describe(differing)}; only {groups} keys may change")
@@ -117,7 +118,7 @@ def _mode_workdir_topology(argv: list[str], source: Path | None) -> tuple[str, F
         raise BadInput(f"--config is missing; usage: {USAGE}")
     if values.topology and values.mode != "compile":
         raise BadInput(f"--topology {values.topology} is for --mode=compile, not --mode={values.mode}; leave it out")
-    workdir = storage.folder_of(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
+    workdir = bucket.folder_of(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
     return values.mode, workdir, values.topology
 
 
@@ -149,7 +150,7 @@ def _from_file(source: Path | None) -> Config:
         found = runpy.run_path(str(source))["get_config"]()
     except (Exception, SystemExit) as error:  # whatever the user's file raises
         raise BadInput(f"--config {source} cannot be read: {type(error).__name__} {_one_line(error)}") from error
-    return build.as_config(found, f"--config {source}", "begin with the config of configs/default.py")
+    return schema.as_config(found, f"--config {source}", "begin with the config of configs/default.py")
 
 
 def _check_words(argv: list[str]) -> None:

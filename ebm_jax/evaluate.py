@@ -6,13 +6,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ebm_jax import build, parallel
+from ebm_jax import capacity, checks, choices, trained
+from ebm_jax.data import sources
+from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import CHECKS, EVALUATORS, card
 from ebm_jax.evaluators.card import Evaluation, Measured
 from ebm_jax.evaluators.common import Subject, with_split
-from ebm_jax.io import provenance, report, storage
-from ebm_jax.io.workdir import flat, unused, write_atomically
 from ebm_jax.models import energy
+from ebm_jax.report import console
+from ebm_jax.storage import bucket, provenance
+from ebm_jax.storage.workdir import flat, unused, write_atomically
 from ebm_jax.types import BadInput, Config, Folder
 
 JSON, CARD = "evaluation.json", "card.md"
@@ -29,28 +32,28 @@ def evaluate(config: Config, folder: Folder) -> int:
     sizes = config.train.batch_size, config.buffer.capacity, config.sample.buffer_capacity
     parallel.split_cpu(config.train.cpu_devices, *sizes)
     mesh = parallel.device_mesh()
-    build.check(config, mesh.size)
-    build.check_evaluation(config, mesh.size)
-    build.check_evaluation_fits(config)
+    checks.check(config, mesh.size)
+    checks.check_evaluation(config, mesh.size)
+    capacity.check_evaluation_fits(config)
     names = asked_metrics(config)
     for name in names:
         CHECKS.get(name, lambda config: None)(config)
     for split in dict.fromkeys((config.eval.split, config.eval.reference_split)):
-        build.make_source(with_split(config, split))
-    found = build.restore_ensemble(folder, config, mesh)
-    report.warn_skipped(found.skipped)
+        sources.make_source(with_split(config, split))
+    found = trained.restore_ensemble(folder, config, mesh)
+    console.warn_skipped(found.skipped)
     step = found.step or 0
     evaluation = Evaluation(_protocol(config, folder, step, energy.num_members(found.params) or 1), {}, {})
     into = unused(folder / "evaluation", f"{step:06d}")
-    with report.Pieces(names) as pieces:
+    with console.Pieces(names) as pieces:
         subject = Subject(config, found.params, mesh, step, folder, pieces.note)
         for name in pieces:
             _measure(evaluation, subject, name)
             _write(evaluation, name, folder, into)
     for name, measured in evaluation.measured.items():
         for table in card.tables(measured.outcome):
-            report.table(card.title(evaluation, name), table)
-    report.say(f"wrote {into / JSON}, the protocol card {into / CARD}, and pictures beside them")
+            console.table(card.title(evaluation, name), table)
+    console.say(f"wrote {into / JSON}, the protocol card {into / CARD}, and pictures beside them")
     if evaluation.failed:
         reasons = "; ".join(f"{name} could not be measured: {reason}" for name, reason in evaluation.failed.items())
         raise BadInput(f"{reasons}; all else is in {into}")
@@ -67,7 +70,7 @@ def asked_metrics(config: Config) -> list[str]:
     if not names:
         raise BadInput(f"eval.metrics '{config.eval.metrics}' names none; use some of {', '.join(EVALUATORS)}")
     for name in names:
-        build.among("eval.metrics", name, EVALUATORS)
+        choices.among("eval.metrics", name, EVALUATORS)
     return names
 
 
@@ -79,7 +82,7 @@ def _measure(evaluation: Evaluation, subject: Subject, name: str) -> None:
         outcome = EVALUATORS[name](subject)
     except BadInput as error:
         evaluation.failed[name] = str(error)
-        report.warn(f"{name}: {error}")
+        console.warn(f"{name}: {error}")
         return
     seconds = time.perf_counter() - began
     evaluation.measured[name] = Measured(outcome, subject.used_in_words(), seconds)
@@ -89,7 +92,7 @@ def _protocol(config: Config, folder: Folder, step: int, members: int) -> dict[s
     """What holds for all metrics, in words."""
     weights = {"ema": "running mean (EMA) of the weights", "raw": "raw weights of the last step"}
     alone = "one model" if members == 1 else f"an ensemble of {members} members, the mean of their energies"
-    if members > 1 and build.choice(config, "sample.ensemble"):
+    if members > 1 and choices.choice(config, "sample.ensemble"):
         alone += ", but for samples, which one member at a time made by turns"
     return {
         "command": _command(config, folder),
@@ -105,14 +108,14 @@ def _protocol(config: Config, folder: Folder, step: int, members: int) -> dict[s
 
 def _command(config: Config, folder: Folder) -> str:
     """The command that asks for the same again, with all that differs from the run's own config."""
-    own = flat(build.read_run(folder))
+    own = flat(trained.read_run(folder))
     changes = [f"--config.{key}={value}" for key, value in flat(config).items() if value != own[key]]
     return shlex.join(["python", "run.py", "--mode=evaluate", f"--workdir={folder}", *changes])
 
 
 def _write(evaluation: Evaluation, name: str, folder: Folder, into: Folder) -> None:
     """The files with all metrics so far, and the pictures of the newest."""
-    with storage.staged(folder) as staged:
+    with bucket.staged(folder) as staged:
         here = staged / into.relative_to(folder).as_posix()
         here.mkdir(parents=True, exist_ok=True)
         for picture, draw in _pictures(evaluation, name).items():

@@ -13,9 +13,11 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import build, draws, parallel
-from ebm_jax.io import exported, report
-from ebm_jax.io.workdir import unused
+from ebm_jax import checks, choices, random, trained
+from ebm_jax.distributed import parallel
+from ebm_jax.report import console
+from ebm_jax.storage import exported
+from ebm_jax.storage.workdir import unused
 from ebm_jax.types import BadInput, Config, Energies, Folder, Images, Labels, Params, PRNGKey
 
 PLATFORMS = ("cpu", "tpu", "cuda")
@@ -43,25 +45,25 @@ def export(config: Config, folder: Folder) -> int:
     Raises:
       BadInput: there is no checkpoint to export, or the folder cannot be written.
     """
-    build.check(config, 1)
+    checks.check(config, 1)
     mesh = parallel.device_mesh(jax.local_devices()[:1])
-    found = build.restore_params(folder, config, mesh, config.sample.snapshots)
-    report.warn_skipped(found.skipped)
+    found = trained.restore_params(folder, config, mesh, config.sample.snapshots)
+    console.warn_skipped(found.skipped)
     files = artifact(config, found.params, found.step)
     path = _write(folder / "export", found.step, files)
     sizes = ", ".join(f"{name} {len(content):,} bytes" for name, content in files.items())
-    report.say(f"exported step {found.step}, {config.sample.weights} weights: {sizes}")
-    report.say(f"wrote {path}; python {path / 'example.py'} needs jax, numpy and flatbuffers alone")
+    console.say(f"exported step {found.step}, {config.sample.weights} weights: {sizes}")
+    console.say(f"wrote {path}; python {path / 'example.py'} needs jax, numpy and flatbuffers alone")
     return 0
 
 
 def make_sampler(config: Config) -> Callable[[Params, PRNGKey, Labels], Images]:
     """The function of sampler.bin: one chain from U[0, 1] for each label, of which only the number need be known."""
-    sample_fn, shape = build.make_sample_fn(config), tuple(config.data.shape)
+    sample_fn, shape = trained.make_sample_fn(config), tuple(config.data.shape)
 
     def sampler(params: Params, key: PRNGKey, labels: Labels) -> Images:
         key_init, key_chain = jax.random.split(key)
-        init = draws.uniform(key_init, (labels.shape[0], *shape))  # len() of a symbolic size does not exist
+        init = random.uniform(key_init, (labels.shape[0], *shape))  # len() of a symbolic size does not exist
         return sample_fn(params, key_chain, labels=labels, init=init)
 
     return sampler
@@ -69,7 +71,7 @@ def make_sampler(config: Config) -> Callable[[Params, PRNGKey, Labels], Images]:
 
 def make_energy(config: Config) -> Callable[[Params, Images, Labels], Energies]:
     """The function of energy.bin."""
-    energy_fn = build.make_energy_fn(config)
+    energy_fn = trained.make_energy_fn(config)
     return lambda params, images, labels: energy_fn(params, images, labels)
 
 
@@ -113,7 +115,7 @@ def artifact(config: Config, params: Params, step: int | None) -> dict[str, byte
 
 def _label(config: Config) -> tuple[tuple[int, ...], Any]:
     """Shape and type of one label."""
-    soft = build.label_shape(config)
+    soft = choices.label_shape(config)
     return ((), jnp.int32) if soft is None else (soft, jnp.float32)
 
 

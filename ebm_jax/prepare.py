@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from ebm_jax import build
-from ebm_jax.io import report
+from ebm_jax import checks
+from ebm_jax.data import sources
+from ebm_jax.report import console
 from ebm_jax.types import Config
 
 
@@ -16,9 +17,9 @@ def prepare(config: Config, folder: Path) -> int:
       BadInput: the data cannot be had.
     """
     del folder
-    build.check(config, 1)
-    with build.open_batches(config, report.warn) as batches:
+    checks.check(config, 1)
+    with sources.open_batches(config, console.warn) as batches:
         images = batches(0).images
     shape = "x".join(map(str, images.shape[-len(config.data.shape) :]))
-    report.say(f"{config.data.name} {config.data.split}: ready, images of {shape}")
+    console.say(f"{config.data.name} {config.data.split}: ready, images of {shape}")
     return 0

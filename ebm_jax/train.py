@@ -13,10 +13,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from ebm_jax import build, parallel, processes, rescue
-from ebm_jax.io import checkpoint, report, workdir
+from ebm_jax import assemble, capacity, checks, choices, trained
+from ebm_jax.data import sources
+from ebm_jax.distributed import parallel, processes
+from ebm_jax.report import console
 from ebm_jax.sampling import replay
-from ebm_jax.training import guard
+from ebm_jax.storage import checkpoint, workdir
+from ebm_jax.training import guard, recovery
 from ebm_jax.training.guard import Diverged
 from ebm_jax.training.state import TrainState, network_params
 from ebm_jax.types import Batch, Config, Folder, Metrics
@@ -50,38 +53,38 @@ def train(config: Config, folder: Folder) -> int:
     workdir.require_same(folder, config)
     with processes.agreed():
         mesh = parallel.device_mesh()
-        build.check(config, mesh.size)
-        build.check_memory(config, mesh)
+        checks.check(config, mesh.size)
+        capacity.check_memory(config, mesh)
         if processes.is_first():
             workdir.check(folder, config)
     with contextlib.ExitStack() as stack:
         with processes.agreed():
-            batches = stack.enter_context(build.open_batches(config, report.warn))
+            batches = stack.enter_context(sources.open_batches(config, console.warn))
         with processes.agreed():
             if processes.is_first():
                 stack.enter_context(workdir.locked(folder))
                 workdir.claim(folder, config)
         workdir.require_shared(folder)
         manager = stack.enter_context(checkpoint.open_manager(folder, config.checkpoint.keep))
-        beginning = rescue.begin(config, mesh, manager, folder)
+        beginning = recovery.begin(config, mesh, manager, folder)
         if beginning.step >= config.train.num_steps:
-            report.say(f"{folder} has done its {beginning.step} steps; raise train.num_steps to go on")
+            console.say(f"{folder} has done its {beginning.step} steps; raise train.num_steps to go on")
             return 0
         if beginning.step:
-            report.say(f"going on from step {beginning.step}")
-        report.say(
+            console.say(f"going on from step {beginning.step}")
+        console.say(
             f"training {config.data.name} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s) in {folder}"
         )
-        reporter = stack.enter_context(report.Reporter(folder, beginning.step, config.train.num_steps))
+        reporter = stack.enter_context(console.Reporter(folder, beginning.step, config.train.num_steps))
         stop = stack.enter_context(_stop_signal())
         with processes.announced(alike=(Diverged,)):
             done = _loop(config, mesh, manager, folder, reporter, batches, beginning, stop)
     if done < config.train.num_steps:
-        report.say(f"stopped and saved at step {done}; the same command goes on from there")
+        console.say(f"stopped and saved at step {done}; the same command goes on from there")
     else:
-        kept = f"{folder / report.METRICS}, TensorBoard events, {folder / 'images'}"
-        report.say(f"wrote {kept} and the checkpoint of step {done}")
-        report.say(f"sample with: python run.py --mode=sample --workdir={folder}")
+        kept = f"{folder / console.METRICS}, TensorBoard events, {folder / 'images'}"
+        console.say(f"wrote {kept} and the checkpoint of step {done}")
+        console.say(f"sample with: python run.py --mode=sample --workdir={folder}")
     return 130 if stop.signals[:1] == [signal.SIGINT] and done < config.train.num_steps else 0
 
 
@@ -90,9 +93,9 @@ def _loop(
     mesh: Mesh,
     manager: ocp.CheckpointManager,
     folder: Folder,
-    reporter: report.Reporter,
+    reporter: console.Reporter,
     batches: Callable[[int], Batch],
-    beginning: rescue.Beginning,
+    beginning: recovery.Beginning,
     stop: _Stop,
 ) -> int:
     """Steps until the last one or a signal, with rescues in between; the step of the last checkpoint."""
@@ -104,13 +107,13 @@ def _loop(
         except guard.Ill as caught:
             illness = caught.with_traceback(None)  # whose frames would keep the ill state in the devices' memory
         try:
-            beginning, event = rescue.roll_back(config, mesh, manager, folder, illness)
+            beginning, event = recovery.roll_back(config, mesh, manager, folder, illness)
         except Diverged as end:
             reporter.event(illness.step, str(end))
             raise
         reporter.go_back(beginning.step)
         reporter.event(illness.step, event)
-        report.warn(event)
+        console.warn(event)
 
 
 class _Kept(NamedTuple):
@@ -125,9 +128,9 @@ def _stretch(
     config: Config,
     mesh: Mesh,
     manager: ocp.CheckpointManager,
-    reporter: report.Reporter,
+    reporter: console.Reporter,
     batches: Callable[[int], Batch],
-    beginning: rescue.Beginning,
+    beginning: recovery.Beginning,
     stop: _Stop,
     draw_pictures: Callable[[int, TrainState], None],
 ) -> int:
@@ -141,8 +144,8 @@ def _stretch(
     Raises:
       Ill: the guard's judgement.
     """
-    train_steps, keep = build.make_steps(config, mesh, beginning.rescues), build.make_keeper(config, mesh)
-    limits, number = build.make_limits(config), config.train.steps_per_call
+    train_steps, keep = assemble.make_steps(config, mesh, beginning.rescues), assemble.make_keeper(config, mesh)
+    limits, number = assemble.make_limits(config), config.train.steps_per_call
     health, state, end = guard.HEALTHY, beginning.state, config.train.num_steps
     unseen: tuple[int, Metrics] | None = None
     kept: _Kept | None = None
@@ -187,7 +190,7 @@ def _stretch(
             draw_pictures(step, state)
         final = kept
         of_call = [batches(index) for index in range(step, step + number)]
-        state, metrics = train_steps(state, build.place_batches(config, mesh, of_call))
+        state, metrics = train_steps(state, assemble.place_batches(config, mesh, of_call))
         look()
         unseen = (step + 1, metrics)
         if last:
@@ -195,7 +198,7 @@ def _stretch(
             if wanted and end == config.train.num_steps:
                 raise guard.Ill(step, f"the last steps are outside the healthy region: {health.symptom}")
             if wanted:
-                report.warn(f"the steps after {saved} are outside the healthy region and not saved")
+                console.warn(f"the steps after {saved} are outside the healthy region and not saved")
             elif final is not None and end == config.train.num_steps:  # after a signal there may be no time for it
                 draw_pictures(step, final.state)
             return saved
@@ -218,11 +221,11 @@ def _by_member(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
     return numbers | each
 
 
-def _picture_maker(config: Config, mesh: Mesh, reporter: report.Reporter) -> Callable[[int, TrainState], None]:
+def _picture_maker(config: Config, mesh: Mesh, reporter: console.Reporter) -> Callable[[int, TrainState], None]:
     """The function that writes a grid of the replay buffer, and one of chains from fresh noise, of a state."""
     few = config.copy_and_resolve_references()
     few.sample.num_images = few.sample.batch_size = GRID
-    sampler = build.make_sampler(few, mesh)
+    sampler = trained.make_sampler(few, mesh)
     each = -(-GRID // config.train.num_models)
 
     def first_rows(buffer: replay.ReplayBuffer) -> jax.Array:
@@ -234,19 +237,21 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: report.Reporter) -> Cal
         key = jax.random.key(config.sample.seed)  # the same at every step, so that pictures can be compared
         rows = np.asarray(first_rows(state.buffer))
         reporter.image("buffer", step, rows.reshape(-1, *config.data.shape)[:GRID])
-        images, _, _ = sampler(network_params(state, build.choice(config, "sample.weights")), key, 0)
+        images, _, _ = sampler(network_params(state, choices.choice(config, "sample.weights")), key, 0)
         reporter.image("chains", step, parallel.on_host(images)[:GRID])
 
     return draw
 
 
-def _density_watcher(config: Config, mesh: Mesh, reporter: report.Reporter) -> Callable[[int, TrainState], None]:
+def _density_watcher(config: Config, mesh: Mesh, reporter: console.Reporter) -> Callable[[int, TrainState], None]:
     """The function that measures a state's model against the 2-D law it learns, and writes both beside its samples."""
-    sampler, report_of = build.make_sampler(config, mesh), build.make_density_report(config)
-    data_points = build.make_density(config).sample(np.random.default_rng(config.sample.seed), config.sample.num_images)
+    sampler, report_of = trained.make_sampler(config, mesh), trained.make_density_report(config)
+    data_points = sources.make_density(config).sample(
+        np.random.default_rng(config.sample.seed), config.sample.num_images
+    )
 
     def draw(step: int, state: TrainState) -> None:
-        params = network_params(state, build.choice(config, "sample.weights"))
+        params = network_params(state, choices.choice(config, "sample.weights"))
         points, _, _ = sampler(params, jax.random.key(config.sample.seed), 0)
         points, params = parallel.on_host((points, params))
         if processes.is_first():

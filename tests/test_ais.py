@@ -13,8 +13,8 @@ from scipy.special import logsumexp
 
 import ebm_jax
 import run
-from ebm_jax import parallel
-from ebm_jax.evaluation import ais, density
+from ebm_jax.distributed import parallel
+from ebm_jax.metrics import ais, density
 from ebm_jax.models import networks
 from ebm_jax.sampling.hmc import hmc, no_walls
 from ebm_jax.sampling.kernel import unbounded

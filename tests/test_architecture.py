@@ -10,20 +10,24 @@ from conftest import ROOT
 from ebm_jax.models.layers import average_pool
 
 LAYERS = [  # each part may import the parts above its own line, and itself
-    {"types", "draws", "processes", "parallel"},
-    {"models", "sampling", "io", "programs"},
-    {"training", "evaluation", "applications"},
-    {"build"},
+    {"types"},
+    {"random", "labels", "distributed"},
+    {"models", "sampling", "data", "storage", "report"},
+    {"methods", "training", "metrics", "applications"},
+    {"choices", "schema", "checks", "assemble", "capacity", "trained"},
     {"__init__"},
-    {"tasks", "evaluators", "rescue"},
-    {"train", "sample", "prepare", "evaluate", "export", "compile", "cli"},
+    {"tasks", "evaluators", "training.recovery"},
+    {"train", "sample", "prepare", "evaluate", "export", "cli"},
     {"run"},
 ]
 LAYER_OF = {part: index for index, parts in enumerate(LAYERS) for part in parts}
-ALLOWED_BESIDE = {("parallel", "types"), ("draws", "types"), ("processes", "types"), ("parallel", "processes")}
-FORBIDDEN_PARTS = {("training", "io"), ("applications", "io")}
+ALLOWED_BESIDE = {("data", "storage"), ("storage", "report"), ("report", "storage")}
+ALLOWED_BESIDE |= {("data.sources", "choices"), ("models", "distributed"), ("assemble", "data")}
+FORBIDDEN_PARTS = {
+    (pure, io) for pure in ("training", "applications", "metrics", "methods") for io in ("storage", "report", "data")
+}
 FORBIDDEN_LIBRARIES = {("sampling", "flax"), ("sampling", "optax")}
-CONFIG_READERS = {"build", "build.limits", "io.workdir", *LAYERS[-2]}
+CONFIG_READERS = {"schema", "storage.workdir", "trained", *LAYERS[-2]}
 SOURCES = {"run": ROOT / "run.py"}  # by the module's name from the package on
 for file in sorted((ROOT / "ebm_jax").rglob("*.py")):
     SOURCES[".".join(file.relative_to(ROOT / "ebm_jax").with_suffix("").parts)] = file
@@ -90,7 +94,7 @@ def test_module_has_a_place_and_keeps_to_the_design(module):
     ("module", "source", "offence"),
     [
         ("models.networks", "from ebm_jax.sampling.langevin import langevin", "imports sampling"),
-        ("models.networks", "def f():\n    import ebm_jax.io.data", "imports io"),
+        ("models.networks", "def f():\n    import ebm_jax.data.memory", "imports io"),
         ("sampling.replay", "from ebm_jax import models", "imports models"),
         ("sampling.replay", "from ..models import layers", "imports models"),
         ("sampling.kernel", "import flax.linen as nn", "imports flax"),
@@ -98,10 +102,10 @@ def test_module_has_a_place_and_keeps_to_the_design(module):
         ("types", "from ebm_jax import parallel", "imports parallel"),
         ("models.energy", "from ebm_jax.training.step import make_train_step", "imports training"),
         ("training.step", "from ebm_jax import build", "imports build"),
-        ("training.step", "from ebm_jax.io.data import digits", "imports io"),
+        ("training.step", "from ebm_jax.data.memory import digits", "imports io"),
         ("training.step", "from ebm_jax import load", "imports __init__"),
         ("training.step", "from ml_collections import ConfigDict", "imports ml_collections"),
-        ("applications", "import ebm_jax.io.report", "imports io"),
+        ("applications", "import ebm_jax.report.console", "imports io"),
         ("build", "from ebm_jax.train import train", "imports train"),
         ("train", "from ebm_jax import cli", "imports cli"),
         ("sample", "import run, ebm_jax.run", "imports run"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ebm_jax.io import archive
+from ebm_jax.storage import archive
 from ebm_jax.types import BadInput
 
 ARRAYS = {

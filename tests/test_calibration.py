@@ -6,7 +6,7 @@ from scipy.special import log_softmax
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, log_loss
 
-from ebm_jax.evaluation import calibration
+from ebm_jax.metrics import calibration
 
 
 @pytest.fixture(scope="module")

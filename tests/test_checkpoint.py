@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax import parallel
-from ebm_jax.io import checkpoint
+from ebm_jax.distributed import parallel
+from ebm_jax.storage import checkpoint
 
 
 def make_state(seed):

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from ebm_jax import parallel
-from ebm_jax.evaluation import classifier, features
-from ebm_jax.evaluation.frechet import frechet_distance, gaussian
-from ebm_jax.io import data
+from ebm_jax.data import memory
+from ebm_jax.distributed import parallel
+from ebm_jax.metrics import classifier, features
+from ebm_jax.metrics.frechet import frechet_distance, gaussian
 
-TRAIN, TEST = data.digits("train"), data.digits("test")
+TRAIN, TEST = memory.digits("train"), memory.digits("test")
 
 
 def trained(seed=0, num_steps=100):

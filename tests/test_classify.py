@@ -10,10 +10,11 @@ import pytest
 
 import ebm_jax
 from configs import digits
-from ebm_jax import build, parallel
-from ebm_jax.evaluation import calibration, robustness
+from ebm_jax import assemble, checks
+from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import classify
 from ebm_jax.evaluators.common import Subject
+from ebm_jax.metrics import calibration, robustness
 from ebm_jax.models import energy
 from ebm_jax.types import BadInput
 
@@ -26,7 +27,7 @@ def without_key_checks():
 
 
 def config_of(**changes):
-    config = build.dry_run(digits.get_config()).unlock()
+    config = checks.dry_run(digits.get_config()).unlock()
     config.model.width, config.model.num_classes = 4, 10
     config.eval.batch_size, config.eval.attack_images, config.eval.attack_restarts = 100, 40, 1
     config.eval.attack_linf, config.eval.attack_l2 = "8,0", "0,0.5"
@@ -38,7 +39,7 @@ def config_of(**changes):
 
 def subject(**changes):
     config = config_of(**changes)
-    params = build.init_params(config, jax.random.key(0))
+    params = assemble.init_params(config, jax.random.key(0))
     # Gains at random tell the classes apart, as training would; a second convolution starts at 0
     block = params["block"]
     gains = {"gain2": {"table": 1 + jax.random.normal(jax.random.key(1), block["gain2"]["table"].shape)}}
@@ -122,7 +123,7 @@ def test_refined_logits_are_those_of_the_chain_kept_near_the_image():
     one = subject(eval__attack_refine_steps=2, eval__attack_refine_temperature=0.0, eval__attack_refine_radius=4.0)
     images = one.data("test").images[:5]
     refined = classify._logits(one, jax.random.key(0), images)
-    apply = energy.of_members(build.make_apply(one.config))
+    apply = energy.of_members(assemble.make_apply(one.config))
     x = clean = jnp.asarray(images / 255.0, jnp.float32)
     labels, chain = jnp.full(5, 3), one.config.chain
     gradient_of = jax.jit(jax.grad(lambda x: apply(one.params, x, labels).sum()))

@@ -8,8 +8,9 @@ import jax
 import pytest
 
 import run
-from ebm_jax import build, compile, parallel
-from ebm_jax.programs import chips, hlo
+from ebm_jax import assemble
+from ebm_jax.distributed import parallel
+from tools.compile import chips, hlo, report
 
 TINY = {"model.width": 4, "chain.num_steps": 3, "buffer.capacity": 1_600, "train.batch_size": 16}
 TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: requirements-tpu.txt")
@@ -25,8 +26,8 @@ def tiny(name, **values):
 
 def step_of(config):
     mesh = parallel.device_mesh()
-    state = build.abstract_state(config, mesh)
-    lowered = build.make_step(config, mesh).lower(state, build.abstract_batch(config, mesh))
+    state = assemble.abstract_state(config, mesh)
+    lowered = assemble.make_step(config, mesh).lower(state, assemble.abstract_batch(config, mesh))
     return state, hlo.parse(lowered.compile(compiler_options={"xla_backend_optimization_level": 0}).as_text())
 
 
@@ -46,22 +47,22 @@ def density():
 
 def test_a_step_that_donates_all_and_copies_nothing_is_said_to(density):
     state, program = density
-    assert compile.donated(program, len(jax.tree.leaves(state))).startswith("all, ")
-    assert compile.buffer_copies(program, state) == "none"
+    assert report.donated(program, len(jax.tree.leaves(state))).startswith("all, ")
+    assert report.buffer_copies(program, state) == "none"
 
 
 def test_what_is_not_donated_is_named(density):
     state, program = density
     number = next(n for n, one in program.parameters.items() if one.label == "state.buffer.images")
     less = program._replace(aliased=program.aliased - {number})
-    assert compile.donated(less, len(jax.tree.leaves(state))).endswith("but not state.buffer.images")
+    assert report.donated(less, len(jax.tree.leaves(state))).endswith("but not state.buffer.images")
 
 
 def test_the_work_of_a_chain_grows_by_one_energy_and_its_gradient_for_each_step():
     three, five = (step_of(tiny("density2d", **{"chain.num_steps": steps}))[1] for steps in (3, 5))
     config = tiny("density2d")
-    mesh, apply = parallel.device_mesh(), build.make_apply(config)
-    params = build.abstract_state(config, mesh).params
+    mesh, apply = parallel.device_mesh(), assemble.make_apply(config)
+    params = assemble.abstract_state(config, mesh).params
     points = jax.ShapeDtypeStruct((TINY["train.batch_size"] // mesh.size, 2), "float32")
     one = jax.jit(jax.value_and_grad(lambda x, params: apply(params, x).sum())).lower(points, params).compile()
     assert hlo.flops(five) - hlo.flops(three) == 2 * hlo.flops(hlo.parse(one.as_text())) > 0
@@ -132,8 +133,8 @@ SAYS = [  # libtpu 0.0.42.1, and an older one
 @pytest.mark.parametrize("says", SAYS)
 def test_what_does_not_fit_is_said_with_the_key_to_lower_by_how_much(says):
     config, mesh = tiny("digits", **{"train.batch_size": 64}), parallel.device_mesh()
-    state = build.abstract_state(config, mesh)
-    line = compile._too_large(config, mesh, chips.CHIPS["TPU v5 lite"], state, says)
+    state = assemble.abstract_state(config, mesh)
+    line = report._too_large(config, mesh, chips.CHIPS["TPU v5 lite"], state, says)
     assert "needs 30.00 GiB of memory a chip, 14.25 more than its 15.75 GiB" in line
     assert "lower train.batch_size 64, to 24 for example" in line  # 64 · 0.9 · 15.75/30 = 30.2, a multiple of 8 devices
 

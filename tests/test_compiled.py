@@ -10,7 +10,7 @@ import sys, types
 sys.modules["ebm_jax"] = types.ModuleType("ebm_jax")  # of the package this module alone: the rest imports for seconds
 sys.modules["ebm_jax"].__path__ = ["ebm_jax"]
 import jax
-from ebm_jax.io import compiled
+from ebm_jax.storage import compiled
 
 compiled.WORTH_SECONDS = 0.0
 compiled.keep()

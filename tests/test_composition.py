@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import composition
-from ebm_jax import build
+from ebm_jax import trained
 from ebm_jax.sampling.kernel import alternating, run, unbounded
 from ebm_jax.sampling.langevin import langevin
 from ebm_jax.sampling.mala import mala
@@ -50,16 +50,16 @@ def test_a_metropolis_step_starts_from_the_energy_of_its_turn():
     assert (info.acceptance.mean(1) < 1).all()
 
 
-def trained(name, folder):
+def trained_run(name, folder):
     command = [sys.executable, "run.py", f"--config=configs/{name}.py", f"--workdir={folder / name}"]
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device a core, as measured
     subprocess.run(command, cwd=ROOT, env=env, check=True)
-    return composition.Model(*build.load(folder / name))
+    return composition.Model(*trained.load(folder / name))
 
 
 @pytest.mark.slow
 def test_most_samples_of_a_shape_model_and_a_position_model_together_satisfy_both(tmp_path):
-    shape_model, position_model = (trained(name, tmp_path) for name in ("shapes_shape", "shapes_position"))
+    shape_model, position_model = (trained_run(name, tmp_path) for name in ("shapes_shape", "shapes_position"))
     asked = composition.every_pair(composition.ASKED, composition.CHAINS)
     samples = composition.sample_all(shape_model, position_model, asked, seed=0)
     shares = {name: composition.shares(images, asked) for name, images in samples.items()}

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax import build, parallel
-from ebm_jax.io.workdir import flat
+from ebm_jax import assemble, checks, choices, trained
+from ebm_jax.data import sources
+from ebm_jax.distributed import parallel
+from ebm_jax.storage.workdir import flat
 
 FOLDER = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
@@ -34,9 +36,9 @@ def test_every_experiment_has_its_config():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_full_step_gives_back_a_state_of_the_same_shapes_and_scalar_metrics(name):
     config, mesh = config_of(name), parallel.device_mesh()
-    build.check(config, mesh.size)
-    state = build.abstract_state(config, mesh)
-    after, metrics = jax.eval_shape(build.make_step(config, mesh), state, build.abstract_batch(config, mesh))
+    checks.check(config, mesh.size)
+    state = assemble.abstract_state(config, mesh)
+    after, metrics = jax.eval_shape(assemble.make_step(config, mesh), state, assemble.abstract_batch(config, mesh))
     assert shapes(after) == shapes(state)
     assert all(metric.shape == () for metric in metrics.values())
 
@@ -50,21 +52,21 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) if name in LARGEST + ALIKE el
 
 @pytest.mark.parametrize("name", SLOW)
 def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
-    config, mesh = build.dry_run(config_of(name)), parallel.device_mesh()
-    build.check(config, mesh.size)
-    state, step = build.make_state(config, mesh), build.make_step(config, mesh)
+    config, mesh = checks.dry_run(config_of(name)), parallel.device_mesh()
+    checks.check(config, mesh.size)
+    state, step = assemble.make_state(config, mesh), assemble.make_step(config, mesh)
     fast_compile = {"xla_backend_optimization_level": 0}
     before = jax.device_get(state.params)
-    with build.open_batches(config, pytest.fail) as batches:
+    with sources.open_batches(config, pytest.fail) as batches:
         batch = batches(0)
         assert shapes(batch) == shapes(
-            jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), build.abstract_batch(config, mesh))
+            jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), assemble.abstract_batch(config, mesh))
         )
-        if config.model.num_classes == 1 and build.label_shape(config) is None:
+        if config.model.num_classes == 1 and choices.label_shape(config) is None:
             assert (batch.labels == 0).all(), "an unconditional model sees no classes"
-        step = step.lower(state, build.place_batch(config, mesh, batch)).compile(compiler_options=fast_compile)
+        step = step.lower(state, assemble.place_batch(config, mesh, batch)).compile(compiler_options=fast_compile)
         for index in range(config.train.num_steps):
-            state, metrics = step(state, build.place_batch(config, mesh, batches(index)))
+            state, metrics = step(state, assemble.place_batch(config, mesh, batches(index)))
     assert int(state.step) == 3
     assert all(np.isfinite(value) for value in jax.device_get(metrics).values())
     moved = jax.tree.map(lambda old, new: bool((old != new).any()), before, jax.device_get(state.params))
@@ -75,8 +77,8 @@ def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_have_the_configs_shape(name):
     config = config_of(name)
-    params = jax.eval_shape(lambda: build.init_params(config, jax.random.key(0)))
-    images = jax.eval_shape(build.make_sample_fn(config), params, jax.random.key(0))
+    params = jax.eval_shape(lambda: assemble.init_params(config, jax.random.key(0)))
+    images = jax.eval_shape(trained.make_sample_fn(config), params, jax.random.key(0))
     assert images.shape == (config.sample.num_images, *config.data.shape)
     assert images.dtype == jnp.float32
 
@@ -109,6 +111,6 @@ def test_every_key_is_explained_beside_it_or_by_its_name():
 
 
 def test_every_key_is_read_by_the_package():
-    package = "".join(path.read_text() for path in Path(build.__file__).parents[1].rglob("*.py"))
+    package = "".join(path.read_text() for path in Path(assemble.__file__).parent.rglob("*.py"))
     unread = [key for key in flat(config_of("default")) if key.split(".")[1] not in package.replace("_" + key, "")]
     assert not unread

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from benchmarks import continual
-from ebm_jax.io import data
+from ebm_jax.data import memory
 
 STEPS, SIZE = 60, 32
-TRAIN, TEST = data.digits("train"), data.digits("test")
+TRAIN, TEST = memory.digits("train"), memory.digits("test")
 
 
 def test_each_task_brings_its_two_classes_alone_and_all_their_images():

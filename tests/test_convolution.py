@@ -11,7 +11,7 @@ from jax import lax
 
 from ebm_jax.models import convolution as convolutions
 from ebm_jax.models.convolution import convolution
-from ebm_jax.programs import hlo
+from tools.compile import hlo
 
 LARGEST_EXACT = 2**24
 SAME = ((1, 1), (1, 1))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_checkpoint import abstract, bits, make_state, save_steps
 
-from ebm_jax.io import checkpoint
+from ebm_jax.storage import checkpoint
 
 CASES = 40
 STEPS = (1, 2, 3)

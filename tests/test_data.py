@@ -3,44 +3,46 @@
 import numpy as np
 import pytest
 
-from ebm_jax.io import data
+from ebm_jax.data import memory
 from ebm_jax.types import BadInput
 
 
 def test_an_epoch_is_every_image_once_and_the_next_epoch_another_order():
-    epochs = [np.concatenate([data.batch_rows(3, 10 * epoch + step, 8, 83) for step in range(10)]) for epoch in (0, 1)]
+    epochs = [
+        np.concatenate([memory.batch_rows(3, 10 * epoch + step, 8, 83) for step in range(10)]) for epoch in (0, 1)
+    ]
     for rows in epochs:
         assert len(set(rows)) == 80, "an epoch repeats an image"
     assert (epochs[0] != epochs[1]).any()
 
 
 def test_batches_are_a_function_of_seed_and_step_alone():
-    rows = data.batch_rows(0, 7, 16, 100)
-    data.batch_rows(0, 50, 16, 100)
-    data.batch_rows(1, 7, 16, 100)
-    np.testing.assert_array_equal(data.batch_rows(0, 7, 16, 100), rows)
-    assert (data.batch_rows(1, 7, 16, 100) != rows).any()
+    rows = memory.batch_rows(0, 7, 16, 100)
+    memory.batch_rows(0, 50, 16, 100)
+    memory.batch_rows(1, 7, 16, 100)
+    np.testing.assert_array_equal(memory.batch_rows(0, 7, 16, 100), rows)
+    assert (memory.batch_rows(1, 7, 16, 100) != rows).any()
 
 
 def test_processes_share_the_global_batch_in_order():
-    digits = data.digits("train")
-    whole = data.make_batches(digits, 5, 24)(11)
-    parts = [data.make_batches(digits, 5, 24, process, 3)(11) for process in range(3)]
+    digits = memory.digits("train")
+    whole = memory.make_batches(digits, 5, 24)(11)
+    parts = [memory.make_batches(digits, 5, 24, process, 3)(11) for process in range(3)]
     np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), whole.images)
     np.testing.assert_array_equal(np.concatenate([part.labels for part in parts]), whole.labels)
 
 
 def test_images_keep_their_labels():
-    digits = data.digits("train")
+    digits = memory.digits("train")
     label_of = {image.tobytes(): label for image, label in zip(digits.images, digits.labels, strict=True)}
-    batch = data.make_batches(digits, 0, 64)(30)
+    batch = memory.make_batches(digits, 0, 64)(30)
     assert [label_of[np.asarray(image).tobytes()] for image in batch.images] == list(batch.labels)
 
 
 def test_digits_are_scikit_learns_and_train_and_test_are_disjoint():
     from sklearn.datasets import load_digits
 
-    train, test = data.digits("train"), data.digits("test")
+    train, test = memory.digits("train"), memory.digits("test")
     assert len(train.images) + len(test.images) == 1797
     np.testing.assert_allclose(test.images[0, :, :, 0] * (16 / 255), load_digits().images[4], atol=0.5 * 16 / 255)
     assert test.labels[0] == load_digits().target[4]
@@ -48,4 +50,4 @@ def test_digits_are_scikit_learns_and_train_and_test_are_disjoint():
 
 def test_a_data_set_smaller_than_a_batch_is_refused():
     with pytest.raises(BadInput, match=r"train.batch_size 2000 is larger than the data set of 1438 images"):
-        data.make_batches(data.digits("train"), 0, 2000)
+        memory.make_batches(memory.digits("train"), 0, 2000)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from ebm_jax.io.densities import DENSITIES
-from ebm_jax.io.figures import density_figure
+from ebm_jax.data.densities import DENSITIES
+from ebm_jax.report.figures import density_figure
 
 SIDE = 200
 AXIS = (np.arange(SIDE) + 0.5) / SIDE

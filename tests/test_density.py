@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax import parallel
+from ebm_jax.distributed import parallel
+from ebm_jax.methods import losses
 from ebm_jax.models import energy, networks
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.langevin import langevin
-from ebm_jax.training import losses
 from ebm_jax.training.optimizer import clipped_adam
 from ebm_jax.training.state import PARTITION, init_state
 from ebm_jax.training.step import make_train_step, of_any_class

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ebm_jax.evaluation.diagnostics import autocorrelation, mixing
+from ebm_jax.metrics.diagnostics import autocorrelation, mixing
 from ebm_jax.types import BadInput
 
 STEPS, CHAINS = 4_000, 16

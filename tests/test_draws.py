@@ -4,16 +4,16 @@ import jax
 import numpy as np
 import pytest
 
-from ebm_jax import draws
+from ebm_jax import random
 
 SHAPES = [(), (5,), (4, 4, 3, 2), (2, 3, 5, 1)]
 
 
 PAIRS = {
-    "normal": (draws.normal, jax.random.normal),
-    "uniform": (draws.uniform, jax.random.uniform),
+    "normal": (random.normal, jax.random.normal),
+    "uniform": (random.uniform, jax.random.uniform),
     "bernoulli": (
-        lambda key, shape: draws.bernoulli(key, 0.3, shape),
+        lambda key, shape: random.bernoulli(key, 0.3, shape),
         lambda key, shape: jax.random.bernoulli(key, 0.3, shape),
     ),
 }
@@ -32,5 +32,5 @@ def test_draws_are_those_of_jax_random_bit_for_bit(name, shape):
 
 def test_draws_of_many_keys_are_those_of_each():
     keys = jax.random.split(jax.random.key(0), 3)
-    together = jax.vmap(lambda key: draws.normal(key, (2, 3)))(keys)
+    together = jax.vmap(lambda key: random.normal(key, (2, 3)))(keys)
     np.testing.assert_array_equal(together, [jax.random.normal(key, (2, 3)) for key in keys])

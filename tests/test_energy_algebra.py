@@ -9,7 +9,7 @@ import pytest
 from conftest import equations
 from scipy import stats
 
-from ebm_jax import parallel
+from ebm_jax.distributed import parallel
 from ebm_jax.models import energy, networks
 from ebm_jax.sampling.hmc import hmc, no_walls
 from ebm_jax.sampling.kernel import energy_and_grad, run, unbounded

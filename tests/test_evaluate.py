@@ -11,11 +11,12 @@ from PIL import Image
 from test_train import command, files
 
 import run
-from ebm_jax import build, evaluators, parallel
+from ebm_jax import assemble, checks, evaluators, trained
+from ebm_jax.data import memory
+from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import card
 from ebm_jax.evaluators.common import Outcome, Subject, Value, sha256
-from ebm_jax.io import data
-from ebm_jax.io.workdir import read_config
+from ebm_jax.storage.workdir import read_config
 from ebm_jax.types import BadInput
 
 
@@ -33,8 +34,8 @@ def subject(workdir, **changes):
     for key, value in changes.items():
         group, name = key.split("__")
         setattr(config[group], name, value)
-    build.check_evaluation(config, mesh.size)
-    found = build.restore_ensemble(workdir, config, mesh)
+    checks.check_evaluation(config, mesh.size)
+    found = trained.restore_ensemble(workdir, config, mesh)
     return Subject(config, found.params, mesh, found.step, workdir)
 
 
@@ -43,7 +44,7 @@ def test_the_data_are_the_runs_own_with_their_labels_whatever_the_model_is_condi
         of_run = subject(workdir)
         of_run.config.model.num_classes = num_classes
         for split in ("train", "test"):
-            found, expected = of_run.data(split), data.digits(split)
+            found, expected = of_run.data(split), memory.digits(split)
             np.testing.assert_array_equal(found.images, expected.images)
             np.testing.assert_array_equal(found.labels, expected.labels)
             assert of_run.data(split) is found
@@ -58,7 +59,7 @@ def test_members_from_other_runs_lie_on_all_devices_as_the_runs_own_do(workdir):
 
 
 def test_the_hash_of_a_set_changes_with_one_pixel_and_with_the_shape():
-    images = data.digits("test").images
+    images = memory.digits("test").images
     changed = images.copy()
     changed[7, 3, 3, 0] ^= 1
     hashes = {sha256(images), sha256(changed), sha256(images.reshape(-1)), sha256(images[::-1])}
@@ -85,7 +86,7 @@ def test_samples_of_the_buffer_are_its_decoded_chains_with_their_labels_and_say_
     images, labels, origin = subject(workdir, eval__samples="buffer").samples
     assert origin.startswith("THE TRAINING BUFFER, not fresh chains: 20 of its 64 chains")
     config, mesh = read_config(workdir), parallel.device_mesh()
-    buffer = build.restore(workdir, build.abstract_state(config, mesh)).state.buffer
+    buffer = trained.restore(workdir, assemble.abstract_state(config, mesh)).state.buffer
     chains = np.asarray(buffer.images)[:, :64].reshape(64, 8, 8, 1)
     rows = [np.flatnonzero((chains == image).all((1, 2, 3))) for image in images]
     assert all(len(found) == 1 for found in rows)
@@ -138,7 +139,7 @@ def test_an_evaluation_that_cannot_be_is_refused_with_the_cure(workdir, changes,
 
 
 def test_a_function_of_energies_is_mapped_over_any_number_of_images(workdir):
-    of_run, images = subject(workdir, eval__batch_size=13), data.digits("test").images[:37].astype(np.float32) / 255
+    of_run, images = subject(workdir, eval__batch_size=13), memory.digits("test").images[:37].astype(np.float32) / 255
     labels = np.arange(37, dtype=np.int32) % 10
     found = of_run.map(lambda energy_of, x, y: {"u": energy_of(x, y), "first": x[:, 0, 0, 0]}, images, labels)
     expected = of_run.energy_fn(jnp.asarray(labels))(jnp.asarray(images))
@@ -199,7 +200,7 @@ def test_json_card_and_table_have_the_numbers_and_how_they_came_about(workdir, c
     assert set(content["metrics"]["data"]["protocol"]) == {"split test"}, "samples played no part"
     assert content["protocol"]["checkpoint"] == "step 6, raw weights of the last step, one model"
     assert "--config.sample.weights=raw" in content["protocol"]["command"]
-    facts = ["20, fresh chains of 3 steps", "last 1 without noise", sha256(data.digits("test").images), "raw weights"]
+    facts = ["20, fresh chains of 3 steps", "last 1 without noise", sha256(memory.digits("test").images), "raw weights"]
     facts += [content["protocol"]["versions"], content["protocol"]["code"], f"| mean | {expected:.3f} | 0.012 |"]
     for fact in [*facts, "| row | inf | 2 ± 0 |", "![grid](mean_grid.png)", "all pixels", "**seed**: 0", "**time**"]:
         assert fact in text, fact

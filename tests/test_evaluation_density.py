@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from ebm_jax.evaluation.density import grid, grid_report
-from ebm_jax.io.densities import DENSITIES
+from ebm_jax.data.densities import DENSITIES
+from ebm_jax.metrics.density import grid, grid_report
 
 FLOAT32 = 1e-5  # energies and positions are rounded by 6e-8, relatively, and slopes are up to 100 a unit
 

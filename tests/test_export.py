@@ -17,9 +17,9 @@ import pytest
 from test_train import files
 
 import run
-from ebm_jax import build, draws, export
-from ebm_jax.io import exported
+from ebm_jax import assemble, checks, choices, export, random, trained
 from ebm_jax.models import energy
+from ebm_jax.storage import exported
 
 ROOT = Path(run.__file__).parent
 SHORT = {
@@ -98,18 +98,18 @@ def expected_samples(config, params, key, labels, jit=jax.jit):
     """What the exported sampler is, by the public functions alone."""
     key_init, key_chain = jax.random.split(key)
     init = jax.random.uniform(key_init, (len(labels), *config.data.shape))
-    return jit(build.make_sample_fn(config))(params, key_chain, labels=labels, init=init)
+    return jit(trained.make_sample_fn(config))(params, key_chain, labels=labels, init=init)
 
 
 def test_without_flax_and_ebm_jax_samples_and_energies_differ_by_zero_at_any_batch_size(whole_run, folder, tmp_path):
     result = bare(COMPARE, folder, tmp_path / "out")
     assert result.returncode == 0, result.stderr
-    config, params = build.load(whole_run)
+    config, params = trained.load(whole_run)
     for n in (16, 5):
         reloaded = np.load(tmp_path / f"out_{n}.npz")
         labels = jnp.zeros(n, jnp.int32)
         images = expected_samples(config, params, jax.random.key(3), labels)
-        energies = jax.jit(build.make_energy_fn(config))(params, images, labels)
+        energies = jax.jit(trained.make_energy_fn(config))(params, images, labels)
         assert images.shape == (n, 8, 8, 1)
         assert np.ptp(images) > 0.5
         np.testing.assert_array_equal(reloaded["images"], images)
@@ -227,7 +227,7 @@ def test_a_run_is_exported_by_its_folder_alone(whole_run, folder, capsys):
 
 
 def shrunk(name, **changes):
-    config = build.dry_run(importlib.import_module(f"configs.{name}").get_config()).unlock()
+    config = checks.dry_run(importlib.import_module(f"configs.{name}").get_config()).unlock()
     config.model.width, config.sample.num_steps, config.sample.quiet_steps = 4, 2, 0
     for key, value in changes.items():
         group, _, name = key.partition("__")
@@ -248,7 +248,7 @@ KINDS = {
 
 def moved_params(config):
     """Untrained parameters far enough from their many zeros that everything matters."""
-    params = jax.eval_shape(lambda: build.init_params(config, jax.random.key(0)))
+    params = jax.eval_shape(lambda: assemble.init_params(config, jax.random.key(0)))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: jnp.asarray(0.1 * rng.standard_normal(leaf.shape), leaf.dtype), params)
 
@@ -267,12 +267,12 @@ def both_ways(config):
     params, labels = moved_params(config), example_labels(config, 3)
     sampler, energy_fn = map(reloaded, export.programs(config, params))
     images = expected_samples(config, params, jax.random.key(0), labels, quick_jit)
-    energies = quick_jit(build.make_energy_fn(config))(params, images, labels)
+    energies = quick_jit(trained.make_energy_fn(config))(params, images, labels)
     return (sampler(params, jax.random.key(0), labels), energy_fn(params, images, labels)), (images, energies)
 
 
 def example_labels(config, n):
-    return build.example_labels(config, jnp.arange(n))
+    return choices.example_labels(config, jnp.arange(n))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -296,7 +296,7 @@ def test_labels_reach_both_programs():
 
 def test_the_programs_of_an_ensembles_energy_are_those_of_its_members_mean():
     config = KINDS["strided"]
-    apply = energy.of_members(build.make_apply(config))
+    apply = energy.of_members(assemble.make_apply(config))
     params = energy.stack([moved_params(config)] * 2)
     abstract = jax.eval_shape(lambda: params)
     (n,) = jax.export.symbolic_shape("n")
@@ -310,7 +310,7 @@ def test_the_programs_of_an_ensembles_energy_are_those_of_its_members_mean():
 def test_draws_of_a_symbolic_size_are_those_of_the_size():
     (n,) = jax.export.symbolic_shape("n")
     drawn = jax.export.export(
-        jax.jit(lambda key, like: draws.normal(key, (like.shape[0], 3))), platforms=export.PLATFORMS
+        jax.jit(lambda key, like: random.normal(key, (like.shape[0], 3))), platforms=export.PLATFORMS
     )(jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((n,), jnp.int32))
     np.testing.assert_array_equal(
         drawn.call(jax.random.key(1), jnp.zeros(4, jnp.int32)), jax.random.normal(jax.random.key(1), (4, 3))

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 from test_configs import config_of
 
-from ebm_jax import parallel
-from ebm_jax.evaluation import classifier, inception, moments
-from ebm_jax.evaluation.frechet import gaussian, jackknifed_distance
+from ebm_jax.data import memory
+from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import CHECKS, EVALUATORS
 from ebm_jax.evaluators.common import Samples, Subject, sha256
-from ebm_jax.io import archive, data, weights
+from ebm_jax.metrics import classifier, inception, moments
+from ebm_jax.metrics.frechet import gaussian, jackknifed_distance
+from ebm_jax.storage import archive, weights
 from ebm_jax.types import BadInput
 
 OF_INCEPTION = ("fid", "inception_score", "kid", "precision_recall", "density_coverage")
-TEST = data.digits("test").images
+TEST = memory.digits("test").images
 
 
 class SmallInception(nn.Module):
@@ -75,7 +76,7 @@ def test_a_set_compared_with_itself_and_shifted_by_one_pixel(small, tmp_path):
 
 
 def test_samples_of_one_class_are_precise_and_recall_little(small, tmp_path):
-    zeros = TEST[data.digits("test").labels == 0]
+    zeros = TEST[memory.digits("test").labels == 0]
     found = measured(subject(tmp_path, zeros, inception_weights=str(small), reference_split="test"), "precision_recall")
     assert found["precision"].number == 1
     assert found["recall"].number < 0.5
@@ -182,13 +183,13 @@ def test_classifier_distance_names_itself_keeps_its_classifier_and_tells_samples
     assert "FID" not in words.replace("never with an FID", "")
     assert of_data > 1e-3, "they are compared with the training images"
     (kept,) = (tmp_path / "classifier").iterdir()
-    train = data.digits("train")
+    train = memory.digits("train")
     described = archive.read(kept).description
     assert (described["images"], described["labels"]) == (sha256(train.images), sha256(train.labels))
     assert kept.name in outcome.protocol["classifier"]
     monkeypatch.setattr(classifier, "train", None)  # another evaluation does not train
     ones = EVALUATORS["classifier_distance"](
-        subject(tmp_path, TEST[data.digits("test").labels == 1].repeat(8, 0), **options)
+        subject(tmp_path, TEST[memory.digits("test").labels == 1].repeat(8, 0), **options)
     )
     assert ones.values["samples / classifier distance"].number > 5 * of_data
     assert ones.values["samples / class coverage"].number < 0.3

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from ebm_jax import parallel
-from ebm_jax.evaluation import features, moments, score
-from ebm_jax.evaluation.frechet import frechet_distance, gaussian
-from ebm_jax.io import data
+from ebm_jax.data import memory
+from ebm_jax.distributed import parallel
+from ebm_jax.metrics import features, moments, score
+from ebm_jax.metrics.frechet import frechet_distance, gaussian
 from ebm_jax.types import BadInput
 
-IMAGES = data.digits("test").images  # 359, of which no batch nor block is a divisor
+IMAGES = memory.digits("test").images  # 359, of which no batch nor block is a divisor
 
 
 def apply(params, images):
@@ -76,7 +76,7 @@ def test_fewer_images_than_groups_are_refused_in_one_line():
 MEASURE = """
 import resource, sys
 import numpy as np
-from ebm_jax.evaluation import features, frechet
+from ebm_jax.metrics import features, frechet
 
 rng = np.random.default_rng(0)
 def feature_fn(images):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebm_jax.io import files, images
+from ebm_jax.data import decode, files
 from ebm_jax.types import BadInput
 
 SHAPE = (8, 8, 3)
@@ -127,7 +127,7 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path, content, message):
     write_image(tmp_path / "1.png")
     source = files.folder_source(tmp_path, "train", SHAPE, crop=False)
     (tmp_path / "1.png").unlink() if content is None else (tmp_path / "1.png").write_bytes(content)
-    with pytest.raises(images.Unreadable, match=message):
+    with pytest.raises(decode.Unreadable, match=message):
         source.read(0)
 
 
@@ -142,8 +142,8 @@ def test_damaged_files_of_every_kind_are_read_or_unreadable_and_nothing_else():
         for _ in range(250):
             damaged = whole[: rng.integers(len(whole) // 2, len(whole) + 1)].copy()
             damaged[rng.integers(0, 150, 3)] = rng.integers(0, 256, 3)  # where headers and EXIF are
-            with contextlib.suppress(images.Unreadable):
-                assert images.decode(damaged.tobytes(), SHAPE, crop=True).shape == SHAPE
+            with contextlib.suppress(decode.Unreadable):
+                assert decode.decode(damaged.tobytes(), SHAPE, crop=True).shape == SHAPE
 
 
 RED = (200, 40, 20)
@@ -155,15 +155,15 @@ def test_color_images_come_out_as_color_and_as_luma(mode):
     image = Image.new("RGB", (8, 8), RED)
     image = image.quantize(4) if mode == "P" else image.convert(mode)
     assert image.mode == mode
-    assert (images.decode(encoded(image), (8, 8, 3), crop=False) == RED).all()
-    assert (images.decode(encoded(image), (8, 8, 1), crop=False) == LUMA).all()
+    assert (decode.decode(encoded(image), (8, 8, 3), crop=False) == RED).all()
+    assert (decode.decode(encoded(image), (8, 8, 1), crop=False) == LUMA).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "1"])
 def test_gray_images_come_out_the_same_in_each_channel(mode):
     image = Image.new("L", (8, 8), 255).convert(mode)
     for channels in (1, 3):
-        decoded = images.decode(encoded(image), (8, 8, channels), crop=False)
+        decoded = decode.decode(encoded(image), (8, 8, channels), crop=False)
         assert decoded.shape == (8, 8, channels)
         assert (decoded == 255).all()
 
@@ -171,20 +171,20 @@ def test_gray_images_come_out_the_same_in_each_channel(mode):
 def test_sixteen_bit_gray_keeps_its_high_byte():
     values = (np.arange(64, dtype=np.uint16) * 1040).reshape(8, 8)
     for channels in (1, 3):
-        decoded = images.decode(encoded(Image.fromarray(values)), (8, 8, channels), crop=False)
+        decoded = decode.decode(encoded(Image.fromarray(values)), (8, 8, channels), crop=False)
         np.testing.assert_array_equal(decoded, np.repeat((values >> 8)[:, :, None], channels, 2))
 
 
 def test_cmyk_jpegs_become_rgb():
     image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # no cyan: red
-    decoded = images.decode(encoded(image, "jpeg", quality=95), SHAPE, crop=False).astype(int)
+    decoded = decode.decode(encoded(image, "jpeg", quality=95), SHAPE, crop=False).astype(int)
     assert np.abs(decoded - (255, 0, 0)).max() <= 4  # JPEG's rounding
 
 
 def test_transparent_parts_are_white_whatever_lies_under_them():
     image = Image.new("RGBA", (8, 8), (*RED, 0))
     image.paste((*RED, 255), (0, 0, 4, 8))
-    decoded = images.decode(encoded(image), SHAPE, crop=False)
+    decoded = decode.decode(encoded(image), SHAPE, crop=False)
     assert (decoded[:, :4] == RED).all()
     assert (decoded[:, 4:] == 255).all()
 
@@ -192,7 +192,7 @@ def test_transparent_parts_are_white_whatever_lies_under_them():
 def test_the_first_frame_of_an_animation_is_read():
     first, second = Image.new("L", (8, 8), 0), Image.new("L", (8, 8), 255)
     content = encoded(first, "gif", save_all=True, append_images=[second])
-    assert (images.decode(content, (8, 8, 1), crop=False) == 0).all()
+    assert (decode.decode(content, (8, 8, 1), crop=False) == 0).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -212,13 +212,13 @@ def test_photographs_are_turned_upright(orientation):
     exif[0x0112] = orientation
     content = encoded(Image.fromarray(np.ascontiguousarray(stored)), "png", exif=exif)
     for crop in (True, False):
-        np.testing.assert_array_equal(images.decode(content, (6, 8, 1), crop)[:, :, 0], upright)
+        np.testing.assert_array_equal(decode.decode(content, (6, 8, 1), crop)[:, :, 0], upright)
 
 
 @pytest.mark.parametrize(("height", "width", "rows", "columns"), [(8, 21, (0, 8), (6, 14)), (13, 8, (2, 10), (0, 8))])
 def test_cropping_alone_copies_the_middle_pixels(height, width, rows, columns):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    decoded = images.decode(encoded(Image.fromarray(pixels)), SHAPE, crop=True)
+    decoded = decode.decode(encoded(Image.fromarray(pixels)), SHAPE, crop=True)
     np.testing.assert_array_equal(decoded, pixels[slice(*rows), slice(*columns)])
 
 
@@ -226,7 +226,7 @@ def test_shrinking_keeps_the_aspect_and_the_centre():
     """A linear ramp along each axis, which any symmetric filter keeps, sampled at the centres of 4x4 pixels."""
     y, x = np.mgrid[0:32, 0:64].astype(float)
     pixels = np.stack([3 * x, 6 * y, 0 * x], -1).round().astype(np.uint8)
-    decoded = images.decode(encoded(Image.fromarray(pixels)), SHAPE, crop=True).astype(float)
+    decoded = decode.decode(encoded(Image.fromarray(pixels)), SHAPE, crop=True).astype(float)
     centres = 4 * np.arange(8) + 1.5
     inner = slice(1, -1)  # rows at the edge have nothing beyond it to balance the filter
     np.testing.assert_allclose(decoded[inner, inner, 0] - 3 * (16 + centres)[None, inner], 0, atol=1)
@@ -239,7 +239,7 @@ def test_a_very_long_image_costs_no_more_memory_than_it_has(monkeypatch):
     monkeypatch.setattr(
         Image.Image, "resize", lambda self, size, *a, **k: sizes.append(size) or resize(self, size, *a, **k)
     )
-    assert images.decode(encoded(Image.new("L", (30_000, 1))), SHAPE, crop=True).shape == SHAPE
+    assert decode.decode(encoded(Image.new("L", (30_000, 1))), SHAPE, crop=True).shape == SHAPE
     assert sizes == [(8, 8)]
 
 
@@ -251,9 +251,9 @@ def test_a_jpeg_decoded_at_reduced_size_is_the_same_picture(orientation, shape, 
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encoded(Image.fromarray(smooth.astype(np.uint8)), "jpeg", quality=95, exif=exif)
-    drafted = images.decode(content, shape, crop=True)
-    monkeypatch.setattr(images, "_draft", lambda image, shape: None)
-    whole = images.decode(content, shape, crop=True)
+    drafted = decode.decode(content, shape, crop=True)
+    monkeypatch.setattr(decode, "_draft", lambda image, shape: None)
+    whole = decode.decode(content, shape, crop=True)
     assert drafted.shape == shape
     assert np.abs(drafted.astype(int) - whole).max() <= 4  # gray levels; the pictures' own range is 240
 
@@ -306,7 +306,7 @@ def test_soft_labels_are_kept(tmp_path):
 def test_npz_images_are_cropped_and_colored_as_files_are(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (1, 30, 20), np.uint8)
     image, _ = files.npz_source(npz(tmp_path, images=pixels), "train", SHAPE, crop=True).read(0)
-    np.testing.assert_array_equal(image, images.decode(encoded(Image.fromarray(pixels[0])), SHAPE, crop=True))
+    np.testing.assert_array_equal(image, decode.decode(encoded(Image.fromarray(pixels[0])), SHAPE, crop=True))
 
 
 GOOD = np.zeros((3, 8, 8), np.uint8)

@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import pytest
 from test_compile import step_of, tiny
 
-from ebm_jax import build
-from ebm_jax.build import floor
+from ebm_jax import assemble
 from ebm_jax.models import energy
-from ebm_jax.programs import hlo
 from ebm_jax.sampling import kernel
+from tools.compile import floor, hlo
 
 WIDTH, POINTS, STEPS = 48, 16, 3
 
@@ -25,11 +24,11 @@ def flops(fn, *args):
 @pytest.mark.parametrize("kernel_name", ["langevin", "mala", "hmc"])
 def test_a_chain_takes_as_many_gradients_as_are_counted(kernel_name):
     config = density(**{"chain.kernel": kernel_name, "chain.quiet_steps": 1, "chain.num_leaps": 4})
-    apply, x = build.make_apply(config), jnp.zeros((POINTS, 2))
-    params = build.abstract_raw_params(config)[0]
+    apply, x = assemble.make_apply(config), jnp.zeros((POINTS, 2))
+    params = assemble.abstract_raw_params(config)[0]
 
     def chain(key, x, params):
-        return kernel.run_stages(build.make_stages(config, "chain"), key, x, energy.bind(apply, params))[0]
+        return kernel.run_stages(assemble.make_stages(config, "chain"), key, x, energy.bind(apply, params))[0]
 
     def gradient(x, params):
         return kernel.energy_and_grad(energy.bind(apply, params), x)
@@ -43,12 +42,12 @@ def test_a_chain_takes_as_many_gradients_as_are_counted(kernel_name):
 def test_a_step_is_compiled_into_the_flops_that_its_network_chain_and_loss_need():
     config = density(**{"train.batch_size": 400})
     _, program = step_of(config)
-    assert abs(8 * hlo.flops(program) / build.step_flops(config, 8) - 1) < 0.03
+    assert abs(8 * hlo.flops(program) / floor.step_flops(config, 8) - 1) < 0.03
 
 
 def test_wrong_labels_are_one_more_gradient_of_the_parameters():
     (plain, contrasted) = (
-        build.step_flops(tiny("digits", **{"loss.label_weight": weight, "model.num_classes": 10}), 8)
+        floor.step_flops(tiny("digits", **{"loss.label_weight": weight, "model.num_classes": 10}), 8)
         for weight in (0.0, 1.0)
     )
     images, chain = 16, 3
@@ -62,4 +61,4 @@ def test_a_chain_step_moves_parameters_chains_and_every_layers_result():
     parameters = (2 * WIDTH + WIDTH) + 2 * (WIDTH * WIDTH + WIDTH) + (WIDTH + 1)
     results = 3 * WIDTH + 1
     each = 2 * (2 + results)  # read and written
-    assert build.chain_step_bytes(density(), 8) == 4 * (parameters + POINTS / 8 * each)
+    assert floor.chain_step_bytes(density(), 8) == 4 * (parameters + POINTS / 8 * each)

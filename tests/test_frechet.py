@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from ebm_jax.evaluation import moments
-from ebm_jax.evaluation.frechet import Gaussian, frechet_distance, gaussian, jackknifed_distance, symmetric_root
+from ebm_jax.metrics import moments
+from ebm_jax.metrics.frechet import Gaussian, frechet_distance, gaussian, jackknifed_distance, symmetric_root
 from ebm_jax.types import BadInput
 
 ROUNDING = 1e-10  # relative, of sums and decompositions of some thousand float64 values

@@ -21,8 +21,8 @@ from test_train import bits as bits_of_run
 from test_train import command, final_state
 
 import run
-from ebm_jax.io import checkpoint
-from ebm_jax.io.events import Events
+from ebm_jax.report.events import Events
+from ebm_jax.storage import checkpoint
 from ebm_jax.types import BadInput
 
 
@@ -173,7 +173,7 @@ def test_events_that_cannot_be_written_are_an_error_and_no_wait_for_ever(tmp_pat
 UNWRITABLE = """
 import resource, sys
 import numpy as np
-from ebm_jax.io.events import Events
+from ebm_jax.report.events import Events
 
 events, noise = Events(sys.argv[1]), np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (600, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))

@@ -19,10 +19,11 @@ from test_train import ROOT, command, files
 
 import run
 from configs import default, digits
-from ebm_jax import build, cli, parallel
-from ebm_jax.build.choices import CHOICES, value_of
-from ebm_jax.build.limits import FLAG, KEYS, SHAPE, as_config
-from ebm_jax.io.workdir import flat, read_config
+from ebm_jax import assemble, capacity, checks, cli, schema
+from ebm_jax.choices import CHOICES, value_of
+from ebm_jax.distributed import parallel
+from ebm_jax.schema import FLAG, KEYS, SHAPE, as_config
+from ebm_jax.storage.workdir import flat, read_config
 from ebm_jax.types import BadInput
 
 LONGEST = 5000  # characters of a message
@@ -41,7 +42,7 @@ def check_line(error):
 
 def tiny(name, **changes):
     """A shipped config so small that its step is traced in a second, as {group: {name: value}}."""
-    values = build.dry_run(config_of(name)).to_dict()
+    values = checks.dry_run(config_of(name)).to_dict()
     values["train"]["dry_run"], values["model"]["width"] = False, 4
     for key, value in changes.items():
         group, field = key.split("__")
@@ -72,12 +73,12 @@ def changed(base, changes):
 def checked(values):
     """The config as a run would have it, after every check that needs no device."""
     config = as_config(ConfigDict(values), "mine.py", "begin with configs/default.py")
-    build.check(config, 8)
-    build.check_task(config, 8)
-    build.check_samples_fit(config)
+    checks.check(config, 8)
+    checks.check_task(config, 8)
+    capacity.check_samples_fit(config)
     if config.data.source != "density":
-        build.check_evaluation(config, 8)
-        build.check_evaluation_fits(config)
+        checks.check_evaluation(config, 8)
+        capacity.check_evaluation_fits(config)
     return config
 
 
@@ -94,13 +95,13 @@ def traces(config):
     """Whether the memory is enough; a step of it is traced without running it."""
     mesh = parallel.device_mesh()
     try:
-        build.check_memory(config, mesh)
+        capacity.check_memory(config, mesh)
     except BadInput as error:
         check_line(error)
         return False
-    state, batch = build.abstract_state(config, mesh), build.abstract_batch(config, mesh)
+    state, batch = assemble.abstract_state(config, mesh), assemble.abstract_batch(config, mesh)
     with jax.debug_key_reuse(False):  # its checker takes the keys of a vmapped scan, whose axis moves, for used ones
-        jax.eval_shape(build.make_step(config, mesh), state, batch)
+        jax.eval_shape(assemble.make_step(config, mesh), state, batch)
     return True
 
 
@@ -108,7 +109,7 @@ def test_every_key_has_its_limit_and_every_shipped_config_keeps_to_it():
     assert set(KEYS) == set(flat(default.get_config()))
     for name in NAMES:
         config = config_of(name)
-        build.check_values(config)
+        schema.check_values(config)
         assert as_config(config, name, "") == config
 
 
@@ -268,21 +269,21 @@ def test_a_config_that_once_failed_later_is_refused_with_the_cure(base, changes,
 def test_a_run_that_cannot_fit_in_memory_is_refused_before_it_is_built(changes, lower):
     config = as_config(ConfigDict(changed("digits", changes)), "mine.py", "")
     with pytest.raises(BadInput, match=f"GiB on each device.*{lower}"):
-        build.check_memory(config, parallel.device_mesh())
+        capacity.check_memory(config, parallel.device_mesh())
 
 
 def test_the_memory_that_a_run_needs_at_least_is_that_of_its_arrays(monkeypatch):
     config, mesh = as_config(ConfigDict(BASES["digits"]), "mine.py", ""), parallel.device_mesh()
-    state = build.make_state(config, mesh)
+    state = assemble.make_state(config, mesh)
     shards = [leaf.addressable_shards[0].data for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state))]
     shards += [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(state.buffer)]
     batch = 2 * 4 * math.prod(config.data.shape) * config.train.batch_size // 8
     needed = 8 * (sum(shard.nbytes for shard in shards) + batch)
     monkeypatch.setattr(parallel, "host_memory", lambda: needed)
-    build.check_memory(config, mesh)
+    capacity.check_memory(config, mesh)
     monkeypatch.setattr(parallel, "host_memory", lambda: needed - 8)
     with pytest.raises(BadInput, match="GiB on each device"):
-        build.check_memory(config, mesh)
+        capacity.check_memory(config, mesh)
 
 
 def test_lists_and_whole_numbers_serve_as_tuples_and_numbers(tmp_path):
@@ -414,7 +415,7 @@ def fuzz_words(examples):
             check_line(error)
             counts["refused"] += 1
         else:
-            build.check_values(config)
+            schema.check_values(config)
             counts["taken"] += 1
 
     example()
@@ -618,6 +619,6 @@ def test_data_that_cannot_be_had_are_refused_in_one_line(tmp_path, monkeypatch, 
 
 def test_a_working_digits_config_still_passes_all_checks():
     config = digits.get_config()
-    build.check(config, 8)
-    build.check_task(config, 8)
-    build.check_memory(config, parallel.device_mesh())
+    checks.check(config, 8)
+    checks.check_task(config, 8)
+    capacity.check_memory(config, parallel.device_mesh())

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ebm_jax.io import files, images, source
+from ebm_jax.data import decode, files, source
 from ebm_jax.types import BadInput
 
 SHAPE = (8, 8, 3)
@@ -68,8 +68,8 @@ def check_line(error):
 def outcome(encoded_image, shape, crop):
     """ "read" or "unreadable"."""
     try:
-        pixels = images.decode(encoded_image, shape, crop)
-    except images.Unreadable as error:
+        pixels = decode.decode(encoded_image, shape, crop)
+    except decode.Unreadable as error:
         check_line(error)
         return "unreadable"
     assert pixels.shape == shape
@@ -133,9 +133,9 @@ def test_odd_files_are_read_where_they_can_be_and_else_unreadable(name):
 
 def test_transparent_parts_are_white_and_animations_their_first_frame():
     clear = encoded(Image.new("P", (8, 8)), "png", transparency=0)
-    assert (images.decode(clear, SHAPE, crop=False) == 255).all()
+    assert (decode.decode(clear, SHAPE, crop=False) == 255).all()
     for kind in ("gif", "webp", "png", "tiff"):
-        assert (images.decode(ODD[f"animated {kind}"][0], SHAPE, crop=False) == 0).all()
+        assert (decode.decode(ODD[f"animated {kind}"][0], SHAPE, crop=False) == 0).all()
 
 
 MODES = {"png": ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"], "gif": ["L", "P", "RGB"], "bmp": ["1", "L", "P", "RGB"]}
@@ -247,7 +247,7 @@ def test_a_folder_of_nothing_but_such_files_is_refused_in_one_line(tmp_path):
 def test_what_may_not_be_read_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(BLACK, "png"))
     (tmp_path / "a.png").chmod(0)
-    with pytest.raises(images.Unreadable, match="Permission denied"):
+    with pytest.raises(decode.Unreadable, match="Permission denied"):
         files.folder_source(tmp_path, "train", SHAPE, crop=True).read(0)
     tmp_path.chmod(0)
     try:

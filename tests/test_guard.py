@@ -12,7 +12,8 @@ from test_step import BATCH, SHAPE, batch_for, params_for, setup
 
 import run
 from configs import default, density2d, digits, fashion_mnist_conditional
-from ebm_jax import build, parallel
+from ebm_jax import assemble, checks
+from ebm_jax.distributed import parallel
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.langevin import langevin
 from ebm_jax.training import guard, monitors, state
@@ -94,20 +95,20 @@ def test_of_several_models_the_one_that_is_ill_is_named():
 
 
 def test_the_limits_are_in_the_units_of_lambda_and_of_the_box():
-    limits = build.make_limits(digits.get_config())  # λ 0.1, 64 pixels, step 10
+    limits = assemble.make_limits(digits.get_config())  # λ 0.1, 64 pixels, step 10
     assert limits.energy == pytest.approx(20 / 0.2)
     assert limits.separation == pytest.approx(0.5 / 0.1)
     assert limits.chain_grad == pytest.approx((1e-6 * 0.8, 2 * 0.8))
     config = density2d.get_config()  # λ 0.001, which counts as 0.01
-    assert build.make_limits(config).separation == pytest.approx(50)
+    assert assemble.make_limits(config).separation == pytest.approx(50)
     config.chain.kernel, config.chain.step_size = "hmc", 0.02
-    assert build.make_limits(config).chain_grad[1] == pytest.approx(2 * math.sqrt(2) / (0.5 * 0.02**2))
+    assert assemble.make_limits(config).chain_grad[1] == pytest.approx(2 * math.sqrt(2) / (0.5 * 0.02**2))
 
 
 def test_without_the_guard_only_what_is_not_finite_is_an_illness():
     config = default.get_config()
     config.guard.enabled = False
-    limits = build.make_limits(config)
+    limits = assemble.make_limits(config)
     assert judged([metrics_for(energy_data=1e30, energy_gap=-1e30, chain_grad_norm=0.0)] * 20, limits) == [None] * 20
     assert judged([metrics_for(energy_data=math.nan)], limits)[0]
 
@@ -130,7 +131,7 @@ def test_a_guard_that_cannot_work_is_refused(key, value):
     config = digits.get_config()
     setattr(config.guard, key, value)
     with pytest.raises(BadInput, match=rf"guard\.{key} .* is out of range"):
-        build.check(config, 1)
+        checks.check(config, 1)
 
 
 def test_the_monitors_are_means_over_all_chains_of_all_devices():
@@ -185,27 +186,27 @@ def rescues_set(whole, number):
 
 
 def test_rescues_make_chains_longer_by_their_factor_and_a_step_runs_that_many():
-    config = build.dry_run(digits.get_config())
+    config = checks.dry_run(digits.get_config())
     config.guard.rescue_chain, config.chain.num_steps = 1.5, 5
-    assert [build.rescued_chain(config, number) for number in range(4)] == [5, 8, 12, 17]
+    assert [assemble.rescued_chain(config, number) for number in range(4)] == [5, 8, 12, 17]
     mesh = parallel.device_mesh(jax.devices()[:1])
-    abstract = build.abstract_state(config, mesh)
+    abstract = assemble.abstract_state(config, mesh)
     batch = jax.eval_shape(lambda: (jnp.zeros((16, 8, 8, 1), jnp.uint8), jnp.zeros(16, jnp.int32)))
     for number, length in ((0, 5), (2, 12)):
-        traced = str(jax.make_jaxpr(build.make_step(config, mesh, number))(abstract, Batch(*batch)))
+        traced = str(jax.make_jaxpr(assemble.make_step(config, mesh, number))(abstract, Batch(*batch)))
         assert f"length={length}\n" in traced
         assert not {f"length={other}\n" for other in (5, 12) if other != length} & set(traced.split(" "))
 
 
 @pytest.mark.parametrize("members", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_rescued_state_has_another_stream_than_before_and_than_every_other_rescue(members):
-    config = build.dry_run(digits.get_config())
+    config = checks.dry_run(digits.get_config())
     config.train.num_models = members
     mesh = parallel.device_mesh(jax.devices()[:1])
-    before = build.make_state(config, mesh)
+    before = assemble.make_state(config, mesh)
     keys, kept = [jax.random.key_data(before.key)], np.asarray(before.buffer.images)
     for number in (1, 2):
-        after = build.make_rescued(config, mesh, number)(build.make_state(config, mesh))
+        after = assemble.make_rescued(config, mesh, number)(assemble.make_state(config, mesh))
         assert (np.asarray(after.rescues) == number).all()
         np.testing.assert_array_equal(after.buffer.images, kept)
         keys.append(jax.random.key_data(after.key))
@@ -235,6 +236,6 @@ def test_a_logged_healthy_fashion_mnist_run_never_makes_the_guard_fire():
     if not path.is_file():
         pytest.skip("there is no Fashion-MNIST run in runs/")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    limits = build.make_limits(fashion_mnist_conditional.get_config())
+    limits = assemble.make_limits(fashion_mnist_conditional.get_config())
     logged = [metrics_for(**{name: row[name] for name in metrics_for() if name in row}) for row in rows]
     assert judged(logged, limits._replace(patience=1)) == [None] * len(rows)

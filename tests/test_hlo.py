@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from ebm_jax import parallel
-from ebm_jax.programs import hlo
+from ebm_jax.distributed import parallel
+from tools.compile import hlo
 
 ROWS, PIXELS, DRAWN = 400, 24, 8
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebm_jax.evaluation import inception
+from ebm_jax.metrics import inception
 from ebm_jax.types import BadInput
 
 FLOAT32 = 1e-5  # relative, of a sum of some hundred products

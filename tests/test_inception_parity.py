@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from ebm_jax.evaluation import inception
-from ebm_jax.io import weights
+from ebm_jax.metrics import inception
+from ebm_jax.storage import weights
 
 PYTHON = "EBM_JAX_TORCH_PYTHON"
 FEATURES = 1e-4  # absolute, of features of about 0.4: the bound; float32 leaves 2e-6

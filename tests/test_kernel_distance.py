@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import polynomial_kernel as sklearns_kernel
 
-from ebm_jax.evaluation.kernel_distance import kernel_distance, polynomial_kernel, squared_discrepancy
+from ebm_jax.metrics.kernel_distance import kernel_distance, polynomial_kernel, squared_discrepancy
 from ebm_jax.types import BadInput
 
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from test_train import bits, command, final_state, rows
 
-from ebm_jax.io import checkpoint
+from ebm_jax.storage import checkpoint
 
 KILLS = 30
 ENOUGH = 10  # steps, in the time of which a kill falls

@@ -9,14 +9,15 @@ import pytest
 from PIL import Image
 
 from configs import digits
-from ebm_jax import build, parallel
-from ebm_jax.evaluation import ais
-from ebm_jax.evaluation.ais import Sandwich
+from ebm_jax import assemble
+from ebm_jax.data import memory
+from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import chains, likelihood, memorisation
 from ebm_jax.evaluators.common import Samples, Subject
 from ebm_jax.evaluators.energies import at_most, dequantised, energies_of
 from ebm_jax.evaluators.likelihood import Likelihood
-from ebm_jax.io import data
+from ebm_jax.metrics import ais
+from ebm_jax.metrics.ais import Sandwich
 from ebm_jax.models.spectral import HEAD
 from ebm_jax.types import BadInput
 
@@ -36,7 +37,7 @@ class OfDigits(Subject):
     """A model of digits by `linear`, and exact samples of it, four of each class."""
 
     def __init__(self, monkeypatch, num_classes=10, **changes):
-        monkeypatch.setattr(build, "make_apply", lambda config: linear)
+        monkeypatch.setattr(assemble, "make_apply", lambda config: linear)
         config = digits.get_config().copy_and_resolve_references().unlock()
         config.model.num_classes = num_classes
         config.eval.update(num_samples=40, batch_size=40, ais_chains=160, ais_steps=150, ais_burn_in=16)
@@ -60,7 +61,7 @@ def test_bounds_and_likelihood_of_a_model_of_classes_are_those_of_each_class_und
     of_run = OfDigits(monkeypatch, eval__ais_temperature=temperature)
     with jax.debug_key_reuse(False):
         found = likelihood.measure(of_run)
-    test = data.digits("test")
+    test = memory.digits("test")
     slopes = SLOPES[test.labels] / temperature
     energies = slopes * ((test.images.astype(np.float64) + 0.5) / 256).sum((1, 2, 3))  # of the cells' middles
     expected = {
@@ -132,7 +133,7 @@ def test_what_has_no_likelihood_is_refused(monkeypatch, changes, line):
 
 
 def test_energies_are_those_of_the_images_in_their_order_whatever_the_batch(monkeypatch):
-    test = data.digits("test")
+    test = memory.digits("test")
     images = dequantised(jax.random.key(0), test.images)
     assert (np.floor(images * 256) == test.images).all()
     of_run = OfDigits(monkeypatch)
@@ -176,7 +177,7 @@ def test_langevin_has_no_acceptance_of_its_own_and_malas_stands_for_it_by_name(m
 
 def test_samples_that_are_training_images_are_all_remembered(monkeypatch, tmp_path):
     class Copies(OfDigits):
-        samples = Samples(data.digits("train").images[:40] / np.float32(255), np.zeros(40, np.int32), "copies")
+        samples = Samples(memory.digits("train").images[:40] / np.float32(255), np.zeros(40, np.int32), "copies")
 
     found = memorisation.measure(Copies(monkeypatch))
     assert found.values["share of samples nearer to train than to test"].number == 1

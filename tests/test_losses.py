@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax import parallel
-from ebm_jax.training import losses
+from ebm_jax.distributed import parallel
+from ebm_jax.methods import losses
 
 FLOAT32 = float(np.finfo(np.float32).eps)
 PENALTIES = {"sum": losses.energy_l2_sum, "difference": losses.energy_l2_difference}

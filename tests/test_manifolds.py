@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from ebm_jax.evaluation import manifolds
-from ebm_jax.evaluation.manifolds import Cover, cover, neighbour_distances
+from ebm_jax.metrics import manifolds
+from ebm_jax.metrics.manifolds import Cover, cover, neighbour_distances
 from ebm_jax.types import BadInput
 
 

@@ -13,9 +13,12 @@ from conftest import ROOT, finished, free_port, start
 from PIL import Image
 
 from configs import density2d, digits
-from ebm_jax import build, parallel
-from ebm_jax.io import checkpoint, report
-from ebm_jax.io.workdir import read_config
+from ebm_jax import assemble, trained
+from ebm_jax.data import sources
+from ebm_jax.distributed import parallel
+from ebm_jax.report import console
+from ebm_jax.storage import checkpoint
+from ebm_jax.storage.workdir import read_config
 from ebm_jax.types import BadInput
 
 SHORT = {
@@ -59,7 +62,7 @@ def run_together(workdir, count, devices, *, folders=None, homes=None, **changes
 def state_at(workdir, step, devices=4):
     """The checkpoint of this step, restored in this process over some of its devices."""
     mesh = parallel.device_mesh(jax.devices()[:devices])
-    restored = build.restore(workdir, build.abstract_state(read_config(workdir), mesh), before=step + 0.5)
+    restored = trained.restore(workdir, assemble.abstract_state(read_config(workdir), mesh), before=step + 0.5)
     assert restored.step == step
     return restored.state
 
@@ -70,7 +73,7 @@ def named_leaves(state):
 
 
 def rows(workdir):
-    return [json.loads(line) for line in (workdir / report.METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in (workdir / console.METRICS).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +199,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from configs import density2d, digits
-from ebm_jax import build, parallel, processes
-from ebm_jax.io import checkpoint
+from ebm_jax import assemble
+from ebm_jax.data import sources
+from ebm_jax.distributed import parallel, processes
+from ebm_jax.storage import checkpoint
 from pathlib import Path
 
 coordinator, me, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
@@ -208,8 +213,8 @@ with processes.joined(processes.Launch(coordinator, 2, me, 120)):
     for name, config, memory, members in json.loads(sys.argv[4]):
         config = {"digits": digits, "density2d": density2d}[config].get_config()
         config.train.batch_size, config.data.memory_gib, config.train.num_models = 8, memory, members
-        with build.open_batches(config, print) as batches:
-            batch = build.place_batch(config, mesh, batches(5))
+        with sources.open_batches(config, print) as batches:
+            batch = assemble.place_batch(config, mesh, batches(5))
             assert not batch.images.is_fully_addressable
             arrays[f"{name}_images"], arrays[f"{name}_labels"] = parallel.on_host(tuple(batch))
             shards = {shard.device.id: np.asarray(shard.data) for shard in batch.images.addressable_shards}
@@ -256,7 +261,7 @@ def test_the_shares_of_all_processes_are_the_batch_of_one(pieces, case):
     name, config, memory, members = case
     config = {"digits": digits, "density2d": density2d}[config].get_config()
     config.train.batch_size, config.data.memory_gib, config.train.num_models = 8, memory, members
-    with build.open_batches(config, print) as batches:
+    with sources.open_batches(config, print) as batches:
         expected = batches(5)
     together = np.load(pieces[0] / "batches.npz")
     np.testing.assert_array_equal(together[f"{name}_images"], expected.images)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ebm_jax.evaluation.neighbours import memorisation, nearest_neighbours
+from ebm_jax.metrics.neighbours import memorisation, nearest_neighbours
 from ebm_jax.types import BadInput
 
 

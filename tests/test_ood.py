@@ -7,9 +7,9 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 from test_evaluate import subject, workdir  # noqa: F401
 
-from ebm_jax.evaluation import ood, outliers
+from ebm_jax.data import memory
 from ebm_jax.evaluators import ood as evaluator
-from ebm_jax.io import data
+from ebm_jax.metrics import ood, outliers
 from ebm_jax.types import BadInput
 
 RNG = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def test_the_bootstrap_of_a_mean_has_its_known_standard_error():
 )
 def test_a_set_against_itself_is_one_half_and_otherwise_preprocessed_is_not(damage):
     """By the energy of a Gaussian fitted to the training digits."""
-    train, images = (data.digits(split).images / 255 for split in ("train", "test"))
+    train, images = (memory.digits(split).images / 255 for split in ("train", "test"))
     flat = train.reshape(-1, 64)
     precision = np.linalg.inv(np.cov(flat.T) + 0.02 * np.eye(64))
 
@@ -114,7 +114,7 @@ def test_typicality_is_highest_at_the_mean_energy_of_the_training_set():
 
 
 def test_the_sets_are_built_exactly():
-    images, rng = data.digits("test").images[:40], np.random.default_rng(3)
+    images, rng = memory.digits("test").images[:40], np.random.default_rng(3)
     noise = outliers.uniform(rng, np.zeros((500, 8, 8, 3), np.uint8))
     counts = np.bincount(noise.reshape(-1), minlength=256)
     mean = noise.size / 256
@@ -151,7 +151,7 @@ def test_the_runs_own_images_by_another_name_or_in_a_file_score_the_same_to_the_
     workdir,  # noqa: F811
     tmp_path,
 ):
-    own = data.digits("test")
+    own = memory.digits("test")
     np.savez(tmp_path / "same.npz", x_test=own.images)
     np.savez(tmp_path / "shifted.npz", x_test=np.roll(own.images, 1, 2))
     np.savez(tmp_path / "large.npz", x_test=own.images.repeat(4, 1).repeat(4, 2).repeat(3, 3))

@@ -7,7 +7,7 @@ import time
 import pytest
 from conftest import finished, free_port, start
 
-from ebm_jax import processes
+from ebm_jax.distributed import processes
 from ebm_jax.types import BadInput
 
 PROGRAM = """

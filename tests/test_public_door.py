@@ -7,8 +7,8 @@ import pytest
 
 import ebm_jax
 from configs import digits
-from ebm_jax.build.choices import check_labels
-from ebm_jax.io.workdir import claim
+from ebm_jax.choices import check_labels
+from ebm_jax.storage.workdir import claim
 from ebm_jax.types import BadInput
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebm_jax.io import data
+from ebm_jax.data import memory
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -58,7 +58,7 @@ def test_the_readmes_main_command_ends_with_samples_closer_to_digits_than_to_noi
     words = [sys.executable, "run.py", "--config=configs/digits.py", f"--workdir={tmp_path / 'run'}"]
     subprocess.run(words, cwd=ROOT, check=True)
     subprocess.run([*words, "--mode=sample", "--config.sample.num_images=256"], cwd=ROOT, check=True)
-    train, test = data.digits("train"), data.digits("test")
+    train, test = memory.digits("train"), memory.digits("test")
     known = train.images.reshape(len(train.images), -1) / 255
     samples = np.load(next((tmp_path / "run" / "samples").glob("*.npz")))["images"].reshape(256, -1)
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from test_compile import tiny
 
-from ebm_jax import build, parallel
-from ebm_jax.build import parts
-from ebm_jax.io import checkpoint
+from ebm_jax import assemble
+from ebm_jax.distributed import parallel
 from ebm_jax.models import networks
-from ebm_jax.programs import hlo
+from ebm_jax.storage import checkpoint
 from ebm_jax.types import Batch
+from tools.compile import hlo
 
 CHAIN = 7  # steps; the loops that draw random bits have 5
 # Chains times pixels exceed the kernels' elements; where they do not, XLA has image and kernel change places
@@ -40,9 +40,9 @@ class Step:
         mesh = parallel.device_mesh(jax.devices()[:2])
         with pytest.MonkeyPatch.context() as patch:
             if network is not None:
-                patch.setattr(parts, "make_network", lambda config: network)
-            self.state = build.abstract_state(config, mesh)
-            lowered = build.make_step(config, mesh).lower(self.state, build.abstract_batch(config, mesh))
+                patch.setattr(assemble, "make_network", lambda config: network)
+            self.state = assemble.abstract_state(config, mesh)
+            lowered = assemble.make_step(config, mesh).lower(self.state, assemble.abstract_batch(config, mesh))
         self.program = hlo.parse(lowered.compile(compiler_options={"xla_backend_optimization_level": 0}).as_text())
         self.chain = [run for run in hlo.runs(self.program) if run.in_loop]
         self.outside = [run for run in hlo.runs(self.program) if not run.in_loop]
@@ -108,21 +108,21 @@ def test_every_byte_of_the_state_is_donated(step):
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_run_is_traced_and_compiled_once_also_from_a_restored_state_on(devices, tmp_path, monkeypatch):
-    traces, make, events, compilations = [], parts.make_train_step, [], []
+    traces, make, events, compilations = [], assemble.make_train_step, [], []
     jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: events.append(event))
 
     def counted(*args, **kwargs):
         step = make(*args, **kwargs)
         return lambda state, batch: (traces.append(1), step(state, batch))[1]
 
-    monkeypatch.setattr(parts, "make_train_step", counted)
+    monkeypatch.setattr(assemble, "make_train_step", counted)
     config = tiny("density2d")
     mesh = parallel.device_mesh(jax.devices()[:devices])
-    step, state = build.make_step(config, mesh), build.make_state(config, mesh)
+    step, state = assemble.make_step(config, mesh), assemble.make_state(config, mesh)
     rows: Any = np.zeros((16, 2), np.float32), np.zeros(16, np.int32)
 
     def trained(state):
-        batch = build.place_batch(config, mesh, Batch(*rows))
+        batch = assemble.place_batch(config, mesh, Batch(*rows))
         events.clear()
         state, _ = step(state, batch)
         compilations.append(sum(name.endswith("backend_compile_duration") for name in events))
@@ -132,7 +132,7 @@ def test_a_run_is_traced_and_compiled_once_also_from_a_restored_state_on(devices
     with checkpoint.open_manager(tmp_path) as manager:
         checkpoint.save(manager, 2, state)
     with checkpoint.open_manager(tmp_path, read_only=True) as manager:
-        state = checkpoint.restore_newest(manager, build.abstract_state(config, mesh)).state
+        state = checkpoint.restore_newest(manager, assemble.abstract_state(config, mesh)).state
     assert int(trained(trained(state)).step) == 4
     assert len(traces) == 1
     assert compilations == [1, 0, 0, 0]

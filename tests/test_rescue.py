@@ -11,10 +11,12 @@ from test_train import bits, command, final_state, rows
 
 import run
 from configs import digits
-from ebm_jax import build, parallel, rescue, train
-from ebm_jax.io import checkpoint, data
-from ebm_jax.io.workdir import read_config
-from ebm_jax.training import guard, state
+from ebm_jax import assemble, checks, train, trained
+from ebm_jax.data import memory, sources
+from ebm_jax.distributed import parallel
+from ebm_jax.storage import checkpoint
+from ebm_jax.storage.workdir import read_config
+from ebm_jax.training import guard, recovery, state
 
 WITHOUT_KEY_CHECKS = partial(jax.debug_key_reuse, False)
 """The checker takes the keys of several models' vmapped scan for used ones; a single model passes it."""
@@ -34,7 +36,7 @@ def poisoned_params(run_state):
 
 def sabotage(monkeypatch, change, at, times=1):
     """Apply `change` to the state before the step number `at`, the first `times` times that it comes."""
-    left, make_steps = [times], build.make_steps
+    left, make_steps = [times], assemble.make_steps
 
     def make(config, mesh, rescues=0):
         step = make_steps(config, mesh, rescues)
@@ -47,14 +49,14 @@ def sabotage(monkeypatch, change, at, times=1):
 
         return sabotaged
 
-    monkeypatch.setattr(train.build, "make_steps", make)
+    monkeypatch.setattr(train.assemble, "make_steps", make)
 
 
 def states_on_disk(workdir):
     """Every state that a checkpoint or a rescue left, by folder and number."""
     config = read_config(workdir)
-    abstract, found = build.abstract_state(config, parallel.device_mesh()), {}
-    for directory in (checkpoint.DIRECTORY, rescue.DIRECTORY):
+    abstract, found = assemble.abstract_state(config, parallel.device_mesh()), {}
+    for directory in (checkpoint.DIRECTORY, recovery.DIRECTORY):
         if not checkpoint.exists(workdir, directory):
             continue
         with checkpoint.open_manager(workdir, read_only=True, directory=directory) as manager:
@@ -68,13 +70,13 @@ def states_on_disk(workdir):
 def assert_none_is_poisoned(workdir):
     """Every state on disk is finite, and its raw network gives digits energies within the guard's limits."""
     config = read_config(workdir)
-    limit = build.make_limits(config).energy
-    images = jnp.asarray(data.digits("test").images[:64], jnp.float32) / 255
+    limit = assemble.make_limits(config).energy
+    images = jnp.asarray(memory.digits("test").images[:64], jnp.float32) / 255
     found = states_on_disk(workdir)
     assert found
     for name, one in found.items():
         assert state.non_finite(one) == 0, name
-        energies = build.make_energy_fn(config)(state.network_params(one, ema=False), images)
+        energies = trained.make_energy_fn(config)(state.network_params(one, ema=False), images)
         assert abs(energies.mean()) < limit, name
 
 
@@ -100,13 +102,13 @@ def test_a_transient_nan_costs_a_rescue_and_the_run_is_the_one_that_goes_on_from
     assert b"back to step 2" in b"".join(path.read_bytes() for path in (tmp_path / "run").glob("events.out.tfevents.*"))
 
     config, mesh = read_config(tmp_path / "run"), parallel.device_mesh()
-    expected = build.make_state(config, mesh)
-    step = build.make_step(config, mesh)
-    with build.open_batches(config, pytest.fail) as batches:
+    expected = assemble.make_state(config, mesh)
+    step = assemble.make_step(config, mesh)
+    with sources.open_batches(config, pytest.fail) as batches:
         for index in range(6):
             if index == 2:
-                expected = build.make_rescued(config, mesh, 1)(expected)
-            expected, _ = step(expected, build.place_batch(config, mesh, batches(index)))
+                expected = assemble.make_rescued(config, mesh, 1)(expected)
+            expected, _ = step(expected, assemble.place_batch(config, mesh, batches(index)))
     for got, wanted in zip(bits(final_state(tmp_path / "run").state), bits(expected), strict=True):
         np.testing.assert_array_equal(got, wanted)
 
@@ -115,13 +117,13 @@ def test_a_permanent_fault_ends_with_status_3_one_line_and_the_last_healthy_stat
     assert run.main(command(tmp_path / "run", train__num_steps=3)) == 0
     good = bits(final_state(tmp_path / "run").state)
     capsys.readouterr()
-    load = data.load
+    load = memory.load
 
     def no_numbers(source, workers):
         dataset = load(source, workers)
         return dataset._replace(images=np.full(dataset.images.shape, np.nan, np.float32))
 
-    monkeypatch.setattr(data, "load", no_numbers)
+    monkeypatch.setattr(memory, "load", no_numbers)
     words = command(tmp_path / "run", train__num_steps=9, guard__max_rescues=2)
     assert run.main(words) == 3
     error = capsys.readouterr().err.splitlines()
@@ -197,27 +199,27 @@ def test_killed_between_a_rescue_and_the_next_checkpoint_a_run_still_knows_that_
 def test_rescued_again_without_a_checkpoint_in_between_a_run_goes_to_older_ones_until_no_rescue_is_left(
     tmp_path, members
 ):
-    config = build.dry_run(digits.get_config())
+    config = checks.dry_run(digits.get_config())
     config.train.num_models, config.guard.max_rescues = members, 5
     mesh, keys = parallel.device_mesh(), set()
 
     def roll_back(manager):
-        beginning, event = rescue.roll_back(config, mesh, manager, tmp_path, guard.Ill(9, "it is ill"))
+        beginning, event = recovery.roll_back(config, mesh, manager, tmp_path, guard.Ill(9, "it is ill"))
         assert f"rescue {beginning.rescues} of 5: back to step {beginning.step} " in event
         keys.add(np.asarray(jax.random.key_data(beginning.state.key)).tobytes())
-        begun = rescue.begin(config, mesh, manager, tmp_path)
+        begun = recovery.begin(config, mesh, manager, tmp_path)
         assert begun.unproven
         for a, b in zip(bits(begun.state), bits(beginning.state), strict=True):
             np.testing.assert_array_equal(a, b)
         return beginning
 
     def stepped(step):
-        run_state = build.make_state(config, mesh)
+        run_state = assemble.make_state(config, mesh)
         return run_state._replace(step=jnp.full_like(run_state.step, step))
 
     with checkpoint.open_manager(tmp_path, keep=3) as manager:
         assert roll_back(manager).step == 0, "before the first checkpoint: the initial state"
-        rescued = rescue.begin(config, mesh, manager, tmp_path).state
+        rescued = recovery.begin(config, mesh, manager, tmp_path).state
         checkpoint.discard_after(manager, 0)
         for step in (4, 6):
             checkpoint.save(manager, step, rescued._replace(step=jnp.full_like(rescued.step, step)))
@@ -228,12 +230,12 @@ def test_rescued_again_without_a_checkpoint_in_between_a_run_goes_to_older_ones_
             roll_back(manager)
         assert len(keys) == 5
 
-        begun = rescue.begin(config, mesh, manager, tmp_path)
+        begun = recovery.begin(config, mesh, manager, tmp_path)
         assert (begun.step, begun.rescues) == (0, 5)
         checkpoint.discard_after(manager, begun.step)
         checkpoint.save(manager, 3, begun.state._replace(step=jnp.full_like(begun.state.step, 3)))
         manager.wait_until_finished()
-        begun = rescue.begin(config, mesh, manager, tmp_path)
+        begun = recovery.begin(config, mesh, manager, tmp_path)
         assert (begun.step, begun.rescues, begun.unproven) == (3, 5, False)
 
 
@@ -295,11 +297,15 @@ def test_on_ten_seeds_of_a_short_healthy_run_the_guard_never_fires(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     config.train.num_models, config.train.num_steps = 10, 150
     mesh = parallel.device_mesh(jax.devices()[:2])
-    run_state, step, limits = build.make_state(config, mesh), build.make_step(config, mesh), build.make_limits(config)
+    run_state, step, limits = (
+        assemble.make_state(config, mesh),
+        assemble.make_step(config, mesh),
+        assemble.make_limits(config),
+    )
     health = guard.HEALTHY
-    with build.open_batches(config, pytest.fail) as batches, WITHOUT_KEY_CHECKS():
+    with sources.open_batches(config, pytest.fail) as batches, WITHOUT_KEY_CHECKS():
         for index in range(150):
-            run_state, metrics = step(run_state, build.place_batch(config, mesh, batches(index)))
+            run_state, metrics = step(run_state, assemble.place_batch(config, mesh, batches(index)))
             health, illness = guard.judge(health, jax.device_get(metrics), limits)
             assert illness is None
             assert health.symptom == "", "not even for a step"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ebm_jax import applications
-from ebm_jax.evaluation import robustness
-from ebm_jax.evaluation.robustness import L2, LINF
+from ebm_jax.metrics import robustness
+from ebm_jax.metrics.robustness import L2, LINF
 from ebm_jax.sampling.langevin import langevin
 
 FLOAT32 = 1e-6

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from ebm_jax.evaluation import score
-from ebm_jax.evaluation.score import class_overlap, inception_score, score_over_splits
+from ebm_jax.metrics import score
+from ebm_jax.metrics.score import class_overlap, inception_score, score_over_splits
 from ebm_jax.types import BadInput
 
 

@@ -5,9 +5,9 @@ import pytest
 
 from benchmarks import composition
 from configs import shapes_position
-from ebm_jax import build
-from ebm_jax.io import shapes
-from ebm_jax.io.shapes import SHAPES, render
+from ebm_jax import checks
+from ebm_jax.data import sources, toys
+from ebm_jax.data.toys import SHAPES, render
 from ebm_jax.types import BadInput
 
 SIDE = 16
@@ -59,21 +59,21 @@ def test_an_image_moves_with_its_position_to_a_fraction_of_a_pixel():
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_gives_others():
-    first, again, other = (shapes.shapes("train", (16, 16, 1), "shape", seed) for seed in (0, 0, 1))
+    first, again, other = (toys.shapes("train", (16, 16, 1), "shape", seed) for seed in (0, 0, 1))
     assert (first.images == again.images).all()
     assert (first.labels == again.labels).all()
     assert (first.images != other.images).any((1, 2, 3)).mean() > 0.99
 
 
 def test_no_image_of_one_split_is_in_the_other():
-    train, test = (shapes.shapes(split, (16, 16, 1), "shape").images.reshape(-1, 256) for split in ("train", "test"))
+    train, test = (toys.shapes(split, (16, 16, 1), "shape").images.reshape(-1, 256) for split in ("train", "test"))
     assert len(train) == 4096
     assert len(test) == 1024
     assert not {row.tobytes() for row in train} & {row.tobytes() for row in test}
 
 
 def test_both_conditions_label_the_same_images_with_what_they_show():
-    shape, position = (shapes.shapes("test", (16, 16, 1), condition) for condition in ("shape", "position"))
+    shape, position = (toys.shapes("test", (16, 16, 1), condition) for condition in ("shape", "position"))
     assert (shape.images == position.images).all()
     assert (shape.num_classes, position.num_classes) == (3, 2)
     assert np.allclose(shape.images / 255, render(shape.labels, position.labels, 16), atol=0.5 / 255 + 1e-6)
@@ -97,13 +97,13 @@ def test_both_conditions_label_the_same_images_with_what_they_show():
 )
 def test_what_the_generator_does_not_make_is_refused(split, shape, condition, told):
     with pytest.raises(BadInput, match=told):
-        shapes.shapes(split, shape, condition)
+        toys.shapes(split, shape, condition)
 
 
 def test_a_run_reads_them_by_the_config_also_when_dry():
-    config = build.dry_run(shapes_position.get_config())
-    build.check(config, 1)
-    source, expected = build.make_source(config), shapes.shapes("train", (16, 16, 1), "position")
+    config = checks.dry_run(shapes_position.get_config())
+    checks.check(config, 1)
+    source, expected = sources.make_source(config), toys.shapes("train", (16, 16, 1), "position")
     image, label = source.read(7)
     assert (image == expected.images[7]).all()
     assert (label == expected.labels[7]).all()
@@ -114,7 +114,7 @@ def test_a_factor_that_shapes_do_not_have_is_refused_before_the_run():
     config = shapes_position.get_config()
     config.data.condition = "rotation"  # its labels have the length of a position's
     with pytest.raises(BadInput, match="'rotation' is not a factor of shapes"):
-        build.make_source(config)
+        sources.make_source(config)
 
 
 def test_the_judge_finds_shape_and_place_of_every_clean_image_also_off_its_lattice():

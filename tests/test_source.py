@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ebm_jax.io import data
-from ebm_jax.io.images import Unreadable
-from ebm_jax.io.source import Source, tolerant
+from ebm_jax.data import memory
+from ebm_jax.data.decode import Unreadable
+from ebm_jax.data.source import Source, tolerant
 from ebm_jax.types import BadInput
 
 
@@ -85,7 +85,7 @@ def test_threads_count_each_unreadable_image_once_and_read_the_same_rows():
 
 @pytest.mark.parametrize("length", [1, 255, 256, 257, 600])
 def test_loading_puts_every_image_and_label_in_its_row(length):
-    dataset = data.load(source_of(length), 3)
+    dataset = memory.load(source_of(length), 3)
     np.testing.assert_array_equal(dataset.images[:, 1, 2, 0], np.arange(length) % 256)
     np.testing.assert_array_equal(dataset.labels, np.arange(length) % 10)
     assert (dataset.images.shape[1:], dataset.images.dtype, dataset.labels.dtype) == ((2, 3, 1), np.uint8, np.int32)
@@ -93,20 +93,20 @@ def test_loading_puts_every_image_and_label_in_its_row(length):
 
 
 def test_loading_keeps_soft_labels():
-    dataset = data.load(source_of(12, soft=True), 2)
+    dataset = memory.load(source_of(12, soft=True), 2)
     np.testing.assert_array_equal(dataset.labels, np.eye(10)[np.arange(12) % 10])
     assert dataset.labels.dtype == np.float32
 
 
 def test_an_error_while_loading_reaches_the_caller():
     with pytest.raises(BadInput, match=r"folder/500\.png"):
-        data.load(tolerant(source_of(600, {500}), 0, print), 2)
+        memory.load(tolerant(source_of(600, {500}), 0, print), 2)
 
 
 def test_loading_needs_no_more_memory_than_the_arrays():
     source = source_of(2000)._replace(read=lambda row: (np.full((32, 32, 3), row % 256, np.uint8), 0))
     tracemalloc.start()
-    dataset = data.load(source, 2)
+    dataset = memory.load(source, 2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.1 * (dataset.images.nbytes + dataset.labels.nbytes)

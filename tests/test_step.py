@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from ebm_jax import parallel
+from ebm_jax.distributed import parallel
+from ebm_jax.methods import losses
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.kernel import Info, Kernel
 from ebm_jax.sampling.langevin import LangevinState, langevin
-from ebm_jax.training import losses
 from ebm_jax.training.state import PARTITION, init_state, network_params
 from ebm_jax.training.step import dequantise, make_train_step, of_any_class, of_the_batch
 from ebm_jax.types import Batch

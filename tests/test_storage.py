@@ -10,7 +10,8 @@ import pytest
 from conftest import finished, free_port, start
 from etils import epath
 
-from ebm_jax.io import report, storage, workdir
+from ebm_jax.report import console
+from ebm_jax.storage import bucket, workdir
 from ebm_jax.types import BadInput
 
 METRICS = {"energy_data": 0.1, "energy_samples": 0.2, "energy_gap": -0.1, "chain_grad_norm": 0.5, "loss": 0.0}
@@ -18,9 +19,9 @@ EMULATED = all(map(importlib.util.find_spec, ("gcsfs", "gcp_storage_emulator")))
 
 
 @pytest.fixture
-def bucket(monkeypatch, tmp_path):
+def remote(monkeypatch, tmp_path):
     """A folder that counts as a bucket's, whose files can only be written whole."""
-    monkeypatch.setattr(storage, "SCHEME", f"{tmp_path}/bucket/")
+    monkeypatch.setattr(bucket, "SCHEME", f"{tmp_path}/bucket/")
     return epath.Path(tmp_path / "bucket" / "run")
 
 
@@ -34,103 +35,103 @@ def bucket(monkeypatch, tmp_path):
 )
 def test_another_address_than_that_of_a_bucket_is_refused(address, expected):
     with pytest.raises(BadInput, match=expected):
-        storage.folder_of(address)
+        bucket.folder_of(address)
 
 
 def test_a_bucket_without_gcsfs_is_one_line_with_the_cure(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match="needs gcsfs; pip install -r requirements-gcs"):
-        storage.folder_of("gs://bucket/run")
+        bucket.folder_of("gs://bucket/run")
 
 
-def test_a_bucket_that_cannot_be_reached_is_one_line_with_the_reason(bucket, monkeypatch):
+def test_a_bucket_that_cannot_be_reached_is_one_line_with_the_reason(remote, monkeypatch):
     class Forbidden(Exception):
         pass
 
     def refuse(path):
         raise Forbidden("403\nno access for this account")
 
-    monkeypatch.setattr(type(bucket), "is_dir", refuse)
+    monkeypatch.setattr(type(remote), "is_dir", refuse)
     with pytest.raises(BadInput, match=r"cannot be read \(403 no access for this account\); use another"):
-        storage.names(bucket)
+        bucket.names(remote)
 
 
 def test_a_mirror_of_a_folder_of_this_machine_is_that_folder(tmp_path):
-    mirror = storage.Mirror(tmp_path)
+    mirror = bucket.Mirror(tmp_path)
     assert mirror.local == tmp_path
     (tmp_path / "a").write_text("kept")
     assert mirror.close() is None
     assert (tmp_path / "a").read_text() == "kept"
 
 
-def test_a_mirror_brings_what_goes_on_copies_what_changed_and_leaves_nothing_here(bucket):
-    bucket.mkdir(parents=True)
-    (bucket / "metrics.jsonl").write_text("one\n")
-    (bucket / "config.json").write_text("{}")
-    mirror = storage.Mirror(bucket, ("*.jsonl",))
+def test_a_mirror_brings_what_goes_on_copies_what_changed_and_leaves_nothing_here(remote):
+    remote.mkdir(parents=True)
+    (remote / "metrics.jsonl").write_text("one\n")
+    (remote / "config.json").write_text("{}")
+    mirror = bucket.Mirror(remote, ("*.jsonl",))
     assert [path.name for path in mirror.local.iterdir()] == ["metrics.jsonl"]
-    (bucket / "metrics.jsonl").write_text("of somebody else")
+    (remote / "metrics.jsonl").write_text("of somebody else")
     with (mirror.local / "metrics.jsonl").open("a") as file:
         file.write("two\n")
     (mirror.local / "images").mkdir()
     (mirror.local / "images" / "grid.png").write_bytes(b"picture")
     assert mirror.close() is None
-    assert (bucket / "metrics.jsonl").read_text() == "one\ntwo\n"
-    assert (bucket / "images" / "grid.png").read_bytes() == b"picture"
+    assert (remote / "metrics.jsonl").read_text() == "one\ntwo\n"
+    assert (remote / "images" / "grid.png").read_bytes() == b"picture"
     assert not mirror.local.exists()
 
 
-def test_what_did_not_change_is_not_copied_again(bucket):
-    mirror = storage.Mirror(bucket)
+def test_what_did_not_change_is_not_copied_again(remote):
+    mirror = bucket.Mirror(remote)
     (mirror.local / "a").write_text("mine")
     mirror.push()
     mirror._copying.result()
-    (bucket / "a").write_text("changed there")
+    (remote / "a").write_text("changed there")
     assert mirror.close() is None
-    assert (bucket / "a").read_text() == "changed there"
+    assert (remote / "a").read_text() == "changed there"
 
 
-def test_what_a_bucket_does_not_take_stays_here_and_is_told(bucket, monkeypatch):
-    mirror = storage.Mirror(bucket)
+def test_what_a_bucket_does_not_take_stays_here_and_is_told(remote, monkeypatch):
+    mirror = bucket.Mirror(remote)
     (mirror.local / "a").write_text("mine")
 
     def refuse(path, content):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(bucket), "write_bytes", refuse)
+        patched.setattr(type(remote), "write_bytes", refuse)
         mirror.push()
         told = mirror.close()
     assert f"run could not be written (No space left on device); what it lacks is in {mirror.local}" in told
     assert (mirror.local / "a").read_text() == "mine"
 
 
-def test_a_run_in_a_bucket_goes_on_with_the_lines_events_and_pictures_that_are_there(bucket):
+def test_a_run_in_a_bucket_goes_on_with_the_lines_events_and_pictures_that_are_there(remote):
     images = np.zeros((4, 8, 8, 1))
     for steps in (range(1, 5), range(3, 7)):  # the second begins anew after step 2
-        with report.Reporter(bucket, steps[0] - 1, 6) as reporter:
+        with console.Reporter(remote, steps[0] - 1, 6) as reporter:
             for step in steps:
                 reporter.progress(step, METRICS, 1)
             reporter.image("chains", steps[-1], images)
-    rows = [json.loads(line)["step"] for line in (bucket / report.METRICS).read_text().splitlines()]
+    rows = [json.loads(line)["step"] for line in (remote / console.METRICS).read_text().splitlines()]
     assert rows == [1, 2, 3, 4, 5, 6]
-    assert sorted(path.name for path in (bucket / "images").iterdir()) == ["chains_000004.png", "chains_000006.png"]
-    assert len([path for path in bucket.iterdir() if "tfevents" in path.name]) == 2
+    assert sorted(path.name for path in (remote / "images").iterdir()) == ["chains_000004.png", "chains_000006.png"]
+    assert len([path for path in remote.iterdir() if "tfevents" in path.name]) == 2
 
 
-def test_claiming_a_bucket_writes_the_config_once_and_another_run_is_refused(bucket, monkeypatch):
+def test_claiming_a_bucket_writes_the_config_once_and_another_run_is_refused(remote, monkeypatch):
     from configs import digits
 
     config = digits.get_config().lock()
     written = []
-    write_bytes = type(bucket).write_bytes
-    monkeypatch.setattr(type(bucket), "write_bytes", lambda path, b: (written.append(path.name), write_bytes(path, b)))
-    workdir.claim(bucket, config)
+    write_bytes = type(remote).write_bytes
+    monkeypatch.setattr(type(remote), "write_bytes", lambda path, b: (written.append(path.name), write_bytes(path, b)))
+    workdir.claim(remote, config)
     assert written == ["config.json"], "no temporary file: a bucket cannot rename"
     other = config.copy_and_resolve_references().unlock()
     other.model.width += 1
     with pytest.raises(BadInput, match=r"holds a run that cannot go on: model\.width is"):
-        workdir.claim(bucket, other.lock())
+        workdir.claim(remote, other.lock())
 
 
 SERVER = """

@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from ebm_jax.io import data, stream
-from ebm_jax.io.images import Unreadable
-from ebm_jax.io.source import Source, tolerant
+from ebm_jax.data import memory, stream
+from ebm_jax.data.decode import Unreadable
+from ebm_jax.data.source import Source, tolerant
 from ebm_jax.types import BadInput
 
 LENGTH, BATCH = 210, 51  # four batches an epoch and 6 images left over; a batch and a third of it are read in pieces
@@ -43,8 +43,8 @@ def assert_same(streamed, expected):
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize(("process", "num_processes"), [(0, 1), (0, 3), (1, 3), (2, 3)])
 def test_streamed_batches_are_those_in_memory_over_three_epochs(process, num_processes, soft):
-    in_memory = data.load(forgiving(source_of_noise(soft)), 2)
-    expected = data.make_batches(in_memory, 5, BATCH, process, num_processes)
+    in_memory = memory.load(forgiving(source_of_noise(soft)), 2)
+    expected = memory.make_batches(in_memory, 5, BATCH, process, num_processes)
     source = forgiving(source_of_noise(soft))
     with stream.open_batches(source, 5, BATCH, 3, process, num_processes) as batches:
         for step in range(12):
@@ -52,7 +52,7 @@ def test_streamed_batches_are_those_in_memory_over_three_epochs(process, num_pro
 
 
 def test_a_stream_opened_at_any_step_and_one_that_jumps_give_the_same_batches():
-    expected = data.make_batches(data.load(forgiving(source_of_noise()), 2), 5, BATCH)
+    expected = memory.make_batches(memory.load(forgiving(source_of_noise()), 2), 5, BATCH)
     for first in (3, 4, 10_001):
         with stream.open_batches(forgiving(source_of_noise()), 5, BATCH, 2) as batches:
             for step in (first, first + 1, first + 1, 2, first):
@@ -68,7 +68,7 @@ def test_a_process_reads_its_own_share_alone_and_in_order():
     with stream.open_batches(noting_rows(read_rows), 5, BATCH, 1, process=1, num_processes=3) as batches:
         for step in range(8):
             batches(step)
-    due = [row for step in range(8) for row in data.batch_rows(5, step, BATCH, LENGTH)[share : 2 * share]]
+    due = [row for step in range(8) for row in memory.batch_rows(5, step, BATCH, LENGTH)[share : 2 * share]]
     assert read_rows[: 8 * share] == due
 
 
@@ -105,8 +105,8 @@ def test_what_a_thread_raises_reaches_the_caller_unchanged_and_again():
 @pytest.mark.parametrize("step", [1, 2])
 def test_after_an_error_any_step_can_be_asked_for(step):
     source = forgiving(source_of_noise())
-    expected = data.make_batches(data.load(source, 2), 5, BATCH)
-    failing = [data.batch_rows(5, 1, BATCH, LENGTH)[20]]
+    expected = memory.make_batches(memory.load(source, 2), 5, BATCH)
+    failing = [memory.batch_rows(5, 1, BATCH, LENGTH)[20]]
 
     def read(row):
         if row in failing:

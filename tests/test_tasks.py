@@ -10,12 +10,12 @@ from test_train import command, files
 import ebm_jax
 import run
 from configs import digits
-from ebm_jax import build
-from ebm_jax.io import data
-from ebm_jax.io.workdir import claim, read_config
+from ebm_jax import assemble, choices
+from ebm_jax.data import memory
 from ebm_jax.models import energy
 from ebm_jax.sampling import replay
-from ebm_jax.tasks import known_pixels
+from ebm_jax.storage.workdir import claim, read_config
+from ebm_jax.tasks.common import known_pixels
 from ebm_jax.types import BadInput
 
 
@@ -64,7 +64,7 @@ def test_a_film_goes_from_noise_to_the_end_of_the_chain(workdir):
 @pytest.mark.slow
 def test_a_transition_starts_at_test_images_and_goes_to_the_class_that_was_asked_for(workdir):
     arrays = sampled(workdir, "transition", sample__labels="4")
-    test = data.digits("test").images / np.float32(255)
+    test = memory.digits("test").images / np.float32(255)
     assert all((image == test).all((1, 2, 3)).any() for image in arrays["images"])
     np.testing.assert_array_equal(arrays["target_labels"], 4)
     start, end = (energies(workdir)(arrays[name], arrays["target_labels"]) for name in ("images", "moved"))
@@ -135,9 +135,9 @@ def test_super_resolution_starts_from_block_means_and_holds_on_to_them(workdir):
 
 def test_classification_is_by_the_lowest_energy(workdir, capsys):
     arrays = sampled(workdir, "classify", sample__num_images=10_000, sample__batch_size=100)
-    test = data.digits("test")
+    test = memory.digits("test")
     config, params = ebm_jax.load(workdir)
-    of_class = energy.class_energies(build.make_apply(config), params, 10)
+    of_class = energy.class_energies(assemble.make_apply(config), params, 10)
     expected = np.asarray(of_class(jnp.asarray(test.images / 255, jnp.float32)))
     np.testing.assert_array_equal(arrays["labels"], test.labels)
     spread = np.ptp(expected, 1).mean()
@@ -149,7 +149,7 @@ def test_classification_is_by_the_lowest_energy(workdir, capsys):
 
 def test_neighbours_are_the_nearest_training_images(workdir):
     arrays = sampled(workdir, "neighbours", sample__neighbours=2)
-    train = (data.digits("train").images / np.float32(255)).reshape(-1, 64)
+    train = (memory.digits("train").images / np.float32(255)).reshape(-1, 64)
     distances = np.linalg.norm(arrays["images"].reshape(16, 1, 64) - train, axis=-1)
     np.testing.assert_allclose(arrays["distances"], np.sort(distances, 1)[:, :2], rtol=1e-3, atol=1e-3)
 
@@ -256,12 +256,12 @@ def test_a_member_of_another_architecture_is_named(workdir, tmp_path, capsys):
 def test_labels_are_parsed_as_classes_or_as_vectors():
     config = digits.get_config()
     config.model.num_classes, config.sample.labels = 10, "3, 5+1"
-    first, second = build.parse_labels(config, "sample.labels")
+    first, second = choices.parse_labels(config, "sample.labels")
     np.testing.assert_array_equal(first, [3, 5])
     np.testing.assert_array_equal(second, [1])
     config.model.num_classes, config.data.condition, config.sample.labels = 2, "position", "0.5 0.25,1 0"
-    np.testing.assert_array_equal(build.parse_labels(config, "sample.labels")[0], [[0.5, 0.25], [1.0, 0.0]])
-    np.testing.assert_array_equal(build.sample_labels(config, jnp.arange(3)), [[0.5, 0.25], [1, 0], [0.5, 0.25]])
+    np.testing.assert_array_equal(choices.parse_labels(config, "sample.labels")[0], [[0.5, 0.25], [1.0, 0.0]])
+    np.testing.assert_array_equal(choices.sample_labels(config, jnp.arange(3)), [[0.5, 0.25], [1, 0], [0.5, 0.25]])
 
 
 @pytest.mark.slow

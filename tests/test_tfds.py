@@ -20,7 +20,7 @@ import tensorflow_datasets as official
 from PIL import Image
 from tensorflow_datasets.datasets.celeb_a import celeb_a_dataset_builder as celeb_a
 
-from ebm_jax.io import builders, images, tfds
+from ebm_jax.data import builders, decode, tfds
 from ebm_jax.types import BadInput
 
 RNG = np.random.default_rng(0)
@@ -418,7 +418,7 @@ def test_an_image_that_cannot_be_decoded_is_unreadable_and_its_neighbours_are_re
     for row in range(2):
         try:
             outcomes.append(read.read(row)[0].shape)
-        except images.Unreadable as error:
+        except decode.Unreadable as error:
             outcomes.append(str(error))
     assert sorted(outcomes, key=str) == [(30, 40, 3), "cannot be decoded (OSError)"]
 

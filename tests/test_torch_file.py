@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebm_jax.io import torch_file
-from ebm_jax.io.torch_file import read_tensors
+from ebm_jax.storage import torch_file
+from ebm_jax.storage.torch_file import read_tensors
 from ebm_jax.types import BadInput
 
 FILES = {name: Path(__file__).with_name(f"{name}.pth") for name in ("torch_state", "torch_state_legacy")}

@@ -15,9 +15,11 @@ import pytest
 from PIL import Image
 
 import run
-from ebm_jax import build, parallel
-from ebm_jax.io import checkpoint, report
-from ebm_jax.io.workdir import locked, read_config
+from ebm_jax import assemble, trained
+from ebm_jax.distributed import parallel
+from ebm_jax.report import console
+from ebm_jax.storage import checkpoint
+from ebm_jax.storage.workdir import locked, read_config
 
 ROOT = Path(run.__file__).parent
 SHORT = {
@@ -43,12 +45,12 @@ def command(workdir, mode="train", **changes):
 
 
 def rows(workdir):
-    return [json.loads(line) for line in (workdir / report.METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in (workdir / console.METRICS).read_text().splitlines()]
 
 
 def final_state(workdir):
     mesh = parallel.device_mesh()
-    return build.restore(workdir, build.abstract_state(read_config(workdir), mesh))
+    return trained.restore(workdir, assemble.abstract_state(read_config(workdir), mesh))
 
 
 def bits(state):
@@ -165,10 +167,10 @@ def test_sampling_writes_a_picture_and_arrays_and_never_overwrites(whole_run):
     assert names == ["000006_0.npz", "000006_0.png", "000006_1.npz", "000006_1.png"]
     arrays = np.load(whole_run / "samples" / "000006_0.npz")
     np.testing.assert_array_equal(
-        np.asarray(Image.open(whole_run / "samples" / "000006_0.png")), report.grid(arrays["images"])[:, :, 0]
+        np.asarray(Image.open(whole_run / "samples" / "000006_0.png")), console.grid(arrays["images"])[:, :, 0]
     )
-    config, params = build.load(whole_run)
-    energies = build.make_energy_fn(config)(params, jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"]))
+    config, params = trained.load(whole_run)
+    energies = trained.make_energy_fn(config)(params, jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"]))
     np.testing.assert_allclose(arrays["energies"], energies, rtol=1e-4, atol=1e-6)
 
 
@@ -244,7 +246,7 @@ def density_command(workdir, mode="train", **changes):
 def test_a_density_run_measures_itself_and_draws_data_samples_and_density_side_by_side(tmp_path, capsys):
     workdir = tmp_path / "run"
     assert run.main(density_command(workdir, log__images_every=3)) == 0
-    lines = [json.loads(line) for line in (workdir / report.EVALUATION).read_text().splitlines()]
+    lines = [json.loads(line) for line in (workdir / console.EVALUATION).read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 6]
     for line in lines:
         assert line["kl"] > 0

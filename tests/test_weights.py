@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebm_jax.io import weights
+from ebm_jax.storage import weights
 from ebm_jax.types import BadInput
 
 STATE = Path(__file__).with_name("torch_state.pth")

@@ -6,7 +6,7 @@ import pytest
 
 from ebm_jax.models import energy, networks
 from ebm_jax.models.convolution import convolution
-from ebm_jax.programs import hlo, work
+from tools.compile import hlo, work
 
 SAME = ((1, 1), (1, 1))
 

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import build, parallel
-from ebm_jax.evaluation import diagnostics
+from ebm_jax import assemble, choices
+from ebm_jax.distributed import parallel
 from ebm_jax.evaluators.common import Outcome, Subject, Value
 from ebm_jax.evaluators.energies import at_most, dequantised, energies_of
-from ebm_jax.io import figures
+from ebm_jax.metrics import diagnostics
 from ebm_jax.models import energy
+from ebm_jax.report import figures
 from ebm_jax.sampling.kernel import Info, Kernel, run
 from ebm_jax.sampling.mala import mala
 from ebm_jax.types import Config, Images, Labels, PRNGKey
@@ -32,9 +33,9 @@ def measure(subject: Subject) -> Outcome:
     config = subject.config
     number = -(-config.eval.chains_number // subject.mesh.size) * subject.mesh.size
     key_noise, key_run, key_mala, key_data, key_more = jax.random.split(jax.random.fold_in(subject.key, CHAINS), 5)
-    labels = np.asarray(build.sample_labels(config, jnp.arange(number)))
+    labels = np.asarray(choices.sample_labels(config, jnp.arange(number)))
     noise = _noise(key_noise, (number, *config.data.shape))
-    kernel = build.make_kernel(config, config.chain.temperature)
+    kernel = assemble.make_kernel(config, config.chain.temperature)
     x, traces, acceptances = _traced(subject, kernel, config.eval.chains_steps, key_run, noise, labels)
     kept = traces[config.eval.chains_steps // 2 :]
     mixing = diagnostics.mixing(kept)
@@ -79,7 +80,7 @@ def _traced(
     subject: Subject, kernel: Kernel, steps: int, key: PRNGKey, x: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where chains under the energy end, and their energies and acceptances, [steps, b]."""
-    apply = energy.of_members(build.make_apply(subject.config))
+    apply = energy.of_members(assemble.make_apply(subject.config))
 
     @jax.jit
     def chain(key: PRNGKey, params, x: Images, labels: Labels) -> tuple[Images, Info]:

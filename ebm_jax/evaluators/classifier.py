@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from ebm_jax.evaluation import classifier, features, frechet, score
-from ebm_jax.evaluation.features import Summary
+from ebm_jax.data.memory import Dataset
 from ebm_jax.evaluators.common import Outcome, Subject, Value, sha256
 from ebm_jax.evaluators.features import noted, require_covariance, require_same_shape
-from ebm_jax.io import archive, storage
-from ebm_jax.io.data import Dataset
+from ebm_jax.metrics import classifier, features, frechet, score
+from ebm_jax.metrics.features import Summary
+from ebm_jax.storage import archive, bucket
 from ebm_jax.types import BadInput, Config, Params
 
 
@@ -95,7 +95,7 @@ def trained(subject: Subject) -> tuple[Params, str]:
         "seed": str(config.eval.classifier_seed),
     }
     name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    folder = storage.folder_of(config.eval.classifier_dir) if config.eval.classifier_dir else subject.folder
+    folder = bucket.folder_of(config.eval.classifier_dir) if config.eval.classifier_dir else subject.folder
     path = folder / "classifier" / f"{name}.npz"
     if not path.exists():
         subject.note(f"training the classifier, {config.eval.classifier_steps:,} steps")

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import applications, build
-from ebm_jax.evaluation import calibration, robustness
+from ebm_jax import applications, assemble, choices
 from ebm_jax.evaluators.card import BETWEEN
 from ebm_jax.evaluators.common import Outcome, Subject, Value, chosen_rows
-from ebm_jax.io import figures
+from ebm_jax.metrics import calibration, robustness
 from ebm_jax.models import energy
+from ebm_jax.report import figures
 from ebm_jax.sampling.kernel import unit_box
 from ebm_jax.types import BadInput, Config, Energies, PRNGKey
 
@@ -28,14 +28,14 @@ def check(config: Config) -> None:
     Raises:
       BadInput: it has none; or the chains that refine its images have a Metropolis test.
     """
-    if config.model.num_classes == 1 or build.label_shape(config) is not None:
+    if config.model.num_classes == 1 or choices.label_shape(config) is not None:
         kind = f"model.num_classes {config.model.num_classes}, data.condition {config.data.condition}"
         raise BadInput(
             f"the metrics classification and robustness need a model of several classes, and this one has {kind}; "
             "leave them out of eval.metrics"
         )
     if config.eval.attack_refine_steps:
-        build.make_refiner(config, unit_box)
+        assemble.make_refiner(config, unit_box)
 
 
 def check_attacks(config: Config) -> None:
@@ -107,7 +107,7 @@ def robustness_to_attacks(subject: Subject) -> Outcome:
 
 def _radii(config: Config, key: str) -> np.ndarray:
     """The radii at a key, numbers apart by commas, sorted, in the key's unit."""
-    text = build.value_of(config, key)
+    text = choices.value_of(config, key)
     try:
         radii = np.array(sorted({float(number) for number in text.split(",")}))
     except ValueError:
@@ -143,7 +143,7 @@ def _logits_fn(config: Config, energy_of: Callable[..., Energies]) -> robustness
     refined = applications.refined_class_energies(
         lambda labels: partial(energy_of, labels=labels),
         num_classes,
-        partial(build.make_refiner, config),
+        partial(assemble.make_refiner, config),
         num_steps=settings.attack_refine_steps,
         radius=settings.attack_refine_radius / LEVELS,
     )

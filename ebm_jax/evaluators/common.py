@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ebm_jax import build, parallel
-from ebm_jax.io import report
-from ebm_jax.io.data import Dataset
+from ebm_jax import assemble, choices, trained
+from ebm_jax.data import sources
+from ebm_jax.data.memory import Dataset
+from ebm_jax.distributed import parallel
 from ebm_jax.models import energy
+from ebm_jax.report import console
 from ebm_jax.sampling import replay
 from ebm_jax.types import Config, EnergyFn, Folder, Labels, Params, PRNGKey
 
@@ -84,7 +86,7 @@ class Subject:
 
     def energy_fn(self, labels: Labels | None = None) -> EnergyFn:
         """The energy of images under these labels [b] or [b, k]; None for an unconditional model."""
-        return energy.bind(energy.of_members(build.make_apply(self.config)), self.params, labels)
+        return energy.bind(energy.of_members(assemble.make_apply(self.config)), self.params, labels)
 
     def map(self, fn: Callable[..., Any], *rows: np.ndarray) -> Any:
         """`fn(energy_of, *rows of a batch)` over all rows, `eval.batch_size` at a time, spread over all devices.
@@ -96,7 +98,7 @@ class Subject:
         Returns:
           The tree that `fn` gives, its leaves [n, ...] on the host.
         """
-        apply, n, devices = energy.of_members(build.make_apply(self.config)), len(rows[0]), self.mesh.size
+        apply, n, devices = energy.of_members(assemble.make_apply(self.config)), len(rows[0]), self.mesh.size
         size = -(-min(self.config.eval.batch_size, n) // devices) * devices
         compiled = jax.jit(lambda params, *batch: fn(partial(apply, params), *batch))
         parts = []
@@ -118,7 +120,7 @@ class Subject:
         self.used.add(split)
         if split not in self._splits:
             self.note(f"reading {self.config.data.name} {split}")
-            self._splits[split] = build.load_dataset(with_split(self.config, split), report.warn)
+            self._splits[split] = sources.load_dataset(with_split(self.config, split), console.warn)
         return self._splits[split]
 
     def described(self, split: str) -> str:
@@ -142,7 +144,7 @@ class Subject:
 
     @cached_property
     def _samples(self) -> Samples:
-        if build.choice(self.config, "eval.samples"):
+        if choices.choice(self.config, "eval.samples"):
             return self._buffered()
         config = self.config.copy_and_resolve_references().unlock()
         config.sample.num_images, config.sample.batch_size = config.eval.num_samples, config.eval.batch_size
@@ -153,7 +155,7 @@ class Subject:
         labels, done = [], 0
         key = jax.random.fold_in(self.key, SAMPLES)
         self.note(f"sampling {len(images)}, the first batch")
-        for batch, batch_labels, _ in build.fresh_batches(config, self.mesh, self.params, key):
+        for batch, batch_labels, _ in trained.fresh_batches(config, self.mesh, self.params, key):
             images[done : done + len(batch)] = batch
             labels.append(batch_labels)
             done += len(batch)
@@ -162,20 +164,22 @@ class Subject:
 
     def _by_rounds(self, config: Config) -> Samples:
         """Those chains of a sampling buffer that went the most rounds; it begins anew, so that only seeds matter."""
-        init, advance, _ = build.make_rounds(config, self.mesh)
+        init, advance, _ = trained.make_rounds(config, self.mesh)
         key_init, key_rounds = jax.random.split(jax.random.fold_in(self.key, SAMPLES))
         buffer = init(key_init)
         for _ in range(config.sample.rounds):
             buffer = advance(self.params, key_rounds, buffer)
             self.note(f"round {int(buffer.rounds)} of {config.sample.rounds} of the sampling buffer")
-        images, labels, visits = build.oldest_chains(config, buffer, config.eval.num_samples)
+        images, labels, visits = trained.oldest_chains(config, buffer, config.eval.num_samples)
         mixed = np.random.default_rng(config.eval.seed).permutation(len(images))  # errors are over groups in order
         origin = f"{rounds_origin(config)}; {visits.mean():.1f} on average, {visits.min()} at least"
         return Samples(images[mixed], labels[mixed], origin)
 
     def _buffered(self) -> Samples:
         """Random chains of the newest checkpoint's buffer: where training left them, some just restarted from noise."""
-        state = build.restore(self.folder, build.abstract_state(self.config, self.mesh), before=self.step + 1).state
+        state = trained.restore(
+            self.folder, assemble.abstract_state(self.config, self.mesh), before=self.step + 1
+        ).state
         pixels, labels, visits = jax.device_get((state.buffer.images, state.buffer.labels, state.buffer.visits))
         chains = visits.size
         rows = chosen_rows(chains, self.config.eval.num_samples, self.config.eval.seed)
@@ -203,7 +207,7 @@ def fresh_origin(config: Config) -> str:
 def rounds_origin(config: Config) -> str:
     """In words, where the chains of a sampling buffer come from: the keys of the group `sample`."""
     sample = config.sample
-    energies = "the energy of one member, by turns" if build.choice(config, "sample.ensemble") else "the energy"
+    energies = "the energy of one member, by turns" if choices.choice(config, "sample.ensemble") else "the energy"
     return (
         f"chains of a sampling buffer of {sample.buffer_capacity}, begun from uniform noise by this evaluation: "
         f"{sample.rounds} rounds, each of {min(sample.num_images, sample.batch_size)} of them and {sample.num_steps} "

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
+from ebm_jax.data.memory import Dataset
 from ebm_jax.evaluators.common import Subject, chosen_rows
-from ebm_jax.io.data import Dataset
 from ebm_jax.training.step import dequantise
 from ebm_jax.types import PRNGKey
 

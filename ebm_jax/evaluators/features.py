@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ebm_jax.evaluation import features, frechet, inception, kernel_distance, manifolds, score
-from ebm_jax.evaluation.features import FeatureFn, Summary
-from ebm_jax.evaluation.frechet import Gaussian
-from ebm_jax.evaluation.moments import Moments
 from ebm_jax.evaluators.common import Outcome, Subject, Value
-from ebm_jax.io import archive, weights
+from ebm_jax.metrics import features, frechet, inception, kernel_distance, manifolds, score
+from ebm_jax.metrics.features import FeatureFn, Summary
+from ebm_jax.metrics.frechet import Gaussian
+from ebm_jax.metrics.moments import Moments
+from ebm_jax.storage import archive, weights
 from ebm_jax.types import BadInput, Config
 
 WEIGHTS = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"

@@ -14,12 +14,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ebm_jax import build, parallel
-from ebm_jax.evaluation import ais, diagnostics
+from ebm_jax import assemble, choices
+from ebm_jax.distributed import parallel
 from ebm_jax.evaluators.common import Draw, Outcome, Subject, Value
 from ebm_jax.evaluators.energies import dequantised, energies_of
-from ebm_jax.io import figures
+from ebm_jax.metrics import ais, diagnostics
 from ebm_jax.models import energy
+from ebm_jax.report import figures
 from ebm_jax.sampling.hmc import hmc
 from ebm_jax.sampling.kernel import run
 from ebm_jax.sampling.mala import mala
@@ -101,7 +102,7 @@ class Chains:
     def __init__(self, subject: Subject, move: Move, labels: np.ndarray) -> None:
         self._subject, self._move, self._labels = subject, move, labels
         self._base = ais.uniform(tuple(subject.config.data.shape))
-        self._apply = energy.of_members(build.make_apply(subject.config))
+        self._apply = energy.of_members(assemble.make_apply(subject.config))
         self._anneal = jax.jit(self._annealed)
 
     def _bound(self, params, labels: Labels) -> EnergyFn:
@@ -243,9 +244,9 @@ def check(config: Config) -> None:
     Raises:
       BadInput: with the key, its value and what to do.
     """
-    build.choice(config, "eval.ais_kernel")
+    choices.choice(config, "eval.ais_kernel")
     groups = config.model.num_classes
-    if build.label_shape(config) is not None:
+    if choices.label_shape(config) is not None:
         raise BadInput(
             f"metric ais needs an unconditional model or one of classes; data.condition is {config.data.condition}, "
             "and each of its labels has another Z"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ebm_jax.evaluation import neighbours
 from ebm_jax.evaluators.common import Outcome, Subject, Value
-from ebm_jax.io import report
+from ebm_jax.metrics import neighbours
+from ebm_jax.report import console
 
 PAIRS = 16  # in the picture
 CLOSE = 0.01  # share of test images that are nearer to a training image than what counts as close
@@ -28,7 +28,7 @@ def measure(subject: Subject) -> Outcome:
             "that training image": seen[found.train_rows[nearest]],
             "the nearest test image": unseen[found.test_rows[nearest]],
         }
-        report.write_rows(path, rows)
+        console.write_rows(path, rows)
 
     return Outcome(
         {

@@ -8,11 +8,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import build
-from ebm_jax.evaluation import ood, outliers
+from ebm_jax import choices
+from ebm_jax.data import sources
 from ebm_jax.evaluators.card import BETWEEN
 from ebm_jax.evaluators.common import Outcome, Subject, Value, chosen_rows, sha256, with_split
-from ebm_jax.io import figures, report
+from ebm_jax.metrics import ood, outliers
+from ebm_jax.report import console, figures
 from ebm_jax.types import BadInput, Config
 
 MADE = {  # sets made of the inside images, or of nothing
@@ -44,7 +45,7 @@ def check(config: Config) -> None:
     Raises:
       BadInput: with the set, and what there is.
     """
-    if build.label_shape(config) is not None:
+    if choices.label_shape(config) is not None:
         raise BadInput(
             f"the metric ood needs a model without labels or of classes, and the labels of data.condition "
             f"{config.data.condition} are vectors; leave it out of eval.metrics"
@@ -53,7 +54,7 @@ def check(config: Config) -> None:
         if word == "rotation" and config.data.shape[0] != config.data.shape[1]:
             raise BadInput(f"eval.ood_sets rotation needs square images, not {config.data.shape}; leave it out")
         if word not in MADE and word != "train":
-            _named(word, partial(build.make_source, _config_of(config, word)))
+            _named(word, partial(sources.make_source, _config_of(config, word)))
 
 
 def asked_sets(config: Config) -> list[str]:
@@ -92,7 +93,7 @@ def collect(subject: Subject) -> dict[str, np.ndarray]:
             sets[word] = MADE[word](np.random.default_rng([config.eval.seed, SEED, number]), sets["inside"])
         elif word != "train":
             subject.note(f"reading {word}")
-            load = partial(build.load_dataset, _config_of(config, word), report.warn, partial(_rows, config))
+            load = partial(sources.load_dataset, _config_of(config, word), console.warn, partial(_rows, config))
             sets[word] = _named(word, load).images
     return sets
 
@@ -204,7 +205,7 @@ def _pictures(sets: dict[str, np.ndarray], plain: dict[str, np.ndarray], score_n
     shown = {name: images[:SHOWN] / 255.0 for name, images in sets.items()}
 
     def rows(path: Path) -> None:
-        report.write_rows(path, shown)
+        console.write_rows(path, shown)
 
     return {
         "scores": partial(figures.histograms, reference=inside, others=titles, label=f"{score_name}, gray: inside"),

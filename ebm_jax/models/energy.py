@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float
 
+from ebm_jax.distributed.parallel import over_members
 from ebm_jax.models.spectral import HEAD
-from ebm_jax.parallel import over_members
 from ebm_jax.types import BadInput, Energies, EnergyFn, Images, Labels, Params, PRNGKey, Scalar
 
 ApplyFn = Callable[..., Energies]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ebm_jax import draws
+from ebm_jax import random
 from ebm_jax.models.convolution import Features, Kernel, convolution
 from ebm_jax.types import Labels, PRNGKey
 
@@ -111,7 +111,7 @@ class Conv(nn.Module):
 
 def dropout(key: PRNGKey, x: Features, rate: float) -> Features:
     """Each element is 0 with probability `rate`, else divided by 1 - rate."""
-    return jnp.where(draws.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0)
+    return jnp.where(random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0)
 
 
 class ResidualBlock(nn.Module):

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from ebm_jax import draws
+from ebm_jax import random
 from ebm_jax.models.layers import Activation, ClassBias, ClassGain, Conv, ResidualBlock, SelfAttention, leaky_relu
 from ebm_jax.models.spectral import HEAD
 from ebm_jax.types import Energies, Images, Labels, PRNGKey
@@ -22,12 +22,12 @@ from ebm_jax.types import Energies, Images, Labels, PRNGKey
 def glorot(key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     """Glorot uniform: U(-1, 1) sqrt(6 / (fan in + fan out)), of kernels [..., c_in, c_out]."""
     fans = (shape[-2] + shape[-1]) * math.prod(shape[:-2])
-    return (math.sqrt(6 / fans) * (2 * draws.uniform(key, shape) - 1)).astype(dtype)
+    return (math.sqrt(6 / fans) * (2 * random.uniform(key, shape) - 1)).astype(dtype)
 
 
 def gaussian(std: float) -> Callable:
     """The initialiser N(0, std²)."""
-    return lambda key, shape, dtype=jnp.float32: (std * draws.normal(key, shape)).astype(dtype)
+    return lambda key, shape, dtype=jnp.float32: (std * random.normal(key, shape)).astype(dtype)
 
 
 def kernel_inits(spectral_norm: bool) -> tuple[Callable, Callable]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ebm_jax import draws
+from ebm_jax import random
 from ebm_jax.types import BadInput, Energies, EnergyFn, Images, PRNGKey, Scalar
 
 Pixels = Float[Array, "b h w c"]
@@ -81,13 +81,13 @@ def _blur_matrix(size: int, width: float) -> Float[np.ndarray, "size size"]:
 
 def salt_and_pepper(key: PRNGKey, images: Pixels, share: float | Scalar) -> Pixels:
     """A `share` in [0, 1] of the pixels turned white or black, with equal chances, in all channels; the rest stay."""
-    drawn = draws.uniform(key, (*images.shape[:3], 1))
+    drawn = random.uniform(key, (*images.shape[:3], 1))
     return jnp.where(drawn < share, jnp.where(drawn < share / 2, 0.0, 1.0), images)
 
 
 def gaussian_noise(key: PRNGKey, images: Images, std: float | Scalar) -> Images:
     """The images plus N(0, std²), not cut off at 0 and 1, so that `gaussian_likelihood` is the very law of it."""
-    return images + std * draws.normal(key, images.shape)
+    return images + std * random.normal(key, images.shape)
 
 
 def gaussian_likelihood(forward: Forward, observed: Measured, weight: float | Scalar) -> EnergyFn:

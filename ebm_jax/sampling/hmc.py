@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ebm_jax import draws
+from ebm_jax import random
 from ebm_jax.sampling.kernel import Info, Kernel, Point, Project, metropolis, norms, point, unit_box
 from ebm_jax.types import Energies, EnergyFn, Images, PRNGKey, Scalar
 
@@ -92,7 +92,7 @@ def hmc(
 
     def step(key: PRNGKey, state: Point, energy_fn: EnergyFn) -> tuple[Point, Info]:
         key_momentum, key_accept = jax.random.split(key)
-        start = Phase(state, jnp.sqrt(temperature) * draws.normal(key_momentum, state.x.shape))
+        start = Phase(state, jnp.sqrt(temperature) * random.normal(key_momentum, state.x.shape))
         end = leapfrog(start, energy_fn, step_size, num_leaps, reflect)
         log_ratio = (state.energy - end.at.energy + kinetic(start) - kinetic(end)) / temperature
         return metropolis(key_accept, state, end.at, log_ratio, project)

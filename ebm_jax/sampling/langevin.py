@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ebm_jax import draws
+from ebm_jax import random
 from ebm_jax.sampling.kernel import Info, Kernel, Project, energy_and_grad, norms, unit_box
 from ebm_jax.types import EnergyFn, Images, PRNGKey, Scalar
 
@@ -52,7 +52,7 @@ def langevin(
         return LangevinState(project(x))
 
     def step(key: PRNGKey, state: LangevinState, energy_fn: EnergyFn) -> tuple[LangevinState, Info]:
-        noise = noise_std * draws.normal(key, state.x.shape)
+        noise = noise_std * random.normal(key, state.x.shape)
         at = state.x if tied else state.x + noise
         energy, grad = energy_and_grad(energy_fn, at)
         moved = at - step_size * jnp.clip(grad, -grad_clip, grad_clip)

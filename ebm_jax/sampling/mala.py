@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ebm_jax import draws
+from ebm_jax import random
 from ebm_jax.sampling.kernel import Info, Kernel, Point, Project, metropolis, norms, point, unit_box
 from ebm_jax.types import Energies, EnergyFn, Images, PRNGKey, Scalar
 
@@ -43,7 +43,7 @@ def mala(
     def step(key: PRNGKey, state: Point, energy_fn: EnergyFn) -> tuple[Point, Info]:
         key_noise, key_accept = jax.random.split(key)
         mean = drifted(state.x, state.grad)
-        y = point(mean + jnp.sqrt(variance) * draws.normal(key_noise, mean.shape), energy_fn)
+        y = point(mean + jnp.sqrt(variance) * random.normal(key_noise, mean.shape), energy_fn)
         log_forth, log_back = log_proposal(y.x, mean), log_proposal(state.x, drifted(y.x, y.grad))
         log_ratio = (state.energy - y.energy) / temperature + log_back - log_forth
         return metropolis(key_accept, state, y, log_ratio, project)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Int
 
-from ebm_jax.parallel import REPLICATED
+from ebm_jax.distributed.parallel import REPLICATED
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.kernel import Stages, run_stages
 from ebm_jax.sampling.replay import ReplayBuffer

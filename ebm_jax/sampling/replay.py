@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, Num
 
-from ebm_jax.parallel import REPLICATED
+from ebm_jax.distributed.parallel import REPLICATED
 from ebm_jax.types import Images, Labels, PRNGKey
 
 LANES = 128  # of a tile of a TPU's memory; the default layout of narrower rows has pixels outermost

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ebm_jax import parallel
+from ebm_jax.distributed import parallel
 from ebm_jax.models import spectral
 from ebm_jax.types import Images, Metrics, Params, Scalar
 

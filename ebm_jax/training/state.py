@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from ebm_jax.distributed.parallel import REPLICATED, SHARDED
 from ebm_jax.models import spectral
-from ebm_jax.parallel import REPLICATED, SHARDED
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.replay import ReplayBuffer
 from ebm_jax.training import monitors

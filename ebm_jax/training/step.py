@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, UInt8
 
-from ebm_jax import draws, parallel
+from ebm_jax import random
+from ebm_jax.distributed import parallel
+from ebm_jax.methods import losses
+from ebm_jax.methods.losses import Objective
 from ebm_jax.models import energy, spectral
 from ebm_jax.sampling import kernel as kernels
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.kernel import Stages
-from ebm_jax.training import losses, monitors
-from ebm_jax.training.losses import Objective
+from ebm_jax.training import monitors
 from ebm_jax.training.state import TrainState
 from ebm_jax.types import Batch, Images, Labels, Metrics, PRNGKey
 
@@ -128,4 +130,4 @@ def dequantise(key: PRNGKey, images: UInt8[Array, "b *event"] | Images) -> Image
     """uint8 pixels v as v/256 + U(0, 1/256) in [0, 1] (release data.py); float images as they are."""
     if images.dtype != jnp.uint8:
         return images
-    return (images.astype(jnp.float32) + draws.uniform(key, images.shape)) / 256.0
+    return (images.astype(jnp.float32) + random.uniform(key, images.shape)) / 256.0

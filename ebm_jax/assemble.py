@@ -1,0 +1,322 @@
+"""The pure parts of a run: network, kernel, optimiser, state and step."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array
+
+from ebm_jax.checks import RESIDUAL
+from ebm_jax.choices import choice, example_labels, label_shape, value_of
+from ebm_jax.data.sources import member_seeds
+from ebm_jax.distributed import parallel
+from ebm_jax.methods import losses
+from ebm_jax.models import energy, spectral
+from ebm_jax.sampling import replay
+from ebm_jax.sampling.hmc import hmc
+from ebm_jax.sampling.kernel import Kernel, Project, Stages, scheduled, unit_box
+from ebm_jax.sampling.langevin import langevin
+from ebm_jax.sampling.mala import mala
+from ebm_jax.training import guard
+from ebm_jax.training.optimizer import clipped_adam
+from ebm_jax.training.state import TrainState, init_state, non_finite, partition, rescued
+from ebm_jax.training.step import make_train_step
+from ebm_jax.types import BadInput, Batch, Config, MembersKey, Metrics, Params, PRNGKey, Scalar
+
+
+def make_network(config: Config) -> nn.Module:
+    """The Flax module of the energy."""
+    model = config.model
+    only_residual = {"attention": model.attention, "dropout": model.dropout} if model.name in RESIDUAL else {}
+    return choice(config, "model.name")(
+        width=model.width,
+        num_classes=model.num_classes,
+        spectral_norm=model.spectral_norm,
+        activation=choice(config, "model.activation"),
+        **only_residual,
+    )
+
+
+def make_apply(config: Config) -> energy.ApplyFn:
+    """The network as the pure function apply(params, images, labels=None, dropout_key=None) -> energies."""
+    return energy.from_module(make_network(config), choice(config, "model.dtype"))
+
+
+def make_kernel(config: Config, temperature: float | Scalar) -> Kernel:
+    """The chain's kernel at a temperature, above 0 where it has a Metropolis test."""
+    chain = config.chain
+    if chain.kernel == "mala":
+        return mala(chain.step_size, grad_clip=chain.grad_clip, temperature=temperature)
+    if chain.kernel == "hmc":
+        return hmc(chain.step_size, chain.num_leaps, temperature=temperature)
+    return _langevin(config, temperature)
+
+
+def _langevin(config: Config, temperature: float | Scalar, project: Project = unit_box) -> Kernel:
+    chain = config.chain
+    noise_scale = None if chain.tied else chain.noise_scale
+    return langevin(chain.step_size, noise_scale, grad_clip=chain.grad_clip, temperature=temperature, project=project)
+
+
+def make_refiner(config: Config, project: Project) -> Kernel:
+    """The chain's kernel at `eval.attack_refine_temperature` under another projection, for refined classification.
+
+    Raises:
+      BadInput: it has a Metropolis test, through whose decisions no gradient goes.
+    """
+    if config.chain.kernel != "langevin":
+        raise BadInput(
+            f"eval.attack_refine_steps {config.eval.attack_refine_steps} is for chain.kernel langevin, not "
+            f"{config.chain.kernel}; use 0"
+        )
+    return _langevin(config, config.eval.attack_refine_temperature, project)
+
+
+def make_stages(config: Config, group: str = "sample") -> Stages:
+    """What a whole chain does: the config's kernel for `num_steps` of the group, the last `quiet_steps` without noise.
+
+    Langevin's chain is one loop whose temperature ends at 0. A Metropolis test has no temperature 0: there the last
+    steps are Langevin's noise-free descent. The parameters of the last step are the group's: "chain" trains, "sample"
+    samples.
+    """
+    steps, quiet = value_of(config, f"{group}.num_steps"), value_of(config, f"{group}.quiet_steps")
+    last = config.chain.temperature
+    first = value_of(config, f"{group}.anneal_from") or last
+    temperatures = np.geomspace(first, last, steps - quiet) if first != last else np.full(steps - quiet, last)
+    if config.chain.kernel == "langevin":
+        return (_stage(partial(_langevin, config), np.concatenate([temperatures, np.zeros(quiet)])),)
+    noisy = _stage(partial(make_kernel, config), temperatures)
+    descent = _stage(partial(_langevin, config), np.zeros(quiet))
+    return tuple(stage for stage in (noisy, descent) if stage[1])
+
+
+def _stage(kernel_at: Callable[[float | Scalar], Kernel], temperatures: np.ndarray) -> tuple[Kernel, int]:
+    """One kernel that goes through the temperatures; the plain one where they are all equal."""
+    if len(set(temperatures)) == 1:
+        return kernel_at(float(temperatures[0])), len(temperatures)
+    return scheduled(kernel_at, jnp.asarray(temperatures, jnp.float32)), len(temperatures)
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """Adam with the paper's per-element clip."""
+    optim = config.optim
+    return clipped_adam(optim.learning_rate, optim.b1, optim.b2, optim.clip_scale, optim.clip_offset)
+
+
+def _raw_params(config: Config, key: PRNGKey) -> tuple[Params, spectral.Vectors]:
+    """Parameters before spectral normalisation, and its vectors.
+
+    Not to be called under jit: a program with a random draw for each of many kernels compiles for half a minute, where
+    draws one by one are compiled once a shape.
+    """
+    key_params, key_vectors = jax.random.split(key)
+    images, labels = jax.eval_shape(
+        lambda: (jnp.zeros((1, *config.data.shape)), example_labels(config, jnp.zeros(1, jnp.int32)))
+    )
+    params = make_network(config).lazy_init(key_params, images, labels)["params"]
+    return params, spectral.init(key_vectors, params) if config.model.spectral_norm else {}
+
+
+def abstract_raw_params(config: Config) -> tuple[Any, Any]:
+    """Shapes and types of the parameters of one model before spectral normalisation, and of its vectors."""
+    return jax.eval_shape(partial(_raw_params, config), jax.random.key(0))
+
+
+def init_params(config: Config, key: PRNGKey) -> Params:
+    """Untrained parameters of the network, spectrally normalised where the config says so."""
+    return spectral.normalise(*_raw_params(config, key))
+
+
+def _ingredients(config: Config, seed: int) -> tuple[PRNGKey, PRNGKey, Params, spectral.Vectors]:
+    """Keys of the run and of the replay buffer, and what `_raw_params` gives."""
+    key_run, key_params, key_buffer = jax.random.split(jax.random.key(seed), 3)
+    return key_run, key_buffer, *_raw_params(config, key_params)
+
+
+def _stacked_ingredients(config: Config) -> tuple[MembersKey, MembersKey, Params, spectral.Vectors]:
+    """Those of the run's one model, or of all its models, stacked."""
+    members = [_ingredients(config, seed) for seed in member_seeds(config)]
+    return members[0] if len(members) == 1 else jax.tree.map(_stacked, *members)
+
+
+def _stacked(*leaves: Array) -> Array:
+    """The leaves along a new first axis; keys by their data, for JAX's key checker takes stacked keys for used ones."""
+    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.stack([jax.random.key_data(key) for key in leaves]))
+    return jnp.stack(leaves)
+
+
+def _assemble(
+    config: Config, key_run: MembersKey, key_buffer: MembersKey, params: Params, vectors: spectral.Vectors
+) -> TrainState:
+    if config.train.num_models > 1:
+        return jax.vmap(partial(_assemble_one, config))(key_run, key_buffer, params, vectors)
+    return _assemble_one(config, key_run, key_buffer, params, vectors)
+
+
+def _assemble_one(
+    config: Config, key_run: PRNGKey, key_buffer: PRNGKey, params: Params, vectors: spectral.Vectors
+) -> TrainState:
+    dtype, shape = choice(config, "buffer.dtype"), tuple(config.data.shape)
+    buffer = replay.init(key_buffer, config.buffer.capacity, shape, dtype, label_shape(config))
+    return init_state(key_run, params, vectors, make_optimizer(config), buffer)
+
+
+def _partition(config: Config) -> TrainState:
+    return partition(parallel.SHARDED if config.train.num_models == 1 else parallel.MEMBERS_SHARDED)
+
+
+def _shardings(config: Config, mesh: Mesh) -> Any:
+    return parallel.shardings(mesh, _partition(config))
+
+
+def place_batch(config: Config, mesh: Mesh, batch: Batch) -> Batch:
+    """The rows that this process read, as arrays over all devices of all processes."""
+    return parallel.place_batch(mesh, batch, _partition(config).buffer.images)
+
+
+def place_batches(config: Config, mesh: Mesh, batches: Sequence[Batch]) -> Batch:
+    """The batches of one call of `make_steps`."""
+    if len(batches) == 1:
+        return place_batch(config, mesh, batches[0])
+    stacked = Batch(*(np.stack(column) for column in zip(*batches, strict=True)))  # pyright: ignore[reportArgumentType]
+    return parallel.place_batch(mesh, stacked, _of_several(_partition(config).buffer.images))
+
+
+def _of_several(spec: Any) -> Any:
+    """The partition of arrays with a leading axis of steps."""
+    return PartitionSpec(None, *spec)
+
+
+def make_state(config: Config, mesh: Mesh) -> TrainState:
+    """The state before the first step, laid out over the mesh; the same for any number of devices."""
+    assemble = jax.jit(partial(_assemble, config), out_shardings=_shardings(config, mesh))
+    return assemble(*_stacked_ingredients(config))
+
+
+def abstract_state(config: Config, mesh: Mesh) -> TrainState:
+    """Shapes, types and shardings of the state, without making it."""
+    state = jax.eval_shape(lambda: _assemble(config, *_stacked_ingredients(config)))
+    return parallel.abstract(state, mesh, _partition(config))
+
+
+def abstract_batch(config: Config, mesh: Mesh) -> Batch:
+    """Shapes, types and shardings of one batch over all devices, of any data."""
+    shape, soft = tuple(config.data.shape), label_shape(config)
+    members = (config.train.num_models,) if config.train.num_models > 1 else ()
+    rows = (*members, config.train.batch_size)
+    images = jax.ShapeDtypeStruct((*rows, *shape), jnp.float32 if len(shape) == 1 else jnp.uint8)
+    labels = jax.ShapeDtypeStruct((*rows, *(soft or ())), jnp.int32 if soft is None else jnp.float32)
+    return parallel.abstract(Batch(images, labels), mesh, _partition(config).buffer.images)  # pyright: ignore
+
+
+def make_keeper(config: Config, mesh: Mesh) -> Callable:
+    """The compiled state -> (a copy that no step consumes, the number of its values that are not finite)."""
+
+    def keep(state: TrainState) -> tuple[TrainState, Scalar]:
+        return jax.tree.map(jnp.copy, state), non_finite(state)
+
+    return jax.jit(keep, out_shardings=(_shardings(config, mesh), parallel.shardings(mesh, parallel.REPLICATED)))
+
+
+def make_rescued(config: Config, mesh: Mesh, number: int) -> Callable:
+    """The compiled state -> state with which rescue `number` goes on; it consumes its state."""
+    return jax.jit(partial(rescued, number=number), out_shardings=_shardings(config, mesh), donate_argnums=(0,))
+
+
+def make_limits(config: Config) -> guard.Limits:
+    """What the guard holds for healthy. Without it only values that are not finite make a run ill."""
+    limits, chain = config.guard, config.chain
+    if not limits.enabled:
+        return guard.Limits(math.inf, math.inf, (0.0, math.inf), limits.patience)
+    energy_l2 = max(config.loss.energy_l2, limits.least_energy_l2)
+    step_size = (
+        chain.step_size**2 / 2 if chain.kernel == "hmc" else chain.step_size
+    )  # of HMC's equivalent Langevin step
+    grad_unit = math.sqrt(math.prod(config.data.shape)) / step_size
+    return guard.Limits(
+        energy=limits.max_energy / (2 * energy_l2),
+        separation=limits.max_separation / energy_l2,
+        chain_grad=(limits.min_chain_grad * grad_unit, limits.max_chain_grad * grad_unit),
+        patience=limits.patience,
+    )
+
+
+def rescued_chain(config: Config, rescues: int) -> int:
+    """The steps of a training chain after so many rescues."""
+    return math.ceil(config.chain.num_steps * config.guard.rescue_chain**rescues)
+
+
+def make_step(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
+    """The compiled training step (state, batch) -> (state, metrics) over all devices; it consumes its state.
+
+    With several models all leaves, and the metrics, have a leading axis of members.
+
+    Args:
+      rescues: those of the state; each makes the chains longer by the factor `guard.rescue_chain`.
+    """
+    return _over_devices(config, mesh, _local_step(config, rescues), _partition(config).buffer.images)
+
+
+def make_steps(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
+    """`make_step` for the `train.steps_per_call` steps of one call: the host waits for none of them but the last.
+
+    Where they are more than one, batches and metrics have a leading axis of steps.
+    """
+    number, step = config.train.steps_per_call, _local_step(config, rescues)
+    if number == 1:
+        return make_step(config, mesh, rescues)
+    # In loops XLA's CPU backend takes slow convolutions for the gradients of kernels (models/convolution.py)
+    unroll = mesh.devices.flat[0].platform == "cpu"
+
+    def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda state, batch: step(state, batch), state, batches, unroll=unroll)
+
+    return _over_devices(config, mesh, steps, _of_several(_partition(config).buffer.images))
+
+
+def _over_devices(config: Config, mesh: Mesh, fn: Callable, batch_spec: Any) -> Callable:
+    """A program (state, batch) -> (state, metrics) of one device on all of them."""
+    specs = _partition(config)
+    return parallel.over_devices(
+        fn,
+        mesh,
+        in_specs=(specs, batch_spec),
+        out_specs=(specs, parallel.REPLICATED),
+        donate_argnums=(0,),
+    )
+
+
+def _local_step(config: Config, rescues: int) -> Callable:
+    """The training step of one device, of all its models."""
+    config = config.copy_and_resolve_references()
+    config.chain.num_steps = rescued_chain(config, rescues)
+    objective = choice(config, "loss.objective")
+    step = make_train_step(
+        make_apply(config),
+        make_stages(config, "chain"),
+        losses.regularised(objective, config.loss.energy_l2, choice(config, "loss.energy_l2_form")),
+        make_optimizer(config),
+        restart_prob=config.buffer.restart_prob,
+        relabel_prob=config.buffer.relabel_prob,
+        label_weight=config.loss.label_weight,
+        label_margin=config.loss.label_margin,
+        wrong_labels=choice(config, "loss.wrong_labels"),
+        num_classes=config.model.num_classes,
+        ring=config.buffer.ring,
+        ema_decay=config.optim.ema_decay,
+        rescue_learning_rate=config.guard.rescue_learning_rate,
+        dropout_in_chains=config.model.dropout > 0 and config.model.dropout_in_chains,
+    )
+
+    def step_of_members(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return parallel.over_members(lambda member: step(*member), (state, batch))
+
+    return step if config.train.num_models == 1 else step_of_members

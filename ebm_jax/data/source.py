@@ -1,0 +1,71 @@
+"""Where images come from: read one by one in any order, with what cannot be read named, counted and stepped over."""
+
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ebm_jax.data.decode import Unreadable
+from ebm_jax.types import BadInput
+
+Label = Any  # an integer in 0..num_classes-1, or a float vector [num_classes] that stands for a soft label
+
+
+class Source(NamedTuple):
+    """Images that can be read one by one, in any order, by several threads at once."""
+
+    length: int
+    read: Callable[[int], tuple[np.ndarray, Label]]
+    """Row -> (uint8 [h, w, c], label). Raises `images.Unreadable`."""
+    name: Callable[[int], str]
+    """Row -> what a person finds the image by: a path, a record of a file."""
+    num_classes: int
+    """Number of classes, or length of a soft label."""
+
+
+def stored_label(label: Label) -> np.ndarray | np.int32:
+    """A label as batches carry it: int32, or float32 [num_classes] for a soft one."""
+    return np.int32(label) if np.ndim(label) == 0 else np.asarray(label, np.float32)
+
+
+def tolerant(source: Source, limit: int, warn: Callable[[str], None]) -> Source:
+    """The source with the next readable image in the place of each unreadable one, which is named through `warn`.
+
+    What a row reads is a function of the row and the files alone, however many threads read and in whichever order.
+
+    Args:
+      limit: the number of unreadable images, each counted once, that is put up with.
+      warn: takes one line for each of them, when it is first met.
+
+    The returned source's `read` raises:
+      BadInput: one more than `limit` is unreadable, or all are.
+    """
+    unreadable: set[int] = set()
+    lock = threading.Lock()
+
+    def count(row: int, reason: Unreadable) -> None:
+        what = f"{source.name(row)} {reason}"
+        with lock:
+            if row in unreadable:  # another thread met it too
+                return
+            if len(unreadable) == limit:
+                raise BadInput(
+                    f"{what}; {limit + 1} unreadable images of {source.length} so far are more than the limit of "
+                    f"{limit}; mend or delete the files, or raise data.max_unreadable"
+                )
+            unreadable.add(row)
+            warn(f"{what}; skipped, {len(unreadable)} so far, limit {limit}")
+
+    def read(row: int) -> tuple[np.ndarray, Label]:
+        for candidate in itertools.chain(range(row, source.length), range(row)):
+            if candidate in unreadable:
+                continue
+            try:
+                return source.read(candidate)
+            except Unreadable as reason:
+                count(candidate, reason)
+        raise BadInput(f"none of the {source.length} images can be read, the first is {source.name(0)}; mend the files")
+
+    return source._replace(read=read)

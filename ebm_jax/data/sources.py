@@ -1,0 +1,207 @@
+"""The data that a config names, as a source of images and as batches."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from PIL import Image
+
+from ebm_jax.choices import among, label_shape
+from ebm_jax.data import decode, densities, files, memory, source, stream, tfds, toys
+from ebm_jax.distributed import parallel, processes
+from ebm_jax.types import BadInput, Batch, Config
+
+NOISE_IMAGES = 256  # of data.source=noise
+
+
+BatchAt = Callable[[int], Batch]
+
+
+@contextlib.contextmanager
+def open_batches(config: Config, warn: Callable[[str], None]) -> Iterator[BatchAt]:
+    """The function step -> this process's rows of a batch of the config's data, in the shape that the config states.
+
+    A 2-D density is drawn from. Images live in memory where `data.memory_gib` has room for all, and stream from their
+    source elsewhere; the batches are the same. Where several models are trained, each has the batches of its own seed,
+    and the arrays a leading axis of members. The reading ends with the context.
+
+    Args:
+      warn: takes one line for each image that cannot be used.
+
+    Raises:
+      BadInput: the data cannot be had, does not fit the config, or is smaller than one batch.
+    """
+    with contextlib.ExitStack() as stack:
+        batches_of = _batches_of(config, warn, stack)
+        members = [batches_of(seed) for seed in member_seeds(config)]
+        yield members[0] if len(members) == 1 else lambda step: _stacked([batch_at(step) for batch_at in members])
+
+
+def _batches_of(config: Config, warn: Callable[[str], None], stack: contextlib.ExitStack) -> Callable[[int], BatchAt]:
+    """The function seed -> the batches of a run of this seed; the images are found, or read, once."""
+    batch_size, workers = config.train.batch_size, config.data.workers or parallel.cores()
+    share = {"process": processes.index(), "num_processes": processes.count()}
+    if config.data.source == "density":
+        return lambda seed: memory.sampled_batches(make_density(config).sample, seed, batch_size, **share)
+    images = source.tolerant(make_source(config), config.data.max_unreadable, warn)
+    memory.check_length(images.length, batch_size)
+    processes.require_same("the number of images", str(images.length))
+    if images.length * math.prod(config.data.shape) <= config.data.memory_gib * 2**30:
+        dataset = memory.load(images, workers)
+        return lambda seed: memory.make_batches(dataset, seed, batch_size, **share)
+    return lambda seed: stack.enter_context(stream.open_batches(images, seed, batch_size, workers, **share))
+
+
+def member_seeds(config: Config) -> range:
+    """The seed of each model that the run trains."""
+    return range(config.train.seed, config.train.seed + config.train.num_models)
+
+
+def _stacked(batches: list[Batch]) -> Batch:
+    images, labels = (np.stack(column) for column in zip(*batches, strict=True))
+    return Batch(images, labels)  # pyright: ignore[reportArgumentType]
+
+
+def load_images(config: Config, warn: Callable[[str], None]) -> np.ndarray:
+    """All images that the config trains on, float32 [n, h, w, c] in [0, 1].
+
+    Raises:
+      BadInput: as `make_source`, or too many are unreadable.
+    """
+    return load_dataset(config, warn).images.astype(np.float32) / 255.0
+
+
+def load_dataset(
+    config: Config, warn: Callable[[str], None], rows_of: Callable[[int], np.ndarray] = np.arange
+) -> memory.Dataset:
+    """All images of the config's data in memory, uint8, with the data's labels: an unconditional model's too.
+
+    Args:
+      warn: takes one line for each image that cannot be used.
+      rows_of: the number of images -> those rows of them that are read.
+
+    Raises:
+      BadInput: as `make_source`, or too many are unreadable, or they are larger than the memory of the machine.
+    """
+    is_conditional = label_shape(config) is not None or config.model.num_classes > 1
+    images = make_source(config) if is_conditional else _named_source(config)
+    every, rows = source.tolerant(images, config.data.max_unreadable, warn), rows_of(images.length)
+    needed, available = len(rows) * math.prod(config.data.shape), parallel.host_memory()
+    if needed > available:
+        raise BadInput(
+            f"{len(rows)} images of {config.data.name} {config.data.split} take {needed:,} bytes of memory, of "
+            f"{available:,}; use a smaller split, or a larger machine"
+        )
+    chosen = every._replace(length=len(rows), read=lambda row: every.read(int(rows[row])))
+    return memory.load(chosen, config.data.workers or parallel.cores())
+
+
+def _named_source(config: Config) -> source.Source:
+    """The images that `data.source` and `data.name` mean, with the data's own labels."""
+    kind, _, path = config.data.source.partition(":")
+    return among("data.source", kind, SOURCES)(config, path)
+
+
+def make_source(config: Config) -> source.Source:
+    """The images that `data.source` and `data.name` mean; an unconditional model sees label 0 everywhere.
+
+    Raises:
+      BadInput: there are none, or their shape or number of classes is not the config's.
+    """
+    images = _named_source(config)
+    num_classes, name = config.model.num_classes, config.data.source.partition(":")[2] or config.data.name
+    soft = label_shape(config) is not None
+    if num_classes != images.num_classes and (soft or num_classes > 1):
+        use = f"{images.num_classes}" if soft else f"1 (unconditional) or {images.num_classes}"
+        raise BadInput(f"model.num_classes {num_classes} does not fit {name}; use {use}")
+    if soft or num_classes > 1:
+        return images._replace(read=lambda row: _with_label(images.read(row), label_shape(config) or (), config, name))
+    return images._replace(read=lambda row: (images.read(row)[0], 0))
+
+
+def _with_label(
+    example: tuple[np.ndarray, source.Label], shape: tuple[int, ...], config: Config, name: str
+) -> tuple[np.ndarray, source.Label]:
+    """The example, whose label is a class or a vector as `data.condition` says."""
+    if np.shape(example[1]) != shape:
+        kinds = ("classes", "vectors") if shape else ("vectors", "classes")
+        raise BadInput(
+            f"data.condition {config.data.condition} does not fit {name}: its labels are {kinds[0]}, not {kinds[1]}"
+        )
+    return example
+
+
+def _tfds_source(config: Config, path: str) -> source.Source:
+    del path
+    return tfds.tfds_source(
+        config.data.name,
+        config.data.split,
+        tuple(config.data.shape),
+        crop=config.data.crop,
+        condition=config.data.condition,
+        data_dir=config.data.dir,
+        manual_dir=config.data.manual_dir,
+        verify_checksums=config.data.verify_checksums,
+    )
+
+
+def _sklearn_source(config: Config, path: str) -> source.Source:
+    del path
+    if config.data.name != "digits":
+        raise BadInput(f"data.name '{config.data.name}' is not in scikit-learn's bundle; use digits")
+    digits = memory.digits(config.data.split)
+    shape, stored = tuple(config.data.shape), digits.images.shape[1:]
+    if shape != stored and not config.data.crop:
+        raise BadInput(f"data.shape {shape} is not the shape of digits; use {stored}, or data.crop=True")
+    found = memory.as_source(digits, "digits")
+    if shape == stored:
+        return found
+
+    def read(row: int) -> tuple[np.ndarray, source.Label]:
+        image, label = found.read(row)
+        return decode.conform(Image.fromarray(image[:, :, 0]), shape, crop=True), label
+
+    return found._replace(read=read)
+
+
+def _file_source(make: Callable[..., source.Source]) -> Callable[[Config, str], source.Source]:
+    def from_path(config: Config, path: str) -> source.Source:
+        if not path:
+            kind = config.data.source.partition(":")[0]
+            raise BadInput(f"data.source {config.data.source} names no file or folder; use {kind}:PATH")
+        return make(path, config.data.split, tuple(config.data.shape), crop=config.data.crop)
+
+    return from_path
+
+
+def _noise_source(config: Config, path: str) -> source.Source:
+    del path
+    shape = (NOISE_IMAGES, *config.data.shape)
+    noise = memory.noise(shape, config.model.num_classes, soft=label_shape(config) is not None)
+    return memory.as_source(noise, "noise")
+
+
+def _shapes_source(config: Config, path: str) -> source.Source:
+    del path
+    generated = toys.shapes(config.data.split, tuple(config.data.shape), config.data.condition)
+    return memory.as_source(generated, "shapes")
+
+
+SOURCES: dict[str, Callable[[Config, str], source.Source]] = {
+    "tfds": _tfds_source,
+    "sklearn": _sklearn_source,
+    "folder": _file_source(files.folder_source),
+    "npz": _file_source(files.npz_source),
+    "shapes": _shapes_source,
+    "noise": _noise_source,
+}
+
+
+def make_density(config: Config) -> densities.Density:
+    """The 2-D law that `data.name` names.
+
+    Raises:
+      BadInput: none has this name.
+    """
+    return among("data.name", config.data.name, densities.DENSITIES)

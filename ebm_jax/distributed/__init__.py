@@ -1,0 +1,1 @@
+"""Devices and processes: one mesh, and how the hosts of a run agree."""

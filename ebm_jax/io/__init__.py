@@ -1,1 +1,0 @@
-"""Where the project touches the world: data sets, checkpoints, and what a person watches."""

@@ -1,0 +1,58 @@
+"""A file of a network's weights that the user names: its hash, and its arrays by name."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ebm_jax.storage import torch_file
+from ebm_jax.types import BadInput
+
+
+class Weights(NamedTuple):
+    """What a file of weights holds."""
+
+    arrays: dict[str, np.ndarray]
+    digest: str
+    """SHA-256 of the file, in hexadecimal."""
+
+
+def digest_of(path: Path, expected: str) -> str:
+    """The SHA-256 of a file, in hexadecimal.
+
+    Args:
+      expected: what it must be, or its beginning; empty: any.
+
+    Raises:
+      BadInput: the file cannot be read, or has another hash.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); give a file of weights") from error
+    if not digest.startswith(expected.strip().lower()):
+        raise BadInput(
+            f"{path} has the SHA-256 {digest}, not {expected}; download it anew, or name the hash that you expect"
+        )
+    return digest
+
+
+def read(path: Path, expected: str) -> Weights:
+    """The arrays of a .npz file, or of a state dict that PyTorch saved; nothing is unpickled.
+
+    Args:
+      expected: as of `digest_of`.
+
+    Raises:
+      BadInput: as `digest_of`; or it is no such file.
+    """
+    digest = digest_of(path, expected)
+    if path.suffix != ".npz":
+        return Weights(torch_file.read_tensors(path), digest)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Weights({name: file[name] for name in file.files}, digest)
+    except Exception as error:  # NumPy, zipfile and zlib each raise their own
+        raise BadInput(f"{path} is no .npz file of plain numbers ({type(error).__name__}); save it again") from error

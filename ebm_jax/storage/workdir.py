@@ -1,0 +1,193 @@
+"""The folder of one run: which config it belongs to, and where each of its files lies."""
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ebm_jax.distributed import processes
+from ebm_jax.storage import bucket
+from ebm_jax.types import BadInput, Config, Folder
+
+CONFIG = "config.json"
+DESCRIBED = 6  # differences that a message names
+MAY_CHANGE = (
+    "log",
+    "checkpoint",
+    "sample",
+    "eval",
+    "guard",
+)  # groups of keys that a run may go on with under other values
+MAY_CHANGE_KEYS = ("train.num_steps", "train.cpu_devices", "data.dir", "data.manual_dir", "data.verify_checksums")
+MAY_CHANGE_KEYS += ("data.max_unreadable", "data.memory_gib", "data.workers")
+OF_A_HOST = ("data.dir", "data.manual_dir", "data.memory_gib", "data.workers", "train.cpu_devices")
+
+
+def check(workdir: Folder, config: Config) -> None:
+    """Refuse a folder that a run of `config` can neither begin nor go on in; nothing is touched.
+
+    Raises:
+      BadInput: it belongs to something else, or to a run of another config.
+    """
+    names = bucket.names(workdir)
+    if CONFIG in names:
+        differing = differences(read_config(workdir), config)
+        if differing:
+            raise BadInput(
+                f"--workdir {workdir} holds a run that cannot go on: {describe(differing)}; use another --workdir"
+            )
+    elif names:
+        raise BadInput(f"--workdir {workdir} is not empty and has no {CONFIG} of a run; use another --workdir")
+
+
+def claim(workdir: Folder, config: Config) -> None:
+    """Make `workdir` the folder of a run of `config`, or go on with the run that is there.
+
+    Raises:
+      BadInput: as `check`, or it cannot be written.
+    """
+    check(workdir, config)
+    with _writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(workdir / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def _writing(workdir: Folder) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(f"--workdir {workdir} cannot be written ({error.strerror}); use another --workdir") from error
+
+
+@contextlib.contextmanager
+def locked(workdir: Folder) -> Iterator[None]:
+    """Keep other processes from training in the folder until the context ends, or this process, however it ends.
+
+    The folder is made where there is none. A bucket, and a file system that has no locks, cannot be locked.
+
+    Raises:
+      BadInput: another one does, or it cannot be written.
+    """
+    if bucket.is_remote(workdir):
+        yield
+        return
+    with _writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    handle = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise BadInput(f"--workdir {workdir} is being trained in by another process; wait, or use another") from error
+    except OSError:  # no locks here
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def require_same(workdir: Folder, config: Config) -> None:
+    """Refuse, on all processes of a run, that they were started with different configs or folders.
+
+    Raises:
+      BadInput: on all of them.
+    """
+    values = {"--workdir": str(workdir)} | {key: value for key, value in flat(config).items() if key not in OF_A_HOST}
+    mine = {key: json.dumps(value) for key, value in values.items()}  # as words, in which NaN is itself
+    first = json.loads(processes.from_first(json.dumps(mine)))
+    with processes.agreed():
+        for key in mine | first:
+            here, there = mine.get(key, "absent"), first.get(key, "absent")
+            if here != there:
+                raise BadInput(f"{key} is {here} here and {there} on process 0; start the same command on every host")
+
+
+def require_shared(workdir: Folder) -> None:
+    """Refuse, on all processes of a run, a folder that one of them does not share with process 0.
+
+    Each would keep a part of every checkpoint for itself.
+
+    Raises:
+      BadInput: on all of them.
+    """
+    if processes.count() == 1:
+        return
+    mark = workdir / f".{processes.from_first(uuid.uuid4().hex)}"
+    with processes.agreed():
+        if processes.is_first():
+            mark.touch()
+    try:
+        with processes.agreed():
+            if not mark.exists():
+                raise BadInput(
+                    f"--workdir {workdir} is not the folder that process 0 sees there; give one that all hosts share"
+                )
+    finally:
+        if processes.is_first():
+            mark.unlink()
+
+
+def read_config(workdir: Folder) -> Config:
+    """The config of the run in `workdir`, locked.
+
+    Raises:
+      BadInput: there is no run, or its config.json is damaged.
+    """
+    path = workdir / CONFIG
+    try:
+        return ConfigDict(json.loads(path.read_text())).lock()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BadInput(
+            f"{workdir} is not the folder of a run: it has no {CONFIG}; train first, or give another --workdir"
+        ) from error
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); mend that, or give another --workdir") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # no JSON, or JSON of something else
+        raise BadInput(f"{path} is damaged ({error}); restore it from a copy, or use another --workdir") from error
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """The config as {dotted key: value}, with values as JSON would give them back."""
+    groups = json.loads(json.dumps(config.to_dict()))
+    pairs = [(group, values if isinstance(values, dict) else {"": values}) for group, values in groups.items()]
+    return {f"{group}.{name}": value for group, values in pairs for name, value in values.items()}
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The keys, with both values, whose difference makes `new` another run than `old`."""
+    old_flat, new_flat = flat(old), flat(new)
+    keys = [key for key in old_flat | new_flat if key not in MAY_CHANGE_KEYS and key.split(".")[0] not in MAY_CHANGE]
+    pairs = {key: (old_flat.get(key, "absent"), new_flat.get(key, "absent")) for key in keys}
+    return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
+
+
+def describe(differing: dict[str, tuple[Any, Any]]) -> str:
+    """The first differences in words."""
+    words = [f"{key} is {old} there and {new} here" for key, (old, new) in differing.items()]
+    more = f" and {len(words) - DESCRIBED} more" if len(words) > DESCRIBED else ""
+    return ", ".join(words[:DESCRIBED]) + more
+
+
+def unused(folder: Folder, name: str, suffix: str = "") -> Folder:
+    """The first path NAME_N, N from 0 on, that nothing takes with this suffix."""
+    numbers = (folder / f"{name}_{number}" for number in itertools.count())
+    return next(path for path in numbers if not path.with_name(path.name + suffix).exists())
+
+
+def write_atomically(path: Folder, content: str | bytes) -> None:
+    """Write a whole file or nothing."""
+    content = content if isinstance(content, bytes) else content.encode()
+    if bucket.is_remote(path):  # a bucket has a file when it has all of it
+        path.write_bytes(content)
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)

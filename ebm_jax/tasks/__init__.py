@@ -1,0 +1,1 @@
+"""What `--mode=sample` can do with a trained run."""

@@ -1,0 +1,111 @@
+"""Where a run begins and where it goes back to when it is ill: the newest healthy state on disk.
+
+Every checkpoint is a healthy state. A rescue goes back to one of them, and what it goes on from, a state of a step that
+Orbax would not save twice, is saved apart, in the folder's `rescued/` under the number of the rescue: a run that is
+killed before its next checkpoint begins there. Just before that checkpoint the newer ones, which were left behind, move
+to rolled_back_checkpoints/.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from ebm_jax import assemble
+from ebm_jax.distributed import processes
+from ebm_jax.report import console
+from ebm_jax.storage import checkpoint
+from ebm_jax.training.guard import Diverged, Ill
+from ebm_jax.training.state import TrainState
+from ebm_jax.types import BadInput, Config, Folder
+
+DIRECTORY = "rescued"
+
+
+class Beginning(NamedTuple):
+    """The state that a run, or a stretch of it between two rescues, begins with."""
+
+    step: int
+    state: TrainState
+    unproven: bool
+    """Whether it is that of a rescue after which no checkpoint was saved yet."""
+
+    @property
+    def rescues(self) -> int:
+        """How often the run was rescued so far."""
+        return _rescues(self.state)
+
+
+def begin(config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Folder) -> Beginning:
+    """The newest valid checkpoint, the state of a later rescue, or where there is nothing yet the initial state.
+
+    Raises:
+      BadInput: there are checkpoints, and all are damaged.
+    """
+    abstract = assemble.abstract_state(config, mesh)
+    saved, rescued = checkpoint.restore_newest(manager, abstract), _newest_rescued(folder, abstract)
+    console.warn_skipped(saved.skipped)
+    if rescued is None and saved.step is None and saved.skipped:
+        raise BadInput(checkpoint.all_damaged(folder, saved))
+    checkpoint.set_aside(manager, folder, saved.skipped)
+    if rescued is not None and (saved.step is None or _rescues(rescued) > _rescues(saved.state)):
+        return Beginning(int(np.max(jax.device_get(rescued.step))), rescued, True)
+    if saved.step is None:
+        return Beginning(0, assemble.make_state(config, mesh), False)
+    return Beginning(saved.step, saved.state, False)
+
+
+def roll_back(
+    config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Folder, illness: Ill
+) -> tuple[Beginning, str]:
+    """What an ill run goes on from, which is on disk when this returns, and the event in words.
+
+    That is what it would begin with now, with another random stream; but where that is a rescue's state and the run
+    fell ill without a checkpoint since, an older checkpoint, as long as there is one.
+
+    Raises:
+      Diverged: no rescue is left; the newest checkpoint is the last healthy state.
+    """
+    if failure := checkpoint.settle(manager):
+        console.warn(failure)
+    step, state, unproven = left = begin(config, mesh, manager, folder)
+    if manager.latest_step() is None:
+        checkpoint.save(manager, step, state)
+        checkpoint.settle(manager)
+    number, allowed = left.rescues + 1, config.guard.max_rescues if config.guard.enabled else 0
+    if number > allowed:
+        raise Diverged(
+            f"{illness}; rescued {left.rescues} times, of {allowed}; the last healthy state is the checkpoint of step "
+            f"{manager.latest_step()}; lower optim.learning_rate or chain.step_size, or raise loss.energy_l2"
+        )
+    if unproven:
+        older = checkpoint.restore_newest(manager, assemble.abstract_state(config, mesh), before=float(step))
+        if older.step is not None:
+            step, state = older.step, older.state
+    state = assemble.make_rescued(config, mesh, number)(state)
+    with checkpoint.open_manager(folder, directory=DIRECTORY) as apart:
+        checkpoint.save(apart, number, state)
+    learning_rate = config.optim.learning_rate * config.guard.rescue_learning_rate**number
+    event = (
+        f"{illness}; rescue {number} of {allowed}: back to step {step} with another random stream, learning rate "
+        f"{learning_rate:g}, {assemble.rescued_chain(config, number)} chain steps"
+    )
+    return Beginning(step, state, True), event
+
+
+def _newest_rescued(folder: Folder, abstract: TrainState) -> TrainState | None:
+    """What the last rescue went on from."""
+    if processes.from_first("there" if checkpoint.exists(folder, DIRECTORY) else "") != "there":
+        return None
+    with checkpoint.open_manager(folder, directory=DIRECTORY) as apart:
+        found = checkpoint.restore_newest(apart, abstract)
+        console.warn_skipped(found.skipped)
+        checkpoint.set_aside(apart, folder, found.skipped, DIRECTORY)
+    return found.state
+
+
+def _rescues(state: TrainState) -> int:
+    """The state's count; that of several models is one and the same."""
+    return int(np.max(jax.device_get(state.rescues)))

@@ -1,0 +1,71 @@
+"""What a training step must at least compute and move, from the config's network, its chain and its loss alone."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from ebm_jax.assemble import abstract_raw_params, make_apply
+from ebm_jax.choices import choice, example_labels
+from ebm_jax.types import Config
+from tools.compile import work
+
+IMAGES, PARAMS = 0, 1  # places of the arguments that gradients are taken for
+
+
+def _products(config: Config) -> list[work.Product]:
+    """Those of the energy of one image."""
+    apply, (params, _) = make_apply(config), abstract_raw_params(config)
+    labels = jax.eval_shape(lambda: example_labels(config, jnp.zeros(1, jnp.int32)))
+    images = jax.ShapeDtypeStruct((1, *config.data.shape), jnp.float32)
+    found = work.products(lambda images, params, labels: apply(params, images, labels), images, params, labels)
+    return [product for product in found if product.on(IMAGES)]  # the others are not taken anew for each image
+
+
+def num_gradients(config: Config) -> int:
+    """Energies, each with its gradient, that a training chain takes."""
+    chain = config.chain
+    noisy = chain.num_steps - chain.quiet_steps
+    if chain.kernel == "langevin" or not noisy:
+        return chain.num_steps
+    leaps = chain.num_leaps if chain.kernel == "hmc" else 1
+    return 1 + noisy * leaps + chain.quiet_steps
+
+
+def step_flops(config: Config, num_devices: int) -> float:
+    """Floating-point operations of the convolutions and matrix products of a training step, all devices together.
+
+    With F of the energy of an image, and for each product as many again for every operand that it has to pass a
+    gradient to, N images and chains, K gradients of a chain:
+
+        N · K · (F + F for the images)  +  2 N · (F + F for the parameters)  +  10 m n of each normalised kernel [m, n]
+
+    2 N is 3 N where wrong labels are contrasted. The last term, on every device, is the power iteration (4), σ of the
+    step's parameters and of its result (4), and the gradient through σ (2).
+    """
+    products = _products(config)
+    forward = sum(product.flops for product in products)
+    for_images, for_params = (
+        sum(product.flops * product.on(place) for product in products) for place in (IMAGES, PARAMS)
+    )
+    compared = 3 if config.loss.label_weight else 2
+    images = config.train.batch_size * (
+        num_gradients(config) * (forward + for_images) + compared * (forward + for_params)
+    )
+    kernels = sum(left.size * right.size for left, right in abstract_raw_params(config)[1].values())
+    return float(config.train.num_models * (images + 10 * kernels * num_devices))
+
+
+def chain_step_bytes(config: Config, num_devices: int) -> float:
+    """Bytes that a device reads and writes in one step of its chains where nothing stays on the chip between layers.
+
+    The parameters are read once, in the type of the computation; the chains are read and written, in float32; what each
+    convolution and matrix product gives is written once and read once, by the way back. A program moves less where a
+    chip's own memory holds some of it from layer to layer, or from step to step.
+    """
+    chains = config.train.batch_size / num_devices
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_raw_params(config)[0]))
+    results = sum(product.result for product in _products(config))
+    width = jnp.dtype(choice(config, "model.dtype")).itemsize
+    each = 2 * 4 * math.prod(config.data.shape) + 2 * results
+    return config.train.num_models * (width * parameters + chains * each)
