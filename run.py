@@ -13,6 +13,7 @@ def main(argv: list[str]) -> int:
 
     from ebm_jax import cli, export, prepare, sample, train
     from ebm_jax.distributed import processes
+    from ebm_jax.report import console
     from ebm_jax.storage import compiled
     from ebm_jax.training.guard import Diverged
     from ebm_jax.types import BadInput
@@ -22,6 +23,8 @@ def main(argv: list[str]) -> int:
         with processes.joined(cli.launch(argv), alike=(Diverged,)):
             with processes.agreed():
                 command = cli.parse(argv)
+            if command.note:
+                console.warn(command.note)
             if command.mode != "compile":  # which tells how long that takes
                 compiled.keep()
             verbs = {

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ebm_jax.assemble import abstract_state
-from ebm_jax.choices import value_of
 from ebm_jax.distributed import parallel
+from ebm_jax.schema import value_of
 from ebm_jax.types import BadInput, Config
 
 GIB = 2**30
@@ -46,7 +46,7 @@ def check_samples_fit(config: Config) -> None:
       BadInput: with the size, the memory and the key to lower.
     """
     sample = config.sample
-    frames = 1 + -(-sample.num_steps // sample.film_every) if sample.task == "film" else 1
+    frames = 1 + -(-sample.num_steps // sample.film.every) if sample.task == "film" else 1
     for key, copies in {"sample.num_images": frames, "sample.buffer_capacity": 1}.items():
         _check_images_fit(config, key, copies)
 

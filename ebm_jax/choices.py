@@ -5,16 +5,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
-from ebm_jax import labels
 from ebm_jax.distributed import parallel
 from ebm_jax.methods import losses
 from ebm_jax.models import layers, networks
 from ebm_jax.storage import bucket
 from ebm_jax.training import step
-from ebm_jax.types import BadInput, Config, Folder, Labels, Places
+from ebm_jax.types import BadInput, Config, Folder
+
+from ebm_jax.labels import EXAMPLES, SOFT, check_labels, example_labels, label_shape, parse_labels, sample_labels  # noqa
+from ebm_jax.schema import value_of  # noqa
 
 TASKS = ("generate", "film", "transition", "compose", "inpaint", "restore", "super_resolve", "colourise")
 TASKS += ("classify", "neighbours")
@@ -44,22 +44,9 @@ CHOICES: dict[str, dict[str, Any]] = {
     "sample.ensemble": {"mean": False, "turns": True},
     "sample.task": dict.fromkeys(TASKS),
     "eval.samples": {"fresh": False, "buffer": True},
-    "eval.ais_kernel": {"hmc": None, "mala": None},
-    "sample.corruption": dict.fromkeys(("salt_and_pepper", "noise", "blur")),
+    "eval.ais.kernel": {"hmc": None, "mala": None},
+    "sample.restore.corruption": dict.fromkeys(("salt_and_pepper", "noise", "blur")),
 }
-SOFT = {"soft": None, "size": 1, "position": 2, "rotation": 2}  # conditions whose labels are vectors, of what length
-EXAMPLES = {  # labels to sample under, of conditions that are not classes
-    "soft": labels.one_hot,
-    "size": labels.size,
-    "position": labels.position,
-    "rotation": labels.rotation,
-}
-
-
-def value_of(config: Config, key: str) -> Any:
-    """The value at a dotted key such as "chain.step_size"."""
-    group, name = key.split(".")
-    return getattr(getattr(config, group), name)
 
 
 def choice(config: Config, key: str) -> Any:
@@ -84,73 +71,6 @@ def among(key: str, name: str, options: dict[str, Any]) -> Any:
     return options[name]
 
 
-def label_shape(config: Config) -> tuple[int, ...] | None:
-    """The shape of one label: None for an integer, (k,) for a soft one."""
-    return (config.model.num_classes,) if config.data.condition in SOFT else None
-
-
-def check_labels(config: Config, labels: Labels, num_images: Any) -> None:
-    """Refuse labels that do not fit the model, or not `num_images` images; under jit only their shape is known.
-
-    Raises:
-      BadInput: with the shape or the first class that is wrong, and what fits.
-    """
-    num_classes, shape = config.model.num_classes, label_shape(config)
-    if labels.shape != (num_images, *(shape or ())):
-        one = "integer" if shape is None else f"vector of {num_classes}"
-        raise BadInput(f"labels of shape {labels.shape} for {num_images} images; give one {one} for each image")
-    if shape is not None or num_classes == 1 or isinstance(labels, Tracer):
-        return
-    wrong = np.asarray(labels)[(np.asarray(labels) < 0) | (np.asarray(labels) >= num_classes)]
-    if len(wrong):
-        raise BadInput(f"label {wrong[0]} is out of range; this model has the classes 0 to {num_classes - 1}")
-
-
-def example_labels(config: Config, places: Places) -> Labels:
-    """Labels to sample under at these places of a picture; all 0 for an unconditional model."""
-    return EXAMPLES.get(config.data.condition, labels.classes)(places, config.model.num_classes)
-
-
 def other_runs(config: Config) -> list[Folder]:
     """The folders of `sample.with_runs`."""
     return [bucket.folder_of(name.strip()) for name in config.sample.with_runs.split(",") if name.strip()]
-
-
-def sample_labels(config: Config, places: Places) -> Labels:
-    """The labels of `sample.labels` in turn at these places of a picture, or where it is empty the example labels.
-
-    Raises:
-      BadInput: as `parse_labels`; or it has sums, which only task=compose takes.
-    """
-    terms = parse_labels(config, "sample.labels")
-    if not terms:
-        return example_labels(config, places)
-    if len(terms) > 1:
-        raise BadInput(f"sample.labels '{config.sample.labels}' sums energies; that is sample.task=compose")
-    return terms[0][places % len(terms[0])]
-
-
-def parse_labels(config: Config, key: str) -> list[Labels]:
-    """The labels at a key: terms apart by "+", in each values apart by ",", each a class or numbers apart by blanks.
-
-    "3": class 3. "3,5": classes 3 and 5 in turn. "1+3": the sum of the energies of 1 and 3. "0.5 0.5": a position.
-
-    Raises:
-      BadInput: no number, a class that the model does not have, a vector of another length.
-    """
-    text, num_classes, shape = value_of(config, key), config.model.num_classes, label_shape(config)
-    if not text.strip():
-        return []
-    try:
-        terms = [[[float(number) for number in entry.split()] for entry in term.split(",")] for term in text.split("+")]
-    except ValueError:
-        raise BadInput(f"{key} '{text}' is not labels; use for example 3, or 3,5, or 0.5 0.5") from None
-    length = 1 if shape is None else shape[0]
-    for entry in [entry for term in terms for entry in term]:
-        if len(entry) != length:
-            raise BadInput(f"{key} '{text}' has a label of {len(entry)} numbers; this model's have {length}")
-        if shape is None and not (entry[0].is_integer() and 0 <= entry[0] < num_classes):
-            raise BadInput(f"{key} '{text}': label {entry[0]:g} is out of range; use 0 to {num_classes - 1}")
-    if shape is None:
-        return [jnp.asarray(term, jnp.int32)[:, 0] for term in terms]
-    return [jnp.asarray(term, jnp.float32) for term in terms]

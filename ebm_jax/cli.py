@@ -1,19 +1,20 @@
 """From the words of the command line to a config, a folder and a mode, or one clear line."""
 
+import ast
 import os
 import re
 import runpy
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import config_flags
 
-from ebm_jax import checks, schema, trained
+from ebm_jax import schema
 from ebm_jax.distributed import processes
-from ebm_jax.schema import FLAG, KEYS, nearest
-from ebm_jax.storage import bucket
-from ebm_jax.storage.workdir import describe, differences
+from ebm_jax.kinds import FLAG
+from ebm_jax.schema import FORMER_NAMES, KEYS, nearest
+from ebm_jax.storage import bucket, workdir
 from ebm_jax.types import BadInput, Config, Folder
 
 MODES = ("train", "sample", "evaluate", "export", "prepare", "compile")
@@ -35,6 +36,8 @@ class Command(NamedTuple):
     workdir: Folder
     topology: str
     """Of `--mode=compile`, else empty."""
+    note: str
+    """What was filled in for a run of an earlier version, in one line; empty where nothing was."""
 
 
 def parse(argv: list[str]) -> Command:
@@ -49,20 +52,21 @@ def parse(argv: list[str]) -> Command:
       SystemExit: after --help.
     """
     if _asks_for_help(argv):
-        print(f"{USAGE}\nEvery key is in configs/default.py. {ON_MANY_HOSTS}")
+        print(f"{USAGE}\nEvery key is in ebm_jax/schema.py. {ON_MANY_HOSTS}")
         raise SystemExit(0)
     _check_words(argv[1:])
     source = _config_source(argv)
-    mode, workdir, topology = _mode_workdir_topology(argv, source)
-    config = trained.read_run(workdir) if mode in READ_A_RUN else _from_file(source)
+    mode, folder, topology = _mode_workdir_topology(argv, source)
+    config, note = workdir.read(folder) if mode in READ_A_RUN else (_from_file(source), "")
     asked = _overridden(config, argv)
     schema.check_values(asked)
     if mode not in READ_A_RUN and asked.train.dry_run:
-        asked = checks.dry_run(asked)
-    if mode in READ_A_RUN and (differing := differences(config, asked)):
+        asked = schema.dry_run(asked)
+    if mode in READ_A_RUN and (differing := workdir.differences(config, asked)):
         groups = " and ".join(f"--config.{group}" for group in READ_A_RUN[mode])
-        raise BadInput(f"--workdir {workdir} holds another run: {describe(differing)}; only {groups} keys may change")
-    return Command(mode, asked, workdir, topology)
+        differing = workdir.describe(differing)
+        raise BadInput(f"--workdir {folder} holds another run: {differing}; only {groups} keys may change")
+    return Command(mode, asked, folder, topology, note)
 
 
 def launch(argv: list[str]) -> processes.Launch | None:
@@ -118,8 +122,8 @@ def _mode_workdir_topology(argv: list[str], source: Path | None) -> tuple[str, F
         raise BadInput(f"--config is missing; usage: {USAGE}")
     if values.topology and values.mode != "compile":
         raise BadInput(f"--topology {values.topology} is for --mode=compile, not --mode={values.mode}; leave it out")
-    workdir = bucket.folder_of(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
-    return values.mode, workdir, values.topology
+    folder = bucket.folder_of(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
+    return values.mode, folder, values.topology
 
 
 def _known_flags(argv: list[str]) -> flags.FlagValues:
@@ -150,7 +154,7 @@ def _from_file(source: Path | None) -> Config:
         found = runpy.run_path(str(source))["get_config"]()
     except (Exception, SystemExit) as error:  # whatever the user's file raises
         raise BadInput(f"--config {source} cannot be read: {type(error).__name__} {_one_line(error)}") from error
-    return schema.as_config(found, f"--config {source}", "begin with the config of configs/default.py")
+    return schema.as_config(found, f"--config {source}")
 
 
 def _check_words(argv: list[str]) -> None:
@@ -163,19 +167,25 @@ def _check_words(argv: list[str]) -> None:
         )
         if not name or (index and argv[index - 1] == "--"):
             continue
-        if name[2] is not None and name[2] not in KEYS:
+        if name[2] is not None and not (name[2] in KEYS or name[2] in FORMER_NAMES or schema.is_open(name[2])):
             raise BadInput(f"{flag} is not a key of the config; did you mean --config.{nearest(name[2])}?")
         following = argv[index + 1 : index + 2]
-        if not separator and KEYS.get(name[2]) is not FLAG and (not following or following[0].startswith("--")):
+        if not separator and not _is_flag(name[2]) and (not following or following[0].startswith("--")):
             raise BadInput(f"{flag} has no value; give one as {flag}=VALUE")
+
+
+def _is_flag(key: str | None) -> bool:
+    """Whether a key, under its present or a former name, is True or False."""
+    name = FORMER_NAMES.get(key or "", key)
+    return name in KEYS and KEYS[name].limit is FLAG
 
 
 def _overridden(config: Config, argv: list[str]) -> Config:
     """A copy of the config with the --config.key=value words of the command line, and no other words left."""
-    words = [word for index, word in enumerate(argv) if not _names_config(argv, index)]
+    words, own = _own_keys([word for index, word in enumerate(argv) if not _names_config(argv, index)])
     values = flags.FlagValues()
     _define(values)
-    asked = config.copy_and_resolve_references().lock()
+    asked = schema.with_values(config, own)
     config_flags.DEFINE_config_dict("config", asked, flag_values=values, sys_argv=words)
     try:
         rest = values(words)
@@ -184,6 +194,29 @@ def _overridden(config: Config, argv: list[str]) -> Config:
     if len(rest) > 1:
         raise BadInput(f"'{rest[1][:100]}' is not a flag; usage: {USAGE}")
     return asked
+
+
+def _own_keys(words: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The words, with keys under their present names and without those of the open groups, which come as values.
+
+    A key of an open group need not be in the config yet. Its value is a Python literal, or else text.
+    """
+    rest: list[str] = []
+    own: dict[str, Any] = {}
+    following = iter(words)
+    for word in following:
+        match = re.fullmatch(r"--?config\.([^=]+)(=?)(.*)", word, re.DOTALL)
+        if match is None:
+            rest.append(word)
+        elif schema.is_open(match[1]):
+            text = match[3] if match[2] else next(following, "")
+            try:
+                own[match[1]] = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                own[match[1]] = text
+        else:
+            rest.append(f"--config.{FORMER_NAMES.get(match[1], match[1])}{match[2]}{match[3]}")
+    return rest, own
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,14 +1,20 @@
-"""What labels can say, and labels to sample under where nobody gives any.
+"""The labels of a run: what one looks like, whether given ones fit, and examples where nobody gives any.
 
-Each function maps places [n], 0, 1, 2 ... in a picture, and the length k of a label to labels: classes [n], or vectors
-[n, k]. Those of dSprites run through the factor's values in the data set as the release conditions on them (data.py:
-DSprites).
+A label is a class, an integer, or a vector: a soft label, or a factor of variation. Each function of `EXAMPLES` maps
+places [n], 0, 1, 2 ... in a picture, and the length k of a label to labels, classes [n] or vectors [n, k]. Those of
+dSprites run through the factor's values in the data set as the release conditions on them (data.py: DSprites).
 """
+
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from ebm_jax.types import Labels, Places
+from ebm_jax.schema import value_of
+from ebm_jax.types import BadInput, Config, Labels, Places
+
+SOFT = {"soft": None, "size": 1, "position": 2, "rotation": 2}  # conditions whose labels are vectors, of what length
 
 
 def classes(places: Places, k: int) -> Labels:
@@ -35,3 +41,78 @@ def rotation(places: Places, k: int) -> Labels:
     """(cos, sin) of 40 angles around the circle; k is 2."""
     angles = 2 * np.pi / 40 * (places % 40).astype(jnp.float32)
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1)
+
+
+EXAMPLES = {  # of conditions that are not classes
+    "soft": one_hot,
+    "size": size,
+    "position": position,
+    "rotation": rotation,
+}
+
+
+def label_shape(config: Config) -> tuple[int, ...] | None:
+    """The shape of one label: None for an integer, (k,) for a soft one."""
+    return (config.model.num_classes,) if config.data.condition in SOFT else None
+
+
+def check_labels(config: Config, labels: Labels, num_images: Any) -> None:
+    """Refuse labels that do not fit the model, or not `num_images` images; under jit only their shape is known.
+
+    Raises:
+      BadInput: with the shape or the first class that is wrong, and what fits.
+    """
+    num_classes, shape = config.model.num_classes, label_shape(config)
+    if labels.shape != (num_images, *(shape or ())):
+        one = "integer" if shape is None else f"vector of {num_classes}"
+        raise BadInput(f"labels of shape {labels.shape} for {num_images} images; give one {one} for each image")
+    if shape is not None or num_classes == 1 or isinstance(labels, Tracer):
+        return
+    wrong = np.asarray(labels)[(np.asarray(labels) < 0) | (np.asarray(labels) >= num_classes)]
+    if len(wrong):
+        raise BadInput(f"label {wrong[0]} is out of range; this model has the classes 0 to {num_classes - 1}")
+
+
+def example_labels(config: Config, places: Places) -> Labels:
+    """Labels to sample under at these places of a picture; all 0 for an unconditional model."""
+    return EXAMPLES.get(config.data.condition, classes)(places, config.model.num_classes)
+
+
+def sample_labels(config: Config, places: Places) -> Labels:
+    """The labels of `sample.labels` in turn at these places of a picture, or where it is empty the example labels.
+
+    Raises:
+      BadInput: as `parse_labels`; or it has sums, which only task=compose takes.
+    """
+    terms = parse_labels(config, "sample.labels")
+    if not terms:
+        return example_labels(config, places)
+    if len(terms) > 1:
+        raise BadInput(f"sample.labels '{config.sample.labels}' sums energies; that is sample.task=compose")
+    return terms[0][places % len(terms[0])]
+
+
+def parse_labels(config: Config, key: str) -> list[Labels]:
+    """The labels at a key: terms apart by "+", in each values apart by ",", each a class or numbers apart by blanks.
+
+    "3": class 3. "3,5": classes 3 and 5 in turn. "1+3": the sum of the energies of 1 and 3. "0.5 0.5": a position.
+
+    Raises:
+      BadInput: no number, a class that the model does not have, a vector of another length.
+    """
+    text, num_classes, shape = value_of(config, key), config.model.num_classes, label_shape(config)
+    if not text.strip():
+        return []
+    try:
+        terms = [[[float(number) for number in entry.split()] for entry in term.split(",")] for term in text.split("+")]
+    except ValueError:
+        raise BadInput(f"{key} '{text}' is not labels; use for example 3, or 3,5, or 0.5 0.5") from None
+    length = 1 if shape is None else shape[0]
+    for entry in [entry for term in terms for entry in term]:
+        if len(entry) != length:
+            raise BadInput(f"{key} '{text}' has a label of {len(entry)} numbers; this model's have {length}")
+        if shape is None and not (entry[0].is_integer() and 0 <= entry[0] < num_classes):
+            raise BadInput(f"{key} '{text}': label {entry[0]:g} is out of range; use 0 to {num_classes - 1}")
+    if shape is None:
+        return [jnp.asarray(term, jnp.int32)[:, 0] for term in terms]
+    return [jnp.asarray(term, jnp.float32) for term in terms]

@@ -1,263 +1,386 @@
-"""What each key of a config may be by itself: its kind, and the range of a number."""
+"""Every key of a run, once: its default, what it may be, what it means and in which unit, and where that comes from.
 
+Nothing else in the project has defaults. A key needs this one line and its use. Keys that concern only one network,
+method, kernel, metric or task stand in a group of that name. The groups `own` are open: whatever stands there goes as
+keywords to a network, method, kernel, task, metric or data source of the user's own (docs/extending.md).
+
+Sources: "release" is openai/ebm_code_release at 051850e; "paper" is Du & Mordatch 2019, arXiv 1903.08689.
+
+A run outlives the code that made it. Its config is read through this table: a key that the run does not have yet takes
+`absent`, what every run did before the key existed; `FORMER_NAMES` and `REMOVED` do the rest.
+"""
+
+import copy
 import difflib
-import math
+import json
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from ebm_jax.choices import value_of
+from ebm_jax.kinds import (
+    ABOVE_ZERO,
+    AMOUNT,
+    BELOW_ONE,
+    CHAIN_STEPS,
+    FACTOR,
+    FLAG,
+    HASH,
+    NOT_BELOW_ZERO,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROBABILITY,
+    SEED,
+    SHAPE,
+    SHARE,
+    TEXT,
+    WORD,
+    Limit,
+    one_of,
+    shown,
+    whole,
+)
 from ebm_jax.types import BadInput, Config
 
-INT32 = 2**31 - 1
-SHOWN = 80  # characters of a value in a message, at most
+SAME: Any = object()
+RUN, FREE, HOST = "run", "free", "host"
 
 
-class Limit(NamedTuple):
-    """What a key may be."""
+class Key(NamedTuple):
+    """One key of the config."""
 
-    kind: str
-    """In words, such as "a whole number"."""
-    is_kind: Callable[[Any], bool]
-    range: str = ""
-    """In words, such as "at least 1"."""
-    in_range: Callable[[Any], bool] = lambda value: True
-
-
-def whole(low: int, high: int = INT32) -> Limit:
-    """A whole number from `low` to `high`."""
-    limit = f"at least {low}" if high == INT32 else f"at least {low} and at most {high:,}"
-    return Limit("a whole number", _is_whole, limit, lambda value: low <= value <= high)
-
-
-def number(limit: str, holds: Callable[[float], bool], *, as_float32: bool = True) -> Limit:
-    """A number whose value, rounded to the float32 that it becomes on the device, `holds`."""
-    return Limit("a number", _is_number, limit, lambda value: holds(_rounded(value) if as_float32 else value))
+    default: Any
+    limit: Limit
+    meaning: str
+    """With the unit."""
+    source: str = ""
+    """Where the default comes from, where it has a source."""
+    absent: Any = SAME
+    """What a run did before the key existed; `SAME`: what the default does."""
+    dry: Any = SAME
+    """The value in a dry run; `SAME`: as it is."""
+    scope: str = ""
+    """`RUN`: with another value it is another run. `FREE`: a run goes on under any value. `HOST`: so it does, and the
+    hosts of a run may differ in it. Empty: as the group says (`FREE_GROUPS`)."""
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+FREE_GROUPS = ("guard", "sample", "eval", "log", "checkpoint")
+OPEN_GROUPS = tuple(f"{group}.own" for group in ("data", "model", "method", "chain", "sample", "eval"))
+SOURCES_IN_DRY_RUNS = ("sklearn", "density", "shapes")
+"""Data that a dry run has at once; it puts noise in the place of any other."""
 
-
-def _is_number(value: Any) -> bool:
-    return _is_whole(value) or isinstance(value, float)
-
-
-def _rounded(value: int | float) -> float:
-    """The nearest float32; what is too large for one is infinite."""
-    with np.errstate(over="ignore"):
-        return float(np.float32(_as_float(value)))
-
-
-def _as_float(value: int | float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # of a whole number with hundreds of digits
-        return math.inf if value > 0 else -math.inf
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and all(map(_is_whole, value))
-
-
-FLAG = Limit("True or False", lambda value: isinstance(value, bool))
-LONGEST_TEXT = 4_200  # a path has at most 4,096 bytes
-TEXT = Limit(
-    "text",
-    lambda value: isinstance(value, str),
-    f"at most {LONGEST_TEXT} letters",
-    lambda value: len(value) <= LONGEST_TEXT,
-)
-WORD = Limit("text", TEXT.is_kind, "some letters", lambda value: bool(value.strip()) and TEXT.in_range(value))
-HASH = Limit(
-    "text",
-    TEXT.is_kind,
-    "the beginning of a SHA-256 in hexadecimal digits, or empty",
-    lambda value: len(value) <= 64 and set(value.lower()) <= set("0123456789abcdef"),
-)
-SHAPE = Limit(
-    "whole numbers such as (32, 32, 3)",
-    _is_shape,
-    "of sizes from 1 to 4,096",
-    lambda value: all(1 <= size <= 4096 for size in value),
-)
-SEED = whole(0, 2**32 - 1)  # JAX drops higher bits without a word
-CHAIN_STEPS = whole(1, 1_000_000)  # keys and energies of all steps are kept until the end
-POSITIVE = number("greater than 0 and finite, as float32", lambda value: 0 < value < math.inf)
-ABOVE_ZERO = number("greater than 0, as float32", lambda value: value > 0)
-NOT_NEGATIVE = number("at least 0 and finite, as float32", lambda value: 0 <= value < math.inf)
-BELOW_ONE = number("at least 0 and below 1, as float32", lambda value: 0 <= value < 1)
-PROBABILITY = number("a probability, 0 to 1", lambda value: 0 <= value <= 1)
-
-LIMITS: dict[str, dict[str, Limit]] = {
-    "data": {
-        "source": WORD,
-        "name": WORD,
-        "condition": WORD,
-        "shape": SHAPE,
-        "split": WORD,
-        "crop": FLAG,
-        "dir": TEXT,
-        "manual_dir": TEXT,
-        "verify_checksums": FLAG,
-        "max_unreadable": whole(0),
-        "memory_gib": number("at least 0", lambda value: value >= 0, as_float32=False),
-        "workers": whole(0, 1024),
-    },
-    "model": {
-        "name": WORD,
-        "width": whole(1, 16_384),
-        "num_classes": whole(1, 1_000_000),
-        "activation": WORD,
-        "spectral_norm": FLAG,
-        "attention": FLAG,
-        "dropout": BELOW_ONE,
-        "dropout_in_chains": FLAG,
-        "dtype": WORD,
-    },
-    "chain": {
-        "kernel": WORD,
-        "num_steps": CHAIN_STEPS,
-        "step_size": POSITIVE,
-        "noise_scale": NOT_NEGATIVE,
-        "tied": FLAG,
-        "grad_clip": ABOVE_ZERO,
-        "temperature": NOT_NEGATIVE,
-        "anneal_from": NOT_NEGATIVE,
-        "quiet_steps": whole(0),
-        "num_leaps": whole(1, 10_000),
-    },
-    "buffer": {
-        "capacity": whole(1),
-        "restart_prob": PROBABILITY,
-        "relabel_prob": PROBABILITY,
-        "dtype": WORD,
-        "ring": FLAG,
-    },
-    "loss": {
-        "objective": WORD,
-        "energy_l2": NOT_NEGATIVE,
-        "energy_l2_form": WORD,
-        "label_weight": NOT_NEGATIVE,
-        "label_margin": POSITIVE,
-        "wrong_labels": WORD,
-    },
-    "optim": {
-        "learning_rate": POSITIVE,
-        "b1": BELOW_ONE,
-        "b2": BELOW_ONE,
-        "clip_scale": NOT_NEGATIVE,
-        "clip_offset": number("at least 0, as float32", lambda value: value >= 0),
-        "ema_decay": BELOW_ONE,
-    },
-    "train": {
-        "batch_size": whole(1, 1_000_000),
-        "num_steps": whole(1),
-        "seed": SEED,
-        "num_models": whole(1, 100),
-        "steps_per_call": whole(1, 1_000),
-        "dry_run": FLAG,
-        "cpu_devices": whole(0, 256),
-    },
-    "guard": {
-        "enabled": FLAG,
-        "max_energy": ABOVE_ZERO,
-        "max_separation": ABOVE_ZERO,
-        "max_chain_grad": ABOVE_ZERO,
-        "min_chain_grad": NOT_NEGATIVE,
-        "least_energy_l2": POSITIVE,
-        "patience": whole(1),
-        "max_rescues": whole(0, 1000),
-        "rescue_learning_rate": number("greater than 0 and at most 1, as float32", lambda value: 0 < value <= 1),
-        "rescue_chain": number("at least 1 and at most 10", lambda value: 1 <= value <= 10),
-    },
-    "sample": {
-        "num_images": whole(1, 10_000_000),
-        "batch_size": whole(1, 1_000_000),
-        "num_steps": CHAIN_STEPS,
-        "quiet_steps": whole(0),
-        "anneal_from": NOT_NEGATIVE,
-        "weights": WORD,
-        "seed": SEED,
-        "task": WORD,
-        "labels": TEXT,
-        "split": WORD,
-        "mask": WORD,
-        "corruption": WORD,
-        "amount": NOT_NEGATIVE,
-        "factor": whole(1),
-        "strength": PROBABILITY,
-        "with_runs": TEXT,
-        "with_labels": TEXT,
-        "snapshots": whole(1),
-        "ensemble": WORD,
-        "buffer_capacity": whole(0),
-        "rounds": whole(1),
-        "restart_prob": PROBABILITY,
-        "relabel_prob": PROBABILITY,
-        "film_every": whole(1),
-        "neighbours": whole(1),
-    },
-    "eval": {
-        "metrics": WORD,
-        "num_samples": whole(1, 10_000_000),
-        "samples": WORD,
-        "split": WORD,
-        "reference_split": WORD,
-        "batch_size": whole(1, 1_000_000),
-        "seed": SEED,
-        "ood_sets": TEXT,
-        "ood_images": whole(4, 10_000_000),
-        "splits": whole(2, 1000),
-        "inception_weights": TEXT,
-        "inception_sha256": HASH,
-        "inception_batch_size": whole(1, 1_000_000),
-        "reference": TEXT,
-        "kept_features": whole(2, 10_000_000),
-        "kid_subsets": whole(2, 1_000_000),
-        "kid_subset_size": whole(2, 1_000_000),
-        "precision_neighbours": whole(1, 1_000_000),
-        "coverage_neighbours": whole(1, 1_000_000),
-        "classifier_dir": TEXT,
-        "classifier_steps": whole(1, 10_000_000),
-        "classifier_seed": SEED,
-        "ais_chains": whole(2, 1_000_000),
-        "ais_steps": CHAIN_STEPS,
-        "ais_kernel": WORD,
-        "ais_leaps": whole(1, 10_000),
-        "ais_temperature": POSITIVE,
-        "ais_burn_in": whole(16, 1_000_000),
-        "ais_tolerance": POSITIVE,
-        "chains_number": whole(2, 1_000_000),
-        "chains_steps": whole(16, 1_000_000),
-        "attack_images": whole(1, 10_000_000),
-        "attack_linf": WORD,
-        "attack_l2": WORD,
-        "attack_steps": whole(1, 100_000),
-        "attack_restarts": whole(1, 10_000),
-        "attack_step_size": NOT_NEGATIVE,
-        "attack_refine_steps": whole(0, 10_000),
-        "attack_refine_radius": NOT_NEGATIVE,
-        "attack_refine_temperature": NOT_NEGATIVE,
-        "attack_keys": whole(1, 10_000),
-    },
-    "log": {"every": whole(1), "images_every": whole(0)},
-    "checkpoint": {"every": whole(1), "keep": whole(1)},
+# fmt: off
+KEYS: dict[str, Key] = {
+    "data.source": Key("tfds", WORD, "tfds, sklearn (bundled digits), folder:PATH, npz:PATH, shapes, density (2-D), noise; or package.module:Name"),
+    "data.name": Key("cifar10", WORD, "a TFDS set; digits for sklearn; a 2-D density; else any word"),
+    "data.condition": Key("class", WORD, "class; a factor: shape, size, position, rotation; a CelebA attribute; soft"),
+    "data.shape": Key((32, 32, 3), SHAPE, "height, width, channels of an image; (2,) for a density"),
+    "data.split": Key("train", WORD, "the part of the data to train on"),
+    "data.crop": Key(False, FLAG, "True: shrink images, aspect kept, and crop their centre; False: refuse other sizes"),
+    "data.dir": Key("", TEXT, "where TFDS keeps its data; empty: TFDS's default, ~/tensorflow_datasets", scope=HOST),
+    "data.manual_dir": Key("", TEXT, "take source files from here instead of downloading; empty: download", scope=HOST),
+    "data.verify_checksums": Key(True, FLAG, "False: take what lies in manual_dir, and keep it apart", scope=FREE),
+    "data.max_unreadable": Key(100, whole(0), "unreadable or wrongly sized images to step over before giving up", scope=FREE),
+    "data.memory_gib": Key(1.0, AMOUNT, "GiB; sets whose pixels fit live in memory, larger ones stream, in equal order", scope=HOST),
+    "data.workers": Key(0, whole(0, 1024), "threads that read and decode; 0: one a core", scope=HOST),
+    "model.name": Key("resnet32", WORD, "resnet32, resnet32_large, resnet32_wider, resnet128, mnist, dsprites, small, mlp; or package.module:Name"),
+    "model.width": Key(128, whole(1, 16_384), "channels of the first stage", "release", dry=8),
+    "model.num_classes": Key(1, whole(1, 1_000_000), "1: unconditional; else the data's number of classes, or a soft label's length"),
+    "model.activation": Key("leaky_relu", WORD, "leaky_relu (slope 0.2), swish", "release"),
+    "model.spectral_norm": Key(True, FLAG, "divide each kernel by its largest singular value", "release"),
+    "model.dtype": Key("float32", one_of("float32", "bfloat16"), "float32, bfloat16: of the computation; parameters and energies stay float32"),
+    "model.resnet.attention": Key(False, FLAG, "self-attention in place of a block, residual nets only", "release models.py:247"),
+    "model.resnet.dropout": Key(0.0, BELOW_ONE, "rate in the blocks while training, residual nets only", "release: 0.5 in ResNet32Large"),
+    "model.resnet.dropout_in_chains": Key(True, FLAG, "where there is dropout, training's chains have it too", "release train.py:548"),
+    "method.name": Key("contrastive", WORD, "contrastive: by chains from a replay buffer; denoising: score matching at one noise level; or package.module:Name", "ours"),
+    "method.denoising.sigma": Key(0.1, POSITIVE, "σ of the noise that is taken off again, pixels being in [0, 1]", "ours"),
+    "chain.kernel": Key("langevin", WORD, "langevin; mala, hmc: with a Metropolis test, exact at any step size; or package.module:Name"),
+    "chain.num_steps": Key(60, CHAIN_STEPS, "K, steps of a chain in one training step", "release, CIFAR-10", dry=2),
+    "chain.step_size": Key(10.0, POSITIVE, "s, factor of the gradient", "release, CIFAR-10"),
+    "chain.grad_clip": Key(0.01, ABOVE_ZERO, "c, per element of the gradient; inf: none", "release, CIFAR-10"),
+    "chain.temperature": Key(1.0, NOT_NEGATIVE, "T, multiplies the variance of the noise"),
+    "chain.anneal_from": Key(0.0, NOT_NEGATIVE, "T of a training chain's first step, falling geometrically; 0: constant"),
+    "chain.quiet_steps": Key(0, whole(0), "of a training chain's steps, the last ones without noise"),
+    "chain.base": Key("uniform", one_of("uniform", "normal"), "law that chains start from: uniform on the box that holds them; normal: N(0, 1), and no box", "ours"),
+    "chain.langevin.noise_scale": Key(0.005, NOT_NEGATIVE, "σ, noise of one step, pixels being in [0, 1]", "release train.py:736"),
+    "chain.langevin.tied": Key(False, FLAG, "True: the exact Langevin equation, noise sqrt(2 s T) in place of noise_scale"),
+    "chain.hmc.num_leaps": Key(5, whole(1, 10_000), "leapfrog steps of one step of hmc"),
+    "buffer.capacity": Key(10_000, whole(1), "chains over all devices", "release", dry=32),
+    "buffer.restart_prob": Key(0.05, PROBABILITY, "share of chains restarted from U[0, 1] in a step", "release train.py:241"),
+    "buffer.relabel_prob": Key(0.0, PROBABILITY, "share of other chains that change to a label of the data batch in a step"),
+    "buffer.dtype": Key("float32", one_of("float32", "bfloat16", "uint8"), "float32, bfloat16 or uint8; the last two round stochastically"),
+    "buffer.ring": Key(False, FLAG, "True: results overwrite the oldest chains (release); False: their own slots"),
+    "loss.objective": Key("cd", WORD, "cd, softplus, logsumexp", "release"),
+    "loss.energy_l2": Key(1.0, NOT_NEGATIVE, "λ", "release train.py:65"),
+    "loss.energy_l2_form": Key("sum", WORD, "sum: λ(U(x+)² + U(x-)²), the paper's; difference: λ(U(x+)² - U(x-)²)"),
+    "loss.label_weight": Key(0.0, NOT_NEGATIVE, "γ of a contrast of U(x+, y) with U(x+, wrong y), so that energies classify", "ours"),
+    "loss.wrong_labels": Key("any", WORD, "of that contrast: any other class, or batch: those of other images of the batch"),
+    "loss.label_margin": Key(0.05, POSITIVE, "energy by which a wrong label shall lie above the right one"),
+    "optim.learning_rate": Key(1e-4, POSITIVE, "Adam's", "paper; the release's default is 3e-4"),
+    "optim.b1": Key(0.0, BELOW_ONE, "Adam's β₁", "release train.py:675"),
+    "optim.b2": Key(0.999, BELOW_ONE, "Adam's β₂", "release train.py:675"),
+    "optim.clip_scale": Key(3.0, NOT_NEGATIVE, "|g| <= clip_scale sqrt(v̂) + clip_offset", "release custom_adam.py:155"),
+    "optim.clip_offset": Key(0.1, NOT_BELOW_ZERO, "inf: no clipping", "release custom_adam.py:155"),
+    "optim.ema_decay": Key(0.999, BELOW_ONE, "per step, of the weights that sample", "ours, the release has none"),
+    "train.batch_size": Key(128, whole(1, 1_000_000), "images over all devices", "release", dry=16),
+    "train.num_steps": Key(100_000, whole(1), "training steps", "release: 70k to 120k for CIFAR-10", dry=3, scope=FREE),
+    "train.seed": Key(0, SEED, "of parameters, data order and chains"),
+    "train.num_models": Key(1, whole(1, 100), "M > 1: M models of the seeds seed, seed + 1 ... in one program: an ensemble"),
+    "train.steps_per_call": Key(1, whole(1, 1_000), "steps in one program; more where a step is so short that the host holds it up", dry=1),
+    "train.dry_run": Key(False, FLAG, "True: three tiny steps on noise for data, to see in seconds that a config runs"),
+    "train.cpu_devices": Key(0, whole(0, 256), "without TPU or GPU: JAX devices to split the CPU into; 0: one a core", scope=HOST),
+    "guard.enabled": Key(True, FLAG, "False: only a value that is not finite ends a run, and nothing rescues it"),
+    "guard.max_energy": Key(20.0, ABOVE_ZERO, "of |mean U| of data or samples, in units of 1/(2λ); inf: none"),
+    "guard.max_separation": Key(0.5, ABOVE_ZERO, "of mean U(x-) - U(x+) in units of 1/λ, where λ alone holds it at 1; inf: none"),
+    "guard.max_chain_grad": Key(2.0, ABOVE_ZERO, "of mean |∇U|, in units of sqrt(pixels) / step_size: a box a step; inf: none"),
+    "guard.min_chain_grad": Key(1e-6, NOT_NEGATIVE, "of the same, in the same units: below it the network is dead; 0: none"),
+    "guard.least_energy_l2": Key(0.01, POSITIVE, "a smaller λ counts as this in these units"),
+    "guard.patience": Key(5, whole(1), "steps in a row beyond a limit until a run is ill; at once if a value is not finite"),
+    "guard.max_rescues": Key(5, whole(0, 1000), "of a whole run; then it stops with exit status 3"),
+    "guard.rescue_learning_rate": Key(0.5, SHARE, "factor of the learning rate for each rescue; 1: keep it"),
+    "guard.rescue_chain": Key(1.0, FACTOR, "factor of chain.num_steps for each rescue, 1 or more"),
+    "sample.num_images": Key(64, whole(1, 10_000_000), "images to sample", dry=16),
+    "sample.batch_size": Key(64, whole(1, 1_000_000), "images sampled at once by --mode=sample", dry=16),
+    "sample.num_steps": Key(300, CHAIN_STEPS, "chain steps from uniform noise", dry=4),
+    "sample.quiet_steps": Key(100, whole(0), "of these, the last ones without noise", dry=2),
+    "sample.anneal_from": Key(0.0, NOT_NEGATIVE, "T of the first step, falling geometrically to chain.temperature; 0: constant"),
+    "sample.weights": Key("ema", one_of("ema", "raw"), "ema, or raw: the last step's"),
+    "sample.seed": Key(0, SEED, "of the chains"),
+    "sample.task": Key("generate", WORD, "generate, film, transition, compose, inpaint, restore, super_resolve, colourise, classify, neighbours; or package.module:Name"),
+    "sample.labels": Key("", TEXT, "classes in turn: '3' or '3,5'; vectors: '0.5 0.5'; compose: '1+3'; empty: all"),
+    "sample.split": Key("test", WORD, "images that a task starts from"),
+    "sample.strength": Key(0.2, PROBABILITY, "share of the misfit to the measurement that one chain step removes, 0 to 1"),
+    "sample.with_runs": Key("", TEXT, "folders of other runs, apart by commas: members of the ensemble, or parts to compose"),
+    "sample.snapshots": Key(1, whole(1), "newest checkpoints of each run that are members of the ensemble", "release: 10"),
+    "sample.ensemble": Key("mean", one_of("mean", "turns"), "mean of the members' energies; turns: one member a round, needs a buffer", "release"),
+    "sample.buffer_capacity": Key(0, whole(0), "chains of a sampling buffer that is kept in the run's folder; 0: fresh chains"),
+    "sample.rounds": Key(20, whole(1), "of chains drawn from the sampling buffer, moved and put back"),
+    "sample.restart_prob": Key(0.01, PROBABILITY, "share of them restarted from noise", "release test_inception.py"),
+    "sample.relabel_prob": Key(0.1, PROBABILITY, "share of the others that take another label", "release test_inception.py"),
+    "sample.inpaint.mask": Key("lower", WORD, "hidden from inpaint: lower, upper, left, right, centre, random, or a .npy file"),
+    "sample.restore.corruption": Key("salt_and_pepper", one_of("salt_and_pepper", "noise", "blur"), "what restore undoes: salt_and_pepper, noise, blur"),
+    "sample.restore.amount": Key(0.2, NOT_NEGATIVE, "of it: share of pixels, noise's standard deviation, or blur's in pixels"),
+    "sample.super_resolve.factor": Key(2, whole(1), "pixels a side of one low-resolution pixel, for super_resolve"),
+    "sample.compose.with_labels": Key("", TEXT, "compose: labels of each of these runs, apart by '+'; empty: all in turn"),
+    "sample.film.every": Key(10, whole(1), "steps between two frames of a film"),
+    "sample.neighbours.number": Key(5, whole(1), "nearest training images of each sample"),
+    "eval.metrics": Key("ood,chains,memorisation", WORD, "apart by commas; docs/evaluation.md says what each is and needs; also package.module:Name"),
+    "eval.num_samples": Key(1_000, whole(1, 10_000_000), "images of the model to judge; published FIDs take 50,000", dry=16),
+    "eval.samples": Key("fresh", one_of("fresh", "buffer"), "fresh: chains from noise; buffer: of the training buffer, and labelled so"),
+    "eval.split": Key("test", WORD, "images that the model never saw"),
+    "eval.reference_split": Key("train", WORD, "images that it is compared with, as published FIDs do"),
+    "eval.batch_size": Key(250, whole(1, 1_000_000), "images or chains at once, over all devices", dry=16),
+    "eval.seed": Key(0, SEED, "of all that an evaluation draws"),
+    "eval.splits": Key(10, whole(2, 1000), "groups of samples that standard errors are taken over", "Inception Score's paper"),
+    "eval.ood.sets": Key("train,uniform,constant,interpolation,rotation", TEXT, "or SOURCE:NAME, SOURCE:PATH, also @SPLIT"),
+    "eval.ood.images": Key(2_000, whole(4, 10_000_000), "random images of each set at most", dry=16),
+    "eval.inception.weights": Key("", TEXT, "file of the FID's Inception weights, PyTorch's .pth or .npz of the same names"),
+    "eval.inception.sha256": Key("6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2", HASH, "of that file, or its beginning; empty: any"),
+    "eval.inception.batch_size": Key(64, whole(1, 1_000_000), "images at once, over all devices; each takes about 40 MB at 299x299"),
+    "eval.inception.reference": Key("", TEXT, "file of the reference's Inception statistics, made where there is none; empty: no file"),
+    "eval.inception.kept_features": Key(10_000, whole(2, 10_000_000), "of either set, for kid, precision_recall, density_coverage; 8 kB each"),
+    "eval.kid.subsets": Key(100, whole(2, 1_000_000), "random subsets of either set", "Bińkowski 2018"),
+    "eval.kid.subset_size": Key(1_000, whole(2, 1_000_000), "images of a subset", "Bińkowski 2018"),
+    "eval.precision_recall.neighbours": Key(3, whole(1, 1_000_000), "k of precision and recall", "Kynkäänniemi 2019"),
+    "eval.density_coverage.neighbours": Key(5, whole(1, 1_000_000), "k of density and coverage", "Naeem 2020"),
+    "eval.classifier_distance.dir": Key("", TEXT, "where trained classifiers are kept; empty: the run's folder"),
+    "eval.classifier_distance.steps": Key(2_000, whole(1, 10_000_000), "training steps of the classifier, of 128 images", "ours", dry=4),
+    "eval.classifier_distance.seed": Key(0, SEED, "another one is another distance"),
+    "eval.ais.chains": Key(256, whole(2, 1_000_000), "of annealed importance sampling, either way, over all classes", dry=16),
+    "eval.ais.steps": Key(1_000, CHAIN_STEPS, "temperatures between uniform noise and the model", dry=4),
+    "eval.ais.kernel": Key("hmc", one_of("hmc", "mala"), "hmc (bounces at the walls of the box), mala: one move at each temperature"),
+    "eval.ais.leaps": Key(3, whole(1, 10_000), "gradients of one move of hmc"),
+    "eval.ais.temperature": Key(1.0, POSITIVE, "T of the law exp(-U/T)/Z whose likelihood is bounded; 1: the model's own"),
+    "eval.ais.burn_in": Key(1_000, whole(16, 1_000_000), "moves at T that turn samples into starts of the reverse chains", dry=16),
+    "eval.ais.tolerance": Key(0.5, POSITIVE, "nats between the bounds of log Z, errors included, that count as closed"),
+    "eval.chains.number": Key(64, whole(2, 1_000_000), "chains whose mixing is diagnosed", dry=16),
+    "eval.chains.steps": Key(1_000, whole(16, 1_000_000), "of each, the first half thrown away", dry=16),
+    "eval.robustness.images": Key(200, whole(1, 10_000_000), "random images of eval.split under attack", dry=16),
+    "eval.robustness.linf": Key("0,2,4,8,16,30", WORD, "radii of attacks in L∞, in 1/255", "paper: 0 to 30"),
+    "eval.robustness.l2": Key("0,0.1,0.2,0.4,0.8,1.6", WORD, "radii in L2, pixels being in [0, 1]", "release: 0 to 95/255"),
+    "eval.robustness.steps": Key(20, whole(1, 100_000), "gradient steps of one attack", dry=2),
+    "eval.robustness.restarts": Key(2, whole(1, 10_000), "random starts of an attack, in its ball"),
+    "eval.robustness.step_size": Key(2.0, NOT_NEGATIVE, "in L∞, in 1/255, or longer where the steps would not cross the ball", "release"),
+    "eval.robustness.refine_steps": Key(0, whole(0, 10_000), "chain steps of an image under each class before it is classified", "paper: 10"),
+    "eval.robustness.refine_radius": Key(8.0, NOT_NEGATIVE, "1/255 that they can change a pixel by", "release"),
+    "eval.robustness.refine_temperature": Key(1.0, NOT_NEGATIVE, "of these chains; 0: without noise"),
+    "eval.robustness.chains": Key(4, whole(1, 10_000), "noisy chains whose mean logits classify and are attacked"),
+    "log.every": Key(100, whole(1), "steps between two lines of metrics", dry=1),
+    "log.images_every": Key(1_000, whole(0), "steps between two pairs of image grids; 0: only at the end", dry=0),
+    "checkpoint.every": Key(1_000, whole(1), "steps between two checkpoints", dry=3),
+    "checkpoint.keep": Key(3, whole(1), "newest checkpoints kept"),
 }
-KEYS = {f"{group}.{name}": limit for group, limits in LIMITS.items() for name, limit in limits.items()}
+# fmt: on
+
+FORMER_NAMES = {
+    "model.attention": "model.resnet.attention",
+    "model.dropout": "model.resnet.dropout",
+    "model.dropout_in_chains": "model.resnet.dropout_in_chains",
+    "chain.noise_scale": "chain.langevin.noise_scale",
+    "chain.tied": "chain.langevin.tied",
+    "chain.num_leaps": "chain.hmc.num_leaps",
+    "sample.film_every": "sample.film.every",
+    "sample.mask": "sample.inpaint.mask",
+    "sample.corruption": "sample.restore.corruption",
+    "sample.amount": "sample.restore.amount",
+    "sample.factor": "sample.super_resolve.factor",
+    "sample.with_labels": "sample.compose.with_labels",
+    "sample.neighbours": "sample.neighbours.number",
+    "eval.ood_sets": "eval.ood.sets",
+    "eval.ood_images": "eval.ood.images",
+    "eval.inception_weights": "eval.inception.weights",
+    "eval.inception_sha256": "eval.inception.sha256",
+    "eval.inception_batch_size": "eval.inception.batch_size",
+    "eval.reference": "eval.inception.reference",
+    "eval.kept_features": "eval.inception.kept_features",
+    "eval.kid_subsets": "eval.kid.subsets",
+    "eval.kid_subset_size": "eval.kid.subset_size",
+    "eval.precision_neighbours": "eval.precision_recall.neighbours",
+    "eval.coverage_neighbours": "eval.density_coverage.neighbours",
+    "eval.classifier_dir": "eval.classifier_distance.dir",
+    "eval.classifier_steps": "eval.classifier_distance.steps",
+    "eval.classifier_seed": "eval.classifier_distance.seed",
+    "eval.ais_chains": "eval.ais.chains",
+    "eval.ais_steps": "eval.ais.steps",
+    "eval.ais_kernel": "eval.ais.kernel",
+    "eval.ais_leaps": "eval.ais.leaps",
+    "eval.ais_temperature": "eval.ais.temperature",
+    "eval.ais_burn_in": "eval.ais.burn_in",
+    "eval.ais_tolerance": "eval.ais.tolerance",
+    "eval.chains_number": "eval.chains.number",
+    "eval.chains_steps": "eval.chains.steps",
+    "eval.attack_images": "eval.robustness.images",
+    "eval.attack_linf": "eval.robustness.linf",
+    "eval.attack_l2": "eval.robustness.l2",
+    "eval.attack_steps": "eval.robustness.steps",
+    "eval.attack_restarts": "eval.robustness.restarts",
+    "eval.attack_step_size": "eval.robustness.step_size",
+    "eval.attack_refine_steps": "eval.robustness.refine_steps",
+    "eval.attack_refine_radius": "eval.robustness.refine_radius",
+    "eval.attack_refine_temperature": "eval.robustness.refine_temperature",
+    "eval.attack_keys": "eval.robustness.chains",
+}
+"""From the name that a key had at an earlier version to its present one. Old configs, command lines and files may use
+either."""
+REMOVED: dict[str, Callable[[Any], bool]] = {}
+"""Keys that are no more: whether a run with this value is one that can still be continued without the key."""
 
 
-def as_config(found: Any, origin: str, cure: str) -> Config:
-    """A locked config of what a person's file or a run's folder gave: all keys, no others, each of its kind.
+def defaults() -> Config:
+    """The config of all defaults, locked but for the open groups."""
+    return _config({name: key.default for name, key in KEYS.items()})
+
+
+def default_config() -> Config:
+    """As `defaults`, for config files: former names are there too, each the same field as its present name."""
+    config = defaults().unlock()
+    for former, name in FORMER_NAMES.items():
+        group, _, last = name.rpartition(".")
+        place, _, alias = former.rpartition(".")
+        if alias not in _group(config, place):  # a group may have the name that a key had
+            _group(config, place)[alias] = _group(config, group).get_ref(last)
+    return _locked(config)
+
+
+def canonical(config: Config) -> Config:
+    """The config under present names alone, locked."""
+    own = {group: _group(config, group).to_dict() for group in OPEN_GROUPS}
+    return _config({name: value_of(config, name) for name in KEYS}, own)
+
+
+def _config(values: dict[str, Any], own: dict[str, dict[str, Any]] | None = None) -> Config:
+    """The locked config of these values of all keys, and of the open groups' own."""
+    groups: dict[str, Any] = {}
+    for name in (*KEYS, *OPEN_GROUPS):
+        parts = name.split(".")
+        inside = reduce(lambda group, part: group.setdefault(part, {}), parts[:-1], groups)
+        inside[parts[-1]] = copy.deepcopy((own or {}).get(name, {})) if name in OPEN_GROUPS else values[name]
+    return _locked(ConfigDict(groups))
+
+
+def _locked(config: Config) -> Config:
+    config.lock()
+    for name in OPEN_GROUPS:
+        _group(config, name).unlock()
+    return config
+
+
+def _group(config: Config, name: str) -> Config:
+    return reduce(getattr, name.split("."), config)
+
+
+def value_of(config: Config, key: str) -> Any:
+    """The value at a dotted key such as "chain.step_size"."""
+    return reduce(getattr, key.split("."), config)
+
+
+def with_values(config: Config, changes: dict[str, Any]) -> Config:
+    """A copy of the config, locked, with other values at these dotted keys."""
+    changed = canonical(config).unlock()
+    for name, value in changes.items():
+        group, _, last = name.rpartition(".")
+        _group(changed, group)[last] = value
+    return _locked(changed)
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """The config as {dotted key: value}, with values as JSON would give them back; former names are left out."""
+    values = _flat(json.loads(json.dumps(config.to_dict())))
+    return {name: value for name, value in values.items() if name not in FORMER_NAMES}
+
+
+def _flat(groups: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """{"group.name": value}; what is no group stands under its own name, and an open group under its keys' names."""
+    found: dict[str, Any] = {}
+    for name, value in groups.items():
+        inner = isinstance(value, dict) and f"{prefix}{name}" not in KEYS
+        found |= _flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return found
+
+
+def is_open(key: str) -> bool:
+    """Whether a dotted key lies in a group of the user's own."""
+    return key.startswith(tuple(f"{group}." for group in OPEN_GROUPS))
+
+
+def scope_of(key: str) -> str:
+    """RUN, FREE or HOST."""
+    by_group = FREE if key.partition(".")[0] in FREE_GROUPS else RUN
+    return (KEYS[key].scope if key in KEYS else "") or by_group
+
+
+def nearest(key: str) -> str:
+    """The key of a config that looks most like this one."""
+    return difflib.get_close_matches(key, KEYS, 1, 0.0)[0]
+
+
+def check_values(config: Config) -> None:
+    """Refuse a value that is of another kind than its key's, or out of its range.
+
+    Raises:
+      BadInput: with the key, its value and the limit.
+    """
+    for name, key in KEYS.items():
+        key.limit.check(name, value_of(config, name))
+
+
+def dry_run(config: Config) -> Config:
+    """The config made so small that it runs in seconds, on noise where its data would have to be fetched."""
+    changes = {name: key.dry for name, key in KEYS.items() if key.dry is not SAME}
+    if config.data.source not in SOURCES_IN_DRY_RUNS:
+        changes["data.source"] = "noise"
+    return with_values(config, changes)
+
+
+def as_config(found: Any, origin: str) -> Config:
+    """A locked config of what a person's file gave: all keys, no others, each of its kind.
 
     Lists become tuples, and whole numbers floats where a key takes any number. Ranges are left to `check_values`,
     because an override may yet change a value.
 
     Args:
       origin: names where it was found.
-      cure: what to do about a missing key.
 
     Raises:
       BadInput: it is no config, a key is missing or unknown, or of another kind.
@@ -268,64 +391,55 @@ def as_config(found: Any, origin: str, cure: str) -> Config:
         values = _flat(found.to_dict())
     except Exception as error:  # ml_collections raises its own, of a required placeholder that is empty, say
         raise BadInput(f"{origin} cannot be read: {type(error).__name__} {error}") from error
-    for key in values:
-        if key not in KEYS:
-            raise BadInput(f"{origin} has {shown(key)}, which is no key; did you mean {nearest(key)}?")
-    if missing := [key for key in KEYS if key not in values]:
+    values, _ = _renamed(values)
+    if missing := [name for name in KEYS if name not in values]:
         others = f" and {len(missing) - 1} more keys" if missing[1:] else ""
-        raise BadInput(f"{origin} has no {missing[0]}{others}; {cure}")
-    for key, limit in KEYS.items():
-        _check_kind(f"{origin}: {key}", values[key], limit)
-    config = ConfigDict()
-    for group, limits in LIMITS.items():
-        config[group] = {name: _stored(values[f"{group}.{name}"], limit) for name, limit in limits.items()}
-    return config.lock()
+        raise BadInput(f"{origin} has no {missing[0]}{others}; begin with the config of configs/default.py")
+    return _checked(values, origin)
 
 
-def _flat(groups: dict[Any, Any]) -> dict[str, Any]:
-    """{"group.name": value}; what is no group stands under its own name."""
-    pairs = [(group, fields if isinstance(fields, dict) else {None: fields}) for group, fields in groups.items()]
-    return {
-        str(group) if name is None else f"{group}.{name}": value
-        for group, fields in pairs
-        for name, value in fields.items()
-    }
+def of_run(found: dict[str, Any], origin: str) -> tuple[Config, str]:
+    """A locked config of what a run's folder has, be it of an earlier version; and what was filled in, in one line.
 
-
-def _stored(value: Any, limit: Limit) -> Any:
-    if limit is SHAPE:
-        return tuple(value)
-    return _as_float(value) if limit.kind == "a number" else value
-
-
-def nearest(key: str) -> str:
-    """The key of a config that looks most like this one."""
-    return difflib.get_close_matches(key, KEYS, 1, 0.0)[0]
-
-
-def shown(value: Any) -> str:
-    """A value in a message: on one line, and not endless."""
-    try:
-        text = str(value) if isinstance(value, (int, float, tuple, list)) else repr(value)
-    except Exception as error:  # a whole number of thousands of digits, a class of the user's own
-        return f"{type(value).__name__} ({type(error).__name__})"
-    text = " ".join(text.split())
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-def check_values(config: Config) -> None:
-    """Refuse a value that is of another kind than its key's, or out of its range.
+    Args:
+      found: the groups of the config, as JSON has them.
+      origin: names where it was found.
 
     Raises:
-      BadInput: with the key, its value and the limit.
+      BadInput: a key is unknown or of another kind, or was removed and has a value that no run can have now.
     """
-    for key, limit in KEYS.items():
-        value = value_of(config, key)
-        _check_kind(key, value, limit)
-        if not limit.in_range(value):  # written so that NaN fails too
-            raise BadInput(f"{key} {shown(value)} is out of range; it must be {limit.range}")
+    values, renamed = _renamed(_flat(found))
+    for name, goes_on in REMOVED.items():
+        if name in values and not goes_on(values.pop(name)):
+            raise BadInput(f"{origin} has {name}, which this version no longer has; use the version that made the run")
+    missing = {name: key for name, key in KEYS.items() if name not in values}
+    filled = {name: key.default if key.absent is SAME else key.absent for name, key in missing.items()}
+    words = [f"{renamed} keys have new names"] if renamed else []
+    if filled:
+        some = ", ".join(f"{name}={shown(value)}" for name, value in list(filled.items())[:3])
+        words.append(
+            f"{len(filled)} that it lacks are filled in ({some}{', ...' if filled.keys() - list(filled)[:3] else ''})"
+        )
+    note = f"{origin} is of an earlier version: {' and '.join(words)}" if words else ""
+    return _checked(values | filled, origin), note
 
 
-def _check_kind(key: str, value: Any, limit: Limit) -> None:
-    if not limit.is_kind(value):
-        raise BadInput(f"{key} {shown(value)} is of the type {type(value).__name__}; it must be {limit.kind}")
+def _renamed(values: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """The values under their present names, and how many stood under a former one alone."""
+    present = {name: value for name, value in values.items() if name not in FORMER_NAMES}
+    former = {FORMER_NAMES[name]: value for name, value in values.items() if name in FORMER_NAMES}
+    changed = {name: value for name, value in present.items() if name not in former or value != KEYS[name].default}
+    return former | changed, len(former.keys() - present.keys())
+
+
+def _checked(values: dict[str, Any], origin: str) -> Config:
+    own: dict[str, dict[str, Any]] = {group: {} for group in OPEN_GROUPS}
+    for name, value in values.items():
+        group, _, last = name.rpartition(".")
+        if group in own:
+            own[group][last] = value
+        elif name not in KEYS and name not in own:
+            raise BadInput(f"{origin} has {shown(name)}, which is no key; did you mean {nearest(name)}?")
+    for name, key in KEYS.items():
+        key.limit.check_kind(f"{origin}: {name}", values[name])
+    return _config({name: key.limit.stored(values[name]) for name, key in KEYS.items()}, own)

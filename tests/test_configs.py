@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax import assemble, checks, choices, trained
+from ebm_jax import assemble, checks, labels, schema, trained
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
-from ebm_jax.storage.workdir import flat
+from ebm_jax.schema import flat
 
 FOLDER = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
@@ -52,7 +52,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) if name in LARGEST + ALIKE el
 
 @pytest.mark.parametrize("name", SLOW)
 def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
-    config, mesh = checks.dry_run(config_of(name)), parallel.device_mesh()
+    config, mesh = schema.dry_run(config_of(name)), parallel.device_mesh()
     checks.check(config, mesh.size)
     state, step = assemble.make_state(config, mesh), assemble.make_step(config, mesh)
     fast_compile = {"xla_backend_optimization_level": 0}
@@ -62,7 +62,7 @@ def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
         assert shapes(batch) == shapes(
             jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), assemble.abstract_batch(config, mesh))
         )
-        if config.model.num_classes == 1 and choices.label_shape(config) is None:
+        if config.model.num_classes == 1 and labels.label_shape(config) is None:
             assert (batch.labels == 0).all(), "an unconditional model sees no classes"
         step = step.lower(state, assemble.place_batch(config, mesh, batch)).compile(compiler_options=fast_compile)
         for index in range(config.train.num_steps):

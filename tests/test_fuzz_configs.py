@@ -20,10 +20,10 @@ from test_train import ROOT, command, files
 import run
 from configs import default, digits
 from ebm_jax import assemble, capacity, checks, cli, schema
-from ebm_jax.choices import CHOICES, value_of
+from ebm_jax.choices import CHOICES
 from ebm_jax.distributed import parallel
-from ebm_jax.schema import FLAG, KEYS, SHAPE, as_config
-from ebm_jax.storage.workdir import flat, read_config
+from ebm_jax.schema import FLAG, KEYS, SHAPE, as_config, flat, value_of
+from ebm_jax.storage.workdir import read_config
 from ebm_jax.types import BadInput
 
 LONGEST = 5000  # characters of a message
@@ -42,7 +42,7 @@ def check_line(error):
 
 def tiny(name, **changes):
     """A shipped config so small that its step is traced in a second, as {group: {name: value}}."""
-    values = checks.dry_run(config_of(name)).to_dict()
+    values = schema.dry_run(config_of(name)).to_dict()
     values["train"]["dry_run"], values["model"]["width"] = False, 4
     for key, value in changes.items():
         group, field = key.split("__")
@@ -57,8 +57,8 @@ BASES = {
     "soft": tiny("digits", data__source="noise", data__condition="soft", model__num_classes=3),
     "position": tiny("shapes_position"),
     "two models": tiny("digits", train__num_models=2),
-    "mala": tiny("digits", chain__kernel="mala", chain__tied=True),
-    "hmc": tiny("digits", chain__kernel="hmc", chain__tied=True, chain__quiet_steps=1),
+    "mala": tiny("digits", chain__kernel="mala", chain__langevin__tied=True),
+    "hmc": tiny("digits", chain__kernel="hmc", chain__langevin__tied=True, chain__quiet_steps=1),
 }
 
 
@@ -237,7 +237,7 @@ def test_thousands_of_configs_are_refused_in_one_line_or_have_a_training_step():
         ("digits", {"sample.anneal_from": 1.0, "chain.temperature": 0.0}, "use sample.anneal_from=0"),
         ("digits", {"model.name": "resnet128", "data.source": "noise"}, "at least 32 pixels a side for"),
         ("digits", {"model.name": "dsprites", "model.width": 1}, "use at least 2"),
-        ("digits", {"model.name": "resnet32", "model.attention": True, "model.width": 1}, "use at least 2"),
+        ("digits", {"model.name": "resnet32", "model.resnet.attention": True, "model.width": 1}, "use at least 2"),
         ("digits", {"data.condition": "soft", "model.num_classes": 10}, "soft is not in data.source sklearn"),
         ("density", {"data.condition": "soft"}, "data.condition soft is not in data.source density"),
         ("digits", {"chain.num_steps": 10**9}, "at least 1 and at most 1,000,000"),
@@ -328,7 +328,7 @@ FILES = {
     "a number for a group": BODY + "del c.chain; c.chain = 3; return c",
     "None for a group": BODY + "del c.chain; c.chain = None; return c",
     "a number for a name": BODY + "c[3] = 4; return c",
-    "a group in a key": BODY + "del c.chain.tied; c.chain.tied = type(c)(); return c",
+    "a group in a key": BODY + "del c.chain.langevin.tied; c.chain.langevin.tied = type(c)(); return c",
     "itself": BODY + "c.me = c; return c",
     "text for a number": BODY + "c.chain.step_size = 'ten'; return c",
     "text for a number, types unlocked": BODY + "del c.chain.step_size; c.chain.step_size = 'ten'; return c",
@@ -364,7 +364,7 @@ WORDS = {
     "a folder": ([f"--config={ROOT}"], "is not a file"),
     "no value at the end": ([DIGITS, "--config.chain.num_steps"], "--config.chain.num_steps has no value"),
     "a flag as a value": ([DIGITS, "--config.data.name", "--mode=train"], "--config.data.name has no value"),
-    "no folder": ([DIGITS, "--workdir", "--config.chain.tied"], "--workdir has no value"),
+    "no folder": ([DIGITS, "--workdir", "--config.chain.langevin.tied"], "--workdir has no value"),
     "the last of two flags": (
         [DIGITS, "--config.chain.num_steps=3", "--config.chain.num_steps=x"],
         "--config.chain.num_steps=x",
@@ -375,7 +375,7 @@ WORDS = {
     "three dashes": ([DIGITS, "---config.chain.num_steps=3"], "Unknown command line flag"),
     "two dashes": ([DIGITS, "--", "x"], "'x' is not a flag"),
     "a null byte": ([DIGITS, "\0"], "is not a flag"),
-    "maybe": ([DIGITS, "--config.chain.tied=maybe"], "maybe"),
+    "maybe": ([DIGITS, "--config.chain.langevin.tied=maybe"], "maybe"),
     "a list of texts": ([DIGITS, "--config.data.shape=('8','8','1')"], "whole numbers such as"),
     "half a tuple": ([DIGITS, "--config.data.shape=(8,8"], "data.shape"),
     "a flag file that is missing": ([DIGITS, "--flagfile=/no/such"], "/no/such"),
@@ -463,7 +463,7 @@ def damaged_json(text):
         "a group as a number": json.dumps(values | {"chain": 3}),
         "a group as a list": json.dumps(values | {"chain": [1]}),
         "no group": json.dumps({group: fields for group, fields in values.items() if group != "buffer"}),
-        "a key less, as of an older version": json.dumps(without(values, "chain.tied")),
+        "a key less, as of an older version": json.dumps(without(values, "chain.langevin.tied")),
         "a key more, as of a newer version": json.dumps(values | {"chain": values["chain"] | {"newer": 1}}),
         "a group more": json.dumps(values | {"newer": {"key": 1}}),
         "dots in a name": json.dumps(values | {"chain.num_steps": 1}),
@@ -519,7 +519,7 @@ SAMPLE = {
     "a sum to generate": ({"labels": "1+3"}, "sample.task=compose"),
     "half a sum": ({"labels": "1+", "task": "compose"}, "a label of 0 numbers"),
     "one energy": ({"task": "compose"}, "one energy only"),
-    "an unknown mask": ({"task": "inpaint", "mask": "middle"}, "sample.mask 'middle' is unknown"),
+    "an unknown mask": ({"task": "inpaint", "mask": "middle"}, "sample.inpaint.mask 'middle' is unknown"),
     "no such mask": ({"task": "inpaint", "mask": "none.npy"}, "cannot be read"),
     "an empty mask": ({"task": "inpaint", "mask": "empty.npy"}, "cannot be read"),
     "a pickled mask": ({"task": "inpaint", "mask": "pickled.npy"}, "cannot be read"),
@@ -528,12 +528,12 @@ SAMPLE = {
     "a mask of another size": ({"task": "inpaint", "mask": "small.npy"}, "it must be bool"),
     "a mask that knows all": ({"task": "inpaint", "mask": "all.npy"}, "leaves nothing"),
     "a folder as a mask": ({"task": "inpaint", "mask": "folder.npy"}, "cannot be read"),
-    "an unknown corruption": ({"task": "restore", "corruption": "fog"}, "sample.corruption 'fog' is unknown"),
-    "a blur of nothing": ({"task": "restore", "corruption": "blur", "amount": 0.0}, "sample.amount 0.0"),
-    "a blur of miles": ({"task": "restore", "corruption": "blur", "amount": 1e30}, "sample.amount 1e+30"),
-    "salt and pepper beyond all pixels": ({"task": "restore", "amount": 1.5}, "sample.amount 1.5"),
-    "a factor that does not divide": ({"task": "super_resolve", "factor": 3}, "sample.factor 3"),
-    "a factor beyond the image": ({"task": "super_resolve", "factor": 64}, "sample.factor 64"),
+    "an unknown corruption": ({"task": "restore", "corruption": "fog"}, "sample.restore.corruption 'fog' is unknown"),
+    "a blur of nothing": ({"task": "restore", "corruption": "blur", "amount": 0.0}, "sample.restore.amount 0.0"),
+    "a blur of miles": ({"task": "restore", "corruption": "blur", "amount": 1e30}, "sample.restore.amount 1e+30"),
+    "salt and pepper beyond all pixels": ({"task": "restore", "amount": 1.5}, "sample.restore.amount 1.5"),
+    "a factor that does not divide": ({"task": "super_resolve", "factor": 3}, "sample.super_resolve.factor 3"),
+    "a factor beyond the image": ({"task": "super_resolve", "factor": 64}, "sample.super_resolve.factor 64"),
     "color of gray": ({"task": "colourise"}, "needs images of 3 channels"),
     "an unknown split": ({"task": "classify", "split": "tset"}, "use one of train, test"),
     "neighbours beyond the set": ({"task": "neighbours", "neighbours": 10**6, "num_images": 8}, "ask for 1 to 1438"),
@@ -548,7 +548,7 @@ SAMPLE = {
     "images beyond the memory": ({"num_images": 10**8}, "at most 10,000,000"),
     "a film beyond the memory": ({"task": "film", "num_images": 10**7, "num_steps": 10**6}, "of memory"),
     "quiet steps beyond the steps": ({"num_steps": 2, "quiet_steps": 3}, "at most sample.num_steps, 2"),
-    "a film without steps between": ({"task": "film", "film_every": 0}, "sample.film_every 0 is out of range"),
+    "a film without steps between": ({"task": "film", "film_every": 0}, "sample.film.every 0 is out of range"),
     "a seed beyond 32 bits": ({"seed": 2**32}, "sample.seed 4294967296 is out of range"),
     "NaN": ({"strength": "nan"}, "sample.strength nan is out of range"),
 }

@@ -12,7 +12,7 @@ from test_step import BATCH, SHAPE, batch_for, params_for, setup
 
 import run
 from configs import default, density2d, digits, fashion_mnist_conditional
-from ebm_jax import assemble, checks
+from ebm_jax import assemble, checks, schema
 from ebm_jax.distributed import parallel
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.langevin import langevin
@@ -186,7 +186,7 @@ def rescues_set(whole, number):
 
 
 def test_rescues_make_chains_longer_by_their_factor_and_a_step_runs_that_many():
-    config = checks.dry_run(digits.get_config())
+    config = schema.dry_run(digits.get_config())
     config.guard.rescue_chain, config.chain.num_steps = 1.5, 5
     assert [assemble.rescued_chain(config, number) for number in range(4)] == [5, 8, 12, 17]
     mesh = parallel.device_mesh(jax.devices()[:1])
@@ -200,7 +200,7 @@ def test_rescues_make_chains_longer_by_their_factor_and_a_step_runs_that_many():
 
 @pytest.mark.parametrize("members", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_rescued_state_has_another_stream_than_before_and_than_every_other_rescue(members):
-    config = checks.dry_run(digits.get_config())
+    config = schema.dry_run(digits.get_config())
     config.train.num_models = members
     mesh = parallel.device_mesh(jax.devices()[:1])
     before = assemble.make_state(config, mesh)

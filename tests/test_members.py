@@ -9,7 +9,7 @@ from test_train import bits, command, final_state, rows
 import ebm_jax
 import run
 from configs import digits
-from ebm_jax import assemble, checks
+from ebm_jax import assemble, schema
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.models import energy
@@ -25,7 +25,7 @@ def without_key_checks():
 
 
 def config_of(seed=0, num_models=1, spectral_norm=True):
-    config = checks.dry_run(digits.get_config()).unlock()
+    config = schema.dry_run(digits.get_config()).unlock()
     config.model.width, config.train.seed, config.train.num_models = 4, seed, num_models
     config.model.spectral_norm = spectral_norm
     return config.lock()

@@ -7,7 +7,7 @@ import pytest
 
 import ebm_jax
 from configs import digits
-from ebm_jax.choices import check_labels
+from ebm_jax.labels import check_labels
 from ebm_jax.storage.workdir import claim
 from ebm_jax.types import BadInput
 

@@ -11,7 +11,7 @@ from test_train import bits, command, final_state, rows
 
 import run
 from configs import digits
-from ebm_jax import assemble, checks, train, trained
+from ebm_jax import assemble, schema, train, trained
 from ebm_jax.data import memory, sources
 from ebm_jax.distributed import parallel
 from ebm_jax.storage import checkpoint
@@ -199,7 +199,7 @@ def test_killed_between_a_rescue_and_the_next_checkpoint_a_run_still_knows_that_
 def test_rescued_again_without_a_checkpoint_in_between_a_run_goes_to_older_ones_until_no_rescue_is_left(
     tmp_path, members
 ):
-    config = checks.dry_run(digits.get_config())
+    config = schema.dry_run(digits.get_config())
     config.train.num_models, config.guard.max_rescues = members, 5
     mesh, keys = parallel.device_mesh(), set()
 

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import composition
 from configs import shapes_position
-from ebm_jax import checks
+from ebm_jax import checks, schema
 from ebm_jax.data import sources, toys
 from ebm_jax.data.toys import SHAPES, render
 from ebm_jax.types import BadInput
@@ -101,7 +101,7 @@ def test_what_the_generator_does_not_make_is_refused(split, shape, condition, to
 
 
 def test_a_run_reads_them_by_the_config_also_when_dry():
-    config = checks.dry_run(shapes_position.get_config())
+    config = schema.dry_run(shapes_position.get_config())
     checks.check(config, 1)
     source, expected = sources.make_source(config), toys.shapes("train", (16, 16, 1), "position")
     image, label = source.read(7)

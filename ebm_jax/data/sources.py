@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
-from ebm_jax.choices import among, label_shape
+from ebm_jax.choices import among
 from ebm_jax.data import decode, densities, files, memory, source, stream, tfds, toys
 from ebm_jax.distributed import parallel, processes
+from ebm_jax.labels import label_shape
 from ebm_jax.types import BadInput, Batch, Config
 
 NOISE_IMAGES = 256  # of data.source=noise

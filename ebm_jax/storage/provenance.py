@@ -1,14 +1,42 @@
-"""Which code, on which machine, made a number."""
+"""Which code, on which machine, made a number or went on with a run."""
 
+import json
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import jax
 
+from ebm_jax.storage.workdir import write_atomically
+from ebm_jax.types import Folder
+from ebm_jax.version import VERSION
+
 LIBRARIES = ("jax", "flax", "numpy", "scikit-learn")
+OF_A_RUN = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+FILE = "versions.json"
+
+
+def record(folder: Folder, step: int) -> None:
+    """Add to the run's versions.json which versions begin it, or go on with it from this step."""
+    path = folder / FILE
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):  # there is none, or a person changed it: it only informs
+        before = []
+    entry = {
+        "event": "went on" if step else "began",
+        "step": step,
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        "ebm_jax": VERSION,
+        "commit": commit(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in OF_A_RUN},
+    }
+    kept = before if isinstance(before, list) else []
+    write_atomically(path, json.dumps([*kept, entry], indent=2) + "\n")
 
 
 def commit() -> str:

@@ -9,24 +9,13 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from ebm_jax import schema
 from ebm_jax.distributed import processes
 from ebm_jax.storage import bucket
 from ebm_jax.types import BadInput, Config, Folder
 
 CONFIG = "config.json"
 DESCRIBED = 6  # differences that a message names
-MAY_CHANGE = (
-    "log",
-    "checkpoint",
-    "sample",
-    "eval",
-    "guard",
-)  # groups of keys that a run may go on with under other values
-MAY_CHANGE_KEYS = ("train.num_steps", "train.cpu_devices", "data.dir", "data.manual_dir", "data.verify_checksums")
-MAY_CHANGE_KEYS += ("data.max_unreadable", "data.memory_gib", "data.workers")
-OF_A_HOST = ("data.dir", "data.manual_dir", "data.memory_gib", "data.workers", "train.cpu_devices")
 
 
 def check(workdir: Folder, config: Config) -> None:
@@ -46,16 +35,21 @@ def check(workdir: Folder, config: Config) -> None:
         raise BadInput(f"--workdir {workdir} is not empty and has no {CONFIG} of a run; use another --workdir")
 
 
-def claim(workdir: Folder, config: Config) -> None:
+def claim(workdir: Folder, config: Config) -> str:
     """Make `workdir` the folder of a run of `config`, or go on with the run that is there.
+
+    Returns:
+      What was filled in for a run of an earlier version, in one line; empty where nothing was.
 
     Raises:
       BadInput: as `check`, or it cannot be written.
     """
     check(workdir, config)
+    note = read(workdir)[1] if CONFIG in bucket.names(workdir) else ""
     with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(workdir / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+        write_atomically(workdir / CONFIG, json.dumps(schema.canonical(config).to_dict(), indent=2) + "\n")
+    return note
 
 
 @contextlib.contextmanager
@@ -100,7 +94,8 @@ def require_same(workdir: Folder, config: Config) -> None:
     Raises:
       BadInput: on all of them.
     """
-    values = {"--workdir": str(workdir)} | {key: value for key, value in flat(config).items() if key not in OF_A_HOST}
+    of_all = {key: value for key, value in schema.flat(config).items() if schema.scope_of(key) != schema.HOST}
+    values = {"--workdir": str(workdir)} | of_all
     mine = {key: json.dumps(value) for key, value in values.items()}  # as words, in which NaN is itself
     first = json.loads(processes.from_first(json.dumps(mine)))
     with processes.agreed():
@@ -136,35 +131,39 @@ def require_shared(workdir: Folder) -> None:
 
 
 def read_config(workdir: Folder) -> Config:
-    """The config of the run in `workdir`, locked.
+    """The config of the run in `workdir`, locked; as `read`, without the note."""
+    return read(workdir)[0]
+
+
+def read(workdir: Folder) -> tuple[Config, str]:
+    """The config of the run in `workdir`, locked, with all keys and each of its kind.
+
+    Returns:
+      Also one line that says what was filled in for a run of an earlier version; empty where nothing was.
 
     Raises:
-      BadInput: there is no run, or its config.json is damaged.
+      BadInput: there is no run, or its config.json is damaged or of a version that cannot be read.
     """
     path = workdir / CONFIG
     try:
-        return ConfigDict(json.loads(path.read_text())).lock()
+        groups = json.loads(path.read_text())
+        if not isinstance(groups, dict):
+            raise ValueError(f"{type(groups).__name__}, not groups of keys")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BadInput(
             f"{workdir} is not the folder of a run: it has no {CONFIG}; train first, or give another --workdir"
         ) from error
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}); mend that, or give another --workdir") from error
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # no JSON, or JSON of something else
+    except (ValueError, RecursionError) as error:  # no JSON, or JSON of something else
         raise BadInput(f"{path} is damaged ({error}); restore it from a copy, or use another --workdir") from error
-
-
-def flat(config: Config) -> dict[str, Any]:
-    """The config as {dotted key: value}, with values as JSON would give them back."""
-    groups = json.loads(json.dumps(config.to_dict()))
-    pairs = [(group, values if isinstance(values, dict) else {"": values}) for group, values in groups.items()]
-    return {f"{group}.{name}": value for group, values in pairs for name, value in values.items()}
+    return schema.of_run(groups, str(path))
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """The keys, with both values, whose difference makes `new` another run than `old`."""
-    old_flat, new_flat = flat(old), flat(new)
-    keys = [key for key in old_flat | new_flat if key not in MAY_CHANGE_KEYS and key.split(".")[0] not in MAY_CHANGE]
+    old_flat, new_flat = schema.flat(old), schema.flat(new)
+    keys = [key for key in old_flat | new_flat if schema.scope_of(key) == schema.RUN]
     pairs = {key: (old_flat.get(key, "absent"), new_flat.get(key, "absent")) for key in keys}
     return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
 

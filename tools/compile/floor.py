@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from ebm_jax.assemble import abstract_raw_params, make_apply
-from ebm_jax.choices import choice, example_labels
+from ebm_jax.choices import choice
+from ebm_jax.labels import example_labels
 from ebm_jax.types import Config
 from tools.compile import work
 
@@ -28,7 +29,7 @@ def num_gradients(config: Config) -> int:
     noisy = chain.num_steps - chain.quiet_steps
     if chain.kernel == "langevin" or not noisy:
         return chain.num_steps
-    leaps = chain.num_leaps if chain.kernel == "hmc" else 1
+    leaps = chain.hmc.num_leaps if chain.kernel == "hmc" else 1
     return 1 + noisy * leaps + chain.quiet_steps
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from ebm_jax import assemble, checks, choices, trained
+from ebm_jax import assemble, checks, schema, trained
 from ebm_jax.distributed import parallel
 from ebm_jax.report import console
 from ebm_jax.types import BadInput, Config
@@ -159,7 +159,7 @@ def _too_large(config: Config, mesh: Mesh, chip: chips.Chip | None, state: Any, 
     key = max(sizes, key=lambda name: sizes[name])
     room = 0.9 * max(chip.hbm - (needed - sizes[key]), 0) / sizes[key]  # a tenth for what does not shrink with the key
     step = 1 if key == "model.width" else mesh.size
-    value = choices.value_of(config, key)
+    value = schema.value_of(config, key)
     fits = int(value * room) // step * step
     instead = f", to {fits} for example" if fits else ""
     return (
