@@ -17,6 +17,7 @@ from ebm_jax import assemble, capacity, checks, choices, trained
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.report import console
+from ebm_jax.report.reporter import METRICS, Reporter
 from ebm_jax.sampling import replay
 from ebm_jax.storage import checkpoint, workdir
 from ebm_jax.training import guard, recovery
@@ -75,14 +76,14 @@ def train(config: Config, folder: Folder) -> int:
         console.say(
             f"training {config.data.name} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s) in {folder}"
         )
-        reporter = stack.enter_context(console.Reporter(folder, beginning.step, config.train.num_steps))
+        reporter = stack.enter_context(Reporter(folder, beginning.step, config.train.num_steps))
         stop = stack.enter_context(_stop_signal())
         with processes.announced(alike=(Diverged,)):
             done = _loop(config, mesh, manager, folder, reporter, batches, beginning, stop)
     if done < config.train.num_steps:
         console.say(f"stopped and saved at step {done}; the same command goes on from there")
     else:
-        kept = f"{folder / console.METRICS}, TensorBoard events, {folder / 'images'}"
+        kept = f"{folder / METRICS}, TensorBoard events, {folder / 'images'}"
         console.say(f"wrote {kept} and the checkpoint of step {done}")
         console.say(f"sample with: python run.py --mode=sample --workdir={folder}")
     return 130 if stop.signals[:1] == [signal.SIGINT] and done < config.train.num_steps else 0
@@ -93,7 +94,7 @@ def _loop(
     mesh: Mesh,
     manager: ocp.CheckpointManager,
     folder: Folder,
-    reporter: console.Reporter,
+    reporter: Reporter,
     batches: Callable[[int], Batch],
     beginning: recovery.Beginning,
     stop: _Stop,
@@ -128,7 +129,7 @@ def _stretch(
     config: Config,
     mesh: Mesh,
     manager: ocp.CheckpointManager,
-    reporter: console.Reporter,
+    reporter: Reporter,
     batches: Callable[[int], Batch],
     beginning: recovery.Beginning,
     stop: _Stop,
@@ -221,7 +222,7 @@ def _by_member(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
     return numbers | each
 
 
-def _picture_maker(config: Config, mesh: Mesh, reporter: console.Reporter) -> Callable[[int, TrainState], None]:
+def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[int, TrainState], None]:
     """The function that writes a grid of the replay buffer, and one of chains from fresh noise, of a state."""
     few = config.copy_and_resolve_references()
     few.sample.num_images = few.sample.batch_size = GRID
@@ -243,7 +244,7 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: console.Reporter) -> Ca
     return draw
 
 
-def _density_watcher(config: Config, mesh: Mesh, reporter: console.Reporter) -> Callable[[int, TrainState], None]:
+def _density_watcher(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[int, TrainState], None]:
     """The function that measures a state's model against the 2-D law it learns, and writes both beside its samples."""
     sampler, report_of = trained.make_sampler(config, mesh), trained.make_density_report(config)
     data_points = sources.make_density(config).sample(
