@@ -13,11 +13,13 @@ def main(argv: list[str]) -> int:
 
     from ebm_jax import cli, export, prepare, sample, train
     from ebm_jax.distributed import processes
+    from ebm_jax.report import quiet
     from ebm_jax.storage import compiled
     from ebm_jax.training.guard import Diverged
     from ebm_jax.types import BadInput
     from tools.compile import report
 
+    quiet.be_quiet()
     try:
         with processes.joined(cli.launch(argv), alike=(Diverged,)):
             with processes.agreed():

@@ -79,7 +79,7 @@ def _continued(
     """The oldest chains of the run's sampling buffer, which is restored, moved on by some rounds, and saved again."""
     init, advance, abstract = trained.make_rounds(config, mesh)
     directory = f"sampling_buffer_{config.sample.buffer_capacity}"
-    with checkpoint.open_manager(folder, keep=2, directory=directory) as manager:
+    with checkpoint.open_manager(folder, keep=2, directory=directory, warn=console.warn) as manager:
         restored = checkpoint.restore_newest(manager, abstract)
         for number, reason in restored.skipped.items():
             console.warn(f"skipped a damaged sampling buffer, round {number}: {reason}")

@@ -9,6 +9,7 @@ import pytest
 
 from ebm_jax.distributed import parallel
 from ebm_jax.storage import checkpoint
+from ebm_jax.storage.fingerprint import fingerprint
 
 
 def make_state(seed):
@@ -108,18 +109,18 @@ def test_nothing_valid_restores_nothing_and_deletes_nothing(tmp_path):
 def test_the_fingerprint_is_the_same_however_the_state_lies_over_devices():
     state = make_state(5)
     alone = jax.device_put(state, jax.devices()[3])
-    assert checkpoint.fingerprint(state) == checkpoint.fingerprint(alone)
+    assert fingerprint(state) == checkpoint.fingerprint(alone)
 
 
 def test_the_fingerprint_sees_every_single_bit_two_signs_and_the_order_of_values():
     values = np.arange(64, dtype=np.float32)
     two_signs = np.where(np.isin(np.arange(64), (5, 9)), -values, values)
-    seen = {checkpoint.fingerprint(changed)[0] for changed in (values, values[::-1].copy(), two_signs)}
+    seen = {fingerprint({"x": changed})["x"] for changed in (values, values[::-1].copy(), two_signs)}
     for place in range(64):
         for bit in range(32):
             changed = values.copy()
             changed.view(np.uint32)[place] ^= np.uint32(1) << np.uint32(bit)
-            seen.add(checkpoint.fingerprint(changed)[0])
+            seen.add(fingerprint({"x": changed})["x"])
     collisions = 3 + 64 * 32 - len(seen)
     assert collisions <= 1, "2,051 hashes of 32 bits collide twice with probability 1e-7"
 
