@@ -125,6 +125,22 @@ def test_the_fingerprint_sees_every_single_bit_two_signs_and_the_order_of_values
     assert collisions <= 1, "2,051 hashes of 32 bits collide twice with probability 1e-7"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8", "int32", "bool"])
+def test_the_fingerprint_tells_an_array_from_itself_reversed_with_rows_exchanged_and_transposed(dtype):
+    values = jnp.asarray(np.random.default_rng(0).integers(0, 2, (16, 16)), dtype)
+    others = (values[::-1], values[:, ::-1], values.reshape(-1)[::-1].reshape(16, 16), values.T)
+    exchanged = values.at[jnp.array([2, 9])].set(values[jnp.array([9, 2])])
+    numbers = [fingerprint({"x": one})["x"] for one in (values, *others, exchanged)]
+    assert len(set(numbers)) == len(numbers), "six hashes of 32 bits collide with probability 4e-9"
+
+
+def test_the_fingerprint_tells_which_leaf_holds_what():
+    one, other = jnp.arange(4.0), jnp.arange(4.0) + 1
+    first, second = fingerprint({"a": one, "b": other}), fingerprint({"a": other, "b": one})
+    assert first == {"a": second["b"], "b": second["a"]}
+    assert first["a"] != first["b"]
+
+
 def test_after_a_rollback_the_newer_steps_are_kept_elsewhere_and_can_be_saved_again(tmp_path):
     with checkpoint.open_manager(tmp_path, keep=5) as manager:
         for step in (1, 2, 3, 4):

@@ -4,16 +4,16 @@ It knows no files, no checkpoints and no terminal. Whatever it does to the world
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from ebm_jax.training import guard
 from ebm_jax.training.guard import Health
-from ebm_jax.training.state import TrainState
 from ebm_jax.types import Metrics
 
+State = Any  # of a run: the loop hands it on and never looks inside
 Start = TypeVar("Start")
 
 
@@ -33,17 +33,17 @@ class Plan(NamedTuple):
 class Actions(NamedTuple):
     """All that the loop does to the world."""
 
-    advance: Callable[[int, TrainState], tuple[TrainState, Metrics]]
+    advance: Callable[[int, State], tuple[State, Metrics]]
     """Start a call of steps at this step. It may donate the state, and does not wait for the devices."""
-    keep: Callable[[TrainState], tuple[TrainState, jax.Array]]
+    keep: Callable[[State], tuple[State, jax.Array]]
     """A copy of a state, and how many of its values are not finite."""
     judge: Callable[[Health, Mapping[str, np.ndarray]], tuple[Health, str | None]]
     show: Callable[[int, dict[str, float]], None]
     """Show the metrics of this step."""
-    draw: Callable[[int, TrainState], None]
+    draw: Callable[[int, State], None]
     discard_after: Callable[[int], object]
     """Move away the checkpoints of later steps, which the run left behind when it went back to this one."""
-    save: Callable[[int, TrainState], None]
+    save: Callable[[int, State], None]
     must_stop: Callable[[int], bool]
     """Whether to stop after call n. Ask after every call; all processes get the same answer."""
     warn: Callable[[str], None]
@@ -53,7 +53,7 @@ class Kept(NamedTuple):
     """A copy of a state that is saved as soon as the step after it is known to be healthy."""
 
     step: int
-    state: TrainState
+    state: State
     non_finite: jax.Array
 
 
@@ -89,7 +89,7 @@ def run_with_rescues(start: Start, stretch: Callable[[Start], int], rescue: Call
         start = rescue(illness)
 
 
-def run(plan: Plan, actions: Actions, state: TrainState) -> int:
+def run(plan: Plan, actions: Actions, state: State) -> int:
     """Steps until the last one or a signal.
 
     The loop fetches the metrics of a call while the next one already runs. A step's metrics are of the state before its
@@ -118,7 +118,7 @@ def run(plan: Plan, actions: Actions, state: TrainState) -> int:
             progress = progress._replace(end=step)
 
 
-def _prepared(plan: Plan, actions: Actions, progress: Progress, step: int, state: TrainState) -> Progress:
+def _prepared(plan: Plan, actions: Actions, progress: Progress, step: int, state: State) -> Progress:
     """Before the call at `step`, which may donate the state: copy and draw it where that is due."""
     last, regular = step == progress.end, _is_due(plan, plan.save_every, step)
     pictures = plan.draw_every > 0 and _is_due(plan, plan.draw_every, step)
