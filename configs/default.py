@@ -33,22 +33,28 @@ def get_config() -> Any:
     config.model.num_classes = 1  # 1: unconditional; else the data's number of classes, or a soft label's length
     config.model.activation = "leaky_relu"  # leaky_relu (slope 0.2; release), swish
     config.model.spectral_norm = True  # release
-    config.model.attention = False  # self-attention in place of a block, residual nets only; release models.py:247
-    config.model.dropout = 0.0  # rate in the blocks while training, residual nets only; release: 0.5 in ResNet32Large
-    config.model.dropout_in_chains = True  # where there is dropout, training's chains have it too; release train.py:548
+    config.model.resnet.attention = (
+        False  # self-attention in place of a block, residual nets only; release models.py:247
+    )
+    config.model.resnet.dropout = (
+        0.0  # rate in the blocks while training, residual nets only; release: 0.5 in ResNet32Large
+    )
+    config.model.resnet.dropout_in_chains = (
+        True  # where there is dropout, training's chains have it too; release train.py:548
+    )
     config.model.dtype = "float32"  # float32, bfloat16: of the computation; parameters and energies stay float32
 
     config.chain = ConfigDict()
     config.chain.kernel = "langevin"  # langevin; mala, hmc: with a Metropolis test, exact at any step size
     config.chain.num_steps = 60  # K, steps of a chain in one training step; release, CIFAR-10
     config.chain.step_size = 10.0  # s, factor of the gradient; release, CIFAR-10
-    config.chain.noise_scale = 0.005  # σ, noise of one step, pixels being in [0, 1]; release train.py:736
-    config.chain.tied = False  # True: the exact Langevin equation, noise sqrt(2 s T) in place of noise_scale
+    config.chain.langevin.noise_scale = 0.005  # σ, noise of one step, pixels being in [0, 1]; release train.py:736
+    config.chain.langevin.tied = False  # True: the exact Langevin equation, noise sqrt(2 s T) in place of noise_scale
     config.chain.grad_clip = 0.01  # c, per element of the gradient; inf: none; release, CIFAR-10
     config.chain.temperature = 1.0  # T, multiplies the variance of the noise
     config.chain.anneal_from = 0.0  # T of a training chain's first step, falling geometrically; 0: constant
     config.chain.quiet_steps = 0  # of a training chain's steps, the last ones without noise
-    config.chain.num_leaps = 5  # leapfrog steps of one step of hmc
+    config.chain.hmc.num_leaps = 5  # leapfrog steps of one step of hmc
 
     config.buffer = ConfigDict()
     config.buffer.capacity = 10_000  # chains over all devices; release
@@ -105,21 +111,23 @@ def get_config() -> Any:
     config.sample.task = "generate"  # or film, transition, compose, inpaint, restore, super_resolve, colourise, ...
     config.sample.labels = ""  # classes in turn: "3" or "3,5"; vectors: "0.5 0.5"; compose: "1+3"; empty: all
     config.sample.split = "test"  # images that a task starts from
-    config.sample.mask = "lower"  # hidden from inpaint: lower, upper, left, right, centre, random, or a .npy file
-    config.sample.corruption = "salt_and_pepper"  # what restore undoes: salt_and_pepper, noise, blur
-    config.sample.amount = 0.2  # of it: share of pixels, noise's standard deviation, or blur's in pixels
-    config.sample.factor = 2  # pixels a side of one low-resolution pixel, for super_resolve
+    config.sample.inpaint.mask = (
+        "lower"  # hidden from inpaint: lower, upper, left, right, centre, random, or a .npy file
+    )
+    config.sample.restore.corruption = "salt_and_pepper"  # what restore undoes: salt_and_pepper, noise, blur
+    config.sample.restore.amount = 0.2  # of it: share of pixels, noise's standard deviation, or blur's in pixels
+    config.sample.super_resolve.factor = 2  # pixels a side of one low-resolution pixel, for super_resolve
     config.sample.strength = 0.2  # share of the misfit to the measurement that one chain step removes, 0 to 1
     config.sample.with_runs = ""  # folders of other runs, apart by commas: members of the ensemble, or parts to compose
-    config.sample.with_labels = ""  # compose: labels of each of these runs, apart by "+"; empty: all in turn
+    config.sample.compose.with_labels = ""  # compose: labels of each of these runs, apart by "+"; empty: all in turn
     config.sample.snapshots = 1  # newest checkpoints of each run that are members of the ensemble; release: 10
     config.sample.ensemble = "mean"  # mean of the members' energies; turns: one member a round, needs a buffer; release
     config.sample.buffer_capacity = 0  # chains of a sampling buffer that is kept in the run's folder; 0: fresh chains
     config.sample.rounds = 20  # of chains drawn from the sampling buffer, moved and put back
     config.sample.restart_prob = 0.01  # share of them restarted from noise; release test_inception.py
     config.sample.relabel_prob = 0.1  # share of the others that take another label; release test_inception.py
-    config.sample.film_every = 10  # steps between two frames of a film
-    config.sample.neighbours = 5  # nearest training images of each sample
+    config.sample.film.every = 10  # steps between two frames of a film
+    config.sample.neighbours.number = 5  # nearest training images of each sample
 
     config.eval = ConfigDict()  # of --mode=evaluate; chains are those of the group sample; docs/evaluation.md
     config.eval.metrics = "ood,chains,memorisation"  # apart by commas; docs/evaluation.md says what each is and needs
@@ -129,40 +137,48 @@ def get_config() -> Any:
     config.eval.reference_split = "train"  # images that it is compared with, as published FIDs do
     config.eval.batch_size = 250  # images or chains at once, over all devices
     config.eval.seed = 0
-    config.eval.ood_sets = "train,uniform,constant,interpolation,rotation"  # or SOURCE:NAME, SOURCE:PATH, also @SPLIT
-    config.eval.ood_images = 2_000  # random images of each set at most
+    config.eval.ood.sets = "train,uniform,constant,interpolation,rotation"  # or SOURCE:NAME, SOURCE:PATH, also @SPLIT
+    config.eval.ood.images = 2_000  # random images of each set at most
     config.eval.splits = 10  # groups of samples that standard errors are taken over; Inception Score's paper
-    config.eval.inception_weights = ""  # file of the FID's Inception weights, PyTorch's .pth or .npz of the same names
-    config.eval.inception_sha256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # empty: any
-    config.eval.inception_batch_size = 64  # images at once, over all devices; each takes about 40 MB at 299x299
-    config.eval.reference = ""  # file of the reference's Inception statistics, made where there is none; empty: no file
-    config.eval.kept_features = 10_000  # of either set, for kid, precision_recall, density_coverage; 8 kB each
-    config.eval.kid_subsets = 100  # random subsets of either set; Bińkowski 2018
-    config.eval.kid_subset_size = 1_000  # images of a subset; Bińkowski 2018
-    config.eval.precision_neighbours = 3  # k of precision and recall; Kynkäänniemi 2019
-    config.eval.coverage_neighbours = 5  # k of density and coverage; Naeem 2020
-    config.eval.classifier_dir = ""  # where trained classifiers are kept; empty: the run's folder
-    config.eval.classifier_steps = 2_000  # training steps of the classifier, of 128 images; ours
-    config.eval.classifier_seed = 0  # another one is another distance
-    config.eval.ais_chains = 256  # of annealed importance sampling, either way, over all classes
-    config.eval.ais_steps = 1_000  # temperatures between uniform noise and the model
-    config.eval.ais_kernel = "hmc"  # hmc (bounces at the walls of the box), mala: one move at each temperature
-    config.eval.ais_leaps = 3  # gradients of one move of hmc
-    config.eval.ais_temperature = 1.0  # T of the law exp(-U/T)/Z whose likelihood is bounded; 1: the model's own
-    config.eval.ais_burn_in = 1_000  # moves at T that turn samples into starts of the reverse chains
-    config.eval.ais_tolerance = 0.5  # nats between the bounds of log Z, errors included, that count as closed
-    config.eval.chains_number = 64  # chains whose mixing is diagnosed
-    config.eval.chains_steps = 1_000  # of each, the first half thrown away
-    config.eval.attack_images = 200  # random images of eval.split under attack
-    config.eval.attack_linf = "0,2,4,8,16,30"  # radii of attacks in L∞, in 1/255; paper: 0 to 30
-    config.eval.attack_l2 = "0,0.1,0.2,0.4,0.8,1.6"  # radii in L2, pixels being in [0, 1]; release: 0 to 95/255
-    config.eval.attack_steps = 20  # gradient steps of one attack
-    config.eval.attack_restarts = 2  # random starts of an attack, in its ball
-    config.eval.attack_step_size = 2.0  # in L∞, in 1/255, or longer where the steps would not cross the ball; release
-    config.eval.attack_refine_steps = 0  # chain steps of an image under each class before it is classified; paper 10
-    config.eval.attack_refine_radius = 8.0  # 1/255 that they can change a pixel by; release
-    config.eval.attack_refine_temperature = 1.0  # of these chains; 0: without noise
-    config.eval.attack_keys = 4  # noisy chains whose mean logits classify and are attacked
+    config.eval.inception.weights = ""  # file of the FID's Inception weights, PyTorch's .pth or .npz of the same names
+    config.eval.inception.sha256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # empty: any
+    config.eval.inception.batch_size = 64  # images at once, over all devices; each takes about 40 MB at 299x299
+    config.eval.inception.reference = (
+        ""  # file of the reference's Inception statistics, made where there is none; empty: no file
+    )
+    config.eval.inception.kept_features = (
+        10_000  # of either set, for kid, precision_recall, density_coverage; 8 kB each
+    )
+    config.eval.kid.subsets = 100  # random subsets of either set; Bińkowski 2018
+    config.eval.kid.subset_size = 1_000  # images of a subset; Bińkowski 2018
+    config.eval.precision_recall.neighbours = 3  # k of precision and recall; Kynkäänniemi 2019
+    config.eval.density_coverage.neighbours = 5  # k of density and coverage; Naeem 2020
+    config.eval.classifier_distance.dir = ""  # where trained classifiers are kept; empty: the run's folder
+    config.eval.classifier_distance.steps = 2_000  # training steps of the classifier, of 128 images; ours
+    config.eval.classifier_distance.seed = 0  # another one is another distance
+    config.eval.ais.chains = 256  # of annealed importance sampling, either way, over all classes
+    config.eval.ais.steps = 1_000  # temperatures between uniform noise and the model
+    config.eval.ais.kernel = "hmc"  # hmc (bounces at the walls of the box), mala: one move at each temperature
+    config.eval.ais.leaps = 3  # gradients of one move of hmc
+    config.eval.ais.temperature = 1.0  # T of the law exp(-U/T)/Z whose likelihood is bounded; 1: the model's own
+    config.eval.ais.burn_in = 1_000  # moves at T that turn samples into starts of the reverse chains
+    config.eval.ais.tolerance = 0.5  # nats between the bounds of log Z, errors included, that count as closed
+    config.eval.chains.number = 64  # chains whose mixing is diagnosed
+    config.eval.chains.steps = 1_000  # of each, the first half thrown away
+    config.eval.robustness.images = 200  # random images of eval.split under attack
+    config.eval.robustness.linf = "0,2,4,8,16,30"  # radii of attacks in L∞, in 1/255; paper: 0 to 30
+    config.eval.robustness.l2 = "0,0.1,0.2,0.4,0.8,1.6"  # radii in L2, pixels being in [0, 1]; release: 0 to 95/255
+    config.eval.robustness.steps = 20  # gradient steps of one attack
+    config.eval.robustness.restarts = 2  # random starts of an attack, in its ball
+    config.eval.robustness.step_size = (
+        2.0  # in L∞, in 1/255, or longer where the steps would not cross the ball; release
+    )
+    config.eval.robustness.refine_steps = (
+        0  # chain steps of an image under each class before it is classified; paper 10
+    )
+    config.eval.robustness.refine_radius = 8.0  # 1/255 that they can change a pixel by; release
+    config.eval.robustness.refine_temperature = 1.0  # of these chains; 0: without noise
+    config.eval.robustness.chains = 4  # noisy chains whose mean logits classify and are attacked
 
     config.log = ConfigDict()
     config.log.every = 100  # steps between two lines of metrics

@@ -28,15 +28,15 @@ DRY_RUN = {  # what train.dry_run=True puts over a config
     "sample.quiet_steps": 2,
     "eval.num_samples": 16,
     "eval.batch_size": 16,
-    "eval.ood_images": 16,
-    "eval.classifier_steps": 4,
-    "eval.ais_chains": 16,
-    "eval.ais_steps": 4,
-    "eval.ais_burn_in": 16,
-    "eval.chains_number": 16,
-    "eval.chains_steps": 16,
-    "eval.attack_images": 16,
-    "eval.attack_steps": 2,
+    "eval.ood.images": 16,
+    "eval.classifier_distance.steps": 4,
+    "eval.ais.chains": 16,
+    "eval.ais.steps": 4,
+    "eval.ais.burn_in": 16,
+    "eval.chains.number": 16,
+    "eval.chains.steps": 16,
+    "eval.robustness.images": 16,
+    "eval.robustness.steps": 2,
     "log.every": 1,
     "log.images_every": 0,
     "checkpoint.every": 3,
@@ -114,12 +114,16 @@ def check_task(config: Config, num_devices: int) -> None:
             "salt_and_pepper": (0.0, 1.0, "a share from 0 to 1"),
             "blur": (1e-3, side, f"from 0.001 to {side} pixels"),
         }
-        low, high, limit = limits.get(sample.corruption, (0.0, math.inf, ""))
-        if not low <= sample.amount <= high:
-            raise BadInput(f"sample.amount {sample.amount} is out of range; for {sample.corruption} it must be {limit}")
-    if sample.task == "super_resolve" and any(size % sample.factor for size in config.data.shape[:2]):
+        low, high, limit = limits.get(sample.restore.corruption, (0.0, math.inf, ""))
+        if not low <= sample.restore.amount <= high:
+            raise BadInput(
+                f"sample.restore.amount {sample.restore.amount} is out of range; for {sample.restore.corruption} it must be {limit}"
+            )
+    if sample.task == "super_resolve" and any(size % sample.super_resolve.factor for size in config.data.shape[:2]):
         height, width, _ = config.data.shape
-        raise BadInput(f"sample.factor {sample.factor} does not divide {height}x{width} pixels; use one that does")
+        raise BadInput(
+            f"sample.super_resolve.factor {sample.super_resolve.factor} does not divide {height}x{width} pixels; use one that does"
+        )
     if sample.buffer_capacity and sample.task != "generate":
         raise BadInput(f"sample.buffer_capacity is for sample.task generate, not {sample.task}; use 0")
     _check_sampling_buffer(config, "sample", "num_images", num_devices)
@@ -180,10 +184,10 @@ def _check_sampling_buffer(config: Config, group: str, number: str, num_devices:
 
 def _check_metropolis(config: Config) -> None:
     kernel = f"chain.kernel {config.chain.kernel}"
-    if not config.chain.tied or config.chain.temperature == 0:
-        raise BadInput(f"{kernel} needs chain.tied=True and a chain.temperature above 0; or use langevin")
-    if config.model.dropout and config.model.dropout_in_chains:
-        raise BadInput(f"{kernel} needs one energy for a whole chain; use model.dropout_in_chains=False")
+    if not config.chain.langevin.tied or config.chain.temperature == 0:
+        raise BadInput(f"{kernel} needs chain.langevin.tied=True and a chain.temperature above 0; or use langevin")
+    if config.model.resnet.dropout and config.model.resnet.dropout_in_chains:
+        raise BadInput(f"{kernel} needs one energy for a whole chain; use model.resnet.dropout_in_chains=False")
 
 
 def _check_shape(config: Config) -> None:
@@ -206,13 +210,13 @@ def _require(config: Config, key: str, holds: Callable[[Any], bool], limit: str)
 
 def _check_network(config: Config) -> None:
     model, condition = config.model, config.data.condition
-    if model.name not in RESIDUAL and (model.attention or model.dropout):
-        key = "attention" if model.attention else "dropout"
+    if model.name not in RESIDUAL and (model.resnet.attention or model.resnet.dropout):
+        key = "attention" if model.resnet.attention else "dropout"
         raise BadInput(
             f"model.{key} {getattr(model, key)} does not go with model.name {model.name}; use one of "
             f"{', '.join(RESIDUAL)}"
         )
-    halved = model.name == "dsprites" or (model.attention and model.name != "resnet32_large")
+    halved = model.name == "dsprites" or (model.resnet.attention and model.name != "resnet32_large")
     if model.width == 1 and halved:
         raise BadInput(f"model.width 1 leaves {model.name} a layer of width / 2 = 0 channels; use at least 2")
     if (model.name == "mlp") != (config.data.source == "density"):
