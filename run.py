@@ -13,12 +13,12 @@ def main(argv: list[str]) -> int:
 
     from ebm_jax import cli, export, prepare, sample, train
     from ebm_jax.distributed import processes
-    from ebm_jax.report import console
+    from ebm_jax.report import console, quiet
     from ebm_jax.storage import compiled
     from ebm_jax.training.guard import Diverged
     from ebm_jax.types import BadInput
-    from tools.compile import report
 
+    quiet.be_quiet()
     try:
         with processes.joined(cli.launch(argv), alike=(Diverged,)):
             with processes.agreed():
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
                 "evaluate": _evaluate,
                 "export": export.export,
                 "prepare": prepare.prepare,
-                "compile": partial(report.compile, topology=command.topology),
+                "compile": partial(_compile, topology=command.topology),
             }
             return verbs[command.mode](command.config, command.workdir)
     except (BadInput, Diverged) as error:
@@ -50,6 +50,12 @@ def _evaluate(config: Any, workdir: Any) -> int:
     from ebm_jax import evaluate  # half a second of imports that no other verb needs
 
     return evaluate.evaluate(config, workdir)
+
+
+def _compile(config: Any, workdir: Any, topology: str) -> int:
+    from tools.compile import report  # of the repository, not of the package
+
+    return report.compile(config, workdir, topology=topology)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from PIL import Image
 from ebm_jax import assemble, random, trained
 from ebm_jax.data.toys import MARGIN, SHAPES, render
 from ebm_jax.models import energy
-from ebm_jax.report import console
+from ebm_jax.report import pictures
 from ebm_jax.sampling.kernel import Kernel, alternating, run_stages
 from ebm_jax.types import Config, EnergyFn, Params, PRNGKey
 
@@ -140,7 +140,7 @@ def controls(asked: Asked, shape: tuple[int, ...], seed: int) -> dict[str, np.nd
 def picture(images: np.ndarray, repeats: int) -> np.ndarray:
     """A block of images for each shape, side by side; in it every image is at the place that it was asked to show."""
     first = images.reshape(len(SHAPES), -1, repeats, *images.shape[1:])[:, :, 0]
-    blocks = [np.pad(console.grid(block)[:, :, 0], ((0, 0), (GAP, GAP)), constant_values=255) for block in first]
+    blocks = [np.pad(pictures.grid(block)[:, :, 0], ((0, 0), (GAP, GAP)), constant_values=255) for block in first]
     return np.concatenate(blocks, axis=1)
 
 

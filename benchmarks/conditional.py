@@ -22,7 +22,7 @@ from ebm_jax import applications, assemble, trained
 from ebm_jax.data import memory, sources
 from ebm_jax.metrics import neighbours
 from ebm_jax.models import energy
-from ebm_jax.report import console
+from ebm_jax.report import pictures
 from ebm_jax.types import Config, Params, PRNGKey
 
 INPAINTED, SAMPLES, REFERENCE = 500, 500, 10_000  # images
@@ -110,8 +110,8 @@ def main() -> None:
         print(f"{name}: {number:.4f}")
     if args.picture_folder:
         folder = Path(args.picture_folder)
-        console.write_rows(folder / "inpainting.png", {name: images[:16] for name, images in rows.items()})
-        console.write_grid(folder / "conditional.png", samples[:100])
+        pictures.write_rows(folder / "inpainting.png", {name: images[:16] for name, images in rows.items()})
+        pictures.write_grid(folder / "conditional.png", samples[:100])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from ebm_jax import assemble, capacity, checks, trained
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
-from ebm_jax.report import console, figures
+from ebm_jax.report import console, figures, pictures
 from ebm_jax.storage import bucket, checkpoint
 from ebm_jax.storage.workdir import unused
 from ebm_jax.tasks import common
@@ -66,7 +66,7 @@ def _generate(config: Config, folder: Folder, mesh: Mesh, params: Params, step: 
         if config.data.source == "density":
             _write_density(path.with_suffix(".png"), config, params, images)
         else:
-            console.write_grid(path.with_suffix(".png"), images)
+            pictures.write_grid(path.with_suffix(".png"), images)
 
     line = f"{len(images)} samples of step {step}, {config.sample.weights} weights, {origin}, "
     line += f"mean energy {energies.mean():+.4f}"
@@ -79,7 +79,7 @@ def _continued(
     """The oldest chains of the run's sampling buffer, which is restored, moved on by some rounds, and saved again."""
     init, advance, abstract = trained.make_rounds(config, mesh)
     directory = f"sampling_buffer_{config.sample.buffer_capacity}"
-    with checkpoint.open_manager(folder, keep=2, directory=directory) as manager:
+    with checkpoint.open_manager(folder, keep=2, directory=directory, warn=console.warn) as manager:
         restored = checkpoint.restore_newest(manager, abstract)
         for number, reason in restored.skipped.items():
             console.warn(f"skipped a damaged sampling buffer, round {number}: {reason}")

@@ -1,11 +1,11 @@
 """The verb that trains: data in, steps, and whatever leaves the machine: metrics, pictures, checkpoints."""
 
 import contextlib
-import itertools
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,10 +17,11 @@ from ebm_jax import assemble, capacity, checks, choices, trained
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.report import console
+from ebm_jax.report.reporter import METRICS, Reporter
 from ebm_jax.sampling import replay
 from ebm_jax.storage import checkpoint, workdir
-from ebm_jax.training import guard, recovery
-from ebm_jax.training.guard import Diverged
+from ebm_jax.training import guard, loop, recovery
+from ebm_jax.training.guard import Diverged, Ill
 from ebm_jax.training.state import TrainState, network_params
 from ebm_jax.types import Batch, Config, Folder, Metrics
 
@@ -31,11 +32,11 @@ class _Stop(NamedTuple):
     """How a run is told to stop early."""
 
     signals: list[int]
-    """Those that this process got."""
+    """What this process got."""
     is_due: Callable[[int], bool]
-    """Whether the run stops after this call, the n-th; asked after every call, and of the same answer on all processes.
+    """Whether to stop after call n. Ask after every call; all processes get the same answer.
 
-    JAX, who answers where there are several processes, misses what it decided on if a number is left out.
+    With several processes JAX answers; it misses its own decision if a number is left out.
     """
 
 
@@ -65,7 +66,7 @@ def train(config: Config, folder: Folder) -> int:
                 stack.enter_context(workdir.locked(folder))
                 workdir.claim(folder, config)
         workdir.require_shared(folder)
-        manager = stack.enter_context(checkpoint.open_manager(folder, config.checkpoint.keep))
+        manager = stack.enter_context(checkpoint.open_manager(folder, config.checkpoint.keep, warn=console.warn))
         beginning = recovery.begin(config, mesh, manager, folder)
         if beginning.step >= config.train.num_steps:
             console.say(f"{folder} has done its {beginning.step} steps; raise train.num_steps to go on")
@@ -75,153 +76,94 @@ def train(config: Config, folder: Folder) -> int:
         console.say(
             f"training {config.data.name} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s) in {folder}"
         )
-        reporter = stack.enter_context(console.Reporter(folder, beginning.step, config.train.num_steps))
+        reporter = stack.enter_context(Reporter(folder, beginning.step, config.train.num_steps))
         stop = stack.enter_context(_stop_signal())
         with processes.announced(alike=(Diverged,)):
-            done = _loop(config, mesh, manager, folder, reporter, batches, beginning, stop)
+            done = _run(config, mesh, manager, folder, reporter, batches, beginning, stop)
     if done < config.train.num_steps:
         console.say(f"stopped and saved at step {done}; the same command goes on from there")
     else:
-        kept = f"{folder / console.METRICS}, TensorBoard events, {folder / 'images'}"
+        kept = f"{folder / METRICS}, TensorBoard events, {folder / 'images'}"
         console.say(f"wrote {kept} and the checkpoint of step {done}")
         console.say(f"sample with: python run.py --mode=sample --workdir={folder}")
     return 130 if stop.signals[:1] == [signal.SIGINT] and done < config.train.num_steps else 0
 
 
-def _loop(
+def _run(
     config: Config,
     mesh: Mesh,
     manager: ocp.CheckpointManager,
     folder: Folder,
-    reporter: console.Reporter,
+    reporter: Reporter,
     batches: Callable[[int], Batch],
     beginning: recovery.Beginning,
     stop: _Stop,
 ) -> int:
     """Steps until the last one or a signal, with rescues in between; the step of the last checkpoint."""
     watcher = _density_watcher if config.data.source == "density" else _picture_maker
-    draw_pictures = watcher(config, mesh, reporter)
-    while True:
+    draw = watcher(config, mesh, reporter)
+
+    def stretch(start: recovery.Beginning) -> int:
+        plan = loop.Plan(
+            start.step,
+            config.train.num_steps,
+            config.train.steps_per_call,
+            config.checkpoint.every,
+            config.log.images_every,
+        )
+        actions = _actions(config, mesh, manager, reporter, batches, start.rescues, draw, stop)
+        return loop.run(plan, actions, start.state)
+
+    def rescue(illness: Ill) -> recovery.Beginning:
         try:
-            return _stretch(config, mesh, manager, reporter, batches, beginning, stop, draw_pictures)
-        except guard.Ill as caught:
-            illness = caught.with_traceback(None)  # whose frames would keep the ill state in the devices' memory
-        try:
-            beginning, event = recovery.roll_back(config, mesh, manager, folder, illness)
+            start, event = recovery.roll_back(config, mesh, manager, folder, illness)
         except Diverged as end:
             reporter.event(illness.step, str(end))
             raise
-        reporter.go_back(beginning.step)
+        reporter.go_back(start.step)
         reporter.event(illness.step, event)
         console.warn(event)
+        return start
+
+    return loop.run_with_rescues(beginning, stretch, rescue)
 
 
-class _Kept(NamedTuple):
-    """A copy of a state that becomes a checkpoint as soon as the step after it is known to be healthy."""
-
-    step: int
-    state: TrainState
-    non_finite: jax.Array
-
-
-def _stretch(
+def _actions(
     config: Config,
     mesh: Mesh,
     manager: ocp.CheckpointManager,
-    reporter: console.Reporter,
+    reporter: Reporter,
     batches: Callable[[int], Batch],
-    beginning: recovery.Beginning,
+    rescues: int,
+    draw: Callable[[int, TrainState], None],
     stop: _Stop,
-    draw_pictures: Callable[[int, TrainState], None],
-) -> int:
-    """Steps until the last one or a signal; the step of the last checkpoint.
+) -> loop.Actions:
+    """What the loop does to the devices, the run's folder and the terminal, after `rescues` rescues."""
+    train_steps, number = assemble.make_steps(config, mesh, rescues), config.train.steps_per_call
+    limits = assemble.make_limits(config)
 
-    Metrics are fetched while the next call, of `train.steps_per_call` steps, already runs. Those of a step are taken
-    before its update, so a state is known to be healthy, and is saved, only when the step after it is; after the last
-    step that step is taken for its metrics alone. Pictures and checkpoints are of the first state of a call at or after
-    the step that they are due at.
-
-    Raises:
-      Ill: the guard's judgement.
-    """
-    train_steps, keep = assemble.make_steps(config, mesh, beginning.rescues), assemble.make_keeper(config, mesh)
-    limits, number = assemble.make_limits(config), config.train.steps_per_call
-    health, state, end = guard.HEALTHY, beginning.state, config.train.num_steps
-    unseen: tuple[int, Metrics] | None = None
-    kept: _Kept | None = None
-    wanted, saved = False, beginning.step
-
-    def look() -> None:
-        """Wait for the metrics that were not seen yet, judge and show them, and save what they prove healthy."""
-        nonlocal health, unseen, kept, wanted, saved
-        if unseen is None:
-            return
-        (first, metrics), unseen = (unseen[0], jax.device_get(unseen[1])), None
-        for done, of_step in enumerate(_by_step(metrics, number), first):
-            if done > end + 1:
-                return
-            health, illness = guard.judge(health, of_step, limits)
-            if illness is not None:
-                raise guard.Ill(done, illness)
-            if done <= end:
-                trend = {"energy_gap_trend": np.reshape(health.trend, np.shape(of_step["energy_gap"]))}
-                reporter.progress(done, _by_member(of_step | trend), config.log.every)
-            if kept is not None and not health.symptom:
-                if count := int(kept.non_finite):
-                    raise guard.Ill(kept.step, f"{count} values of the state are not finite")
-                if saved == beginning.step:
-                    checkpoint.discard_after(manager, beginning.step)
-                checkpoint.save(manager, kept.step, kept.state)
-                wanted, saved = False, kept.step
-            kept = None
-
-    def due(every: int, step: int) -> bool:
-        return step > beginning.step and step // every > (step - number) // every
-
-    for step in itertools.count(beginning.step, number):
-        last, regular = step == end, due(config.checkpoint.every, step)
-        pictures = config.log.images_every and due(config.log.images_every, step)
-        if last or regular or pictures or (wanted and kept is None):
-            look()
-        wanted = wanted or last or regular
-        if wanted and kept is None and not health.symptom:
-            kept, health = _Kept(step, *keep(state)), guard.HEALTHY
-        if pictures and not last:
-            draw_pictures(step, state)
-        final = kept
+    def advance(step: int, state: TrainState) -> tuple[TrainState, Metrics]:
         of_call = [batches(index) for index in range(step, step + number)]
-        state, metrics = train_steps(state, assemble.place_batches(config, mesh, of_call))
-        look()
-        unseen = (step + 1, metrics)
-        if last:
-            look()
-            if wanted and end == config.train.num_steps:
-                raise guard.Ill(step, f"the last steps are outside the healthy region: {health.symptom}")
-            if wanted:
-                console.warn(f"the steps after {saved} are outside the healthy region and not saved")
-            elif final is not None and end == config.train.num_steps:  # after a signal there may be no time for it
-                draw_pictures(step, final.state)
-            return saved
-        if stop.is_due(step // number + 1):
-            end = step + number
-    raise AssertionError("the last step always returns")
+        return train_steps(state, assemble.place_batches(config, mesh, of_call))
+
+    def save(step: int, state: TrainState) -> None:
+        if failure := checkpoint.save(manager, step, state):
+            console.warn(failure)
+
+    return loop.Actions(
+        advance=advance,
+        keep=assemble.make_keeper(config, mesh),
+        judge=lambda health, metrics: guard.judge(health, metrics, limits),
+        show=lambda step, numbers: reporter.progress(step, numbers, config.log.every),
+        draw=draw,
+        discard_after=partial(checkpoint.discard_after, manager),
+        save=save,
+        must_stop=stop.is_due,
+        warn=console.warn,
+    )
 
 
-def _by_step(metrics: Mapping[str, np.ndarray], number: int) -> list[dict[str, np.ndarray]]:
-    """The metrics of each step of a call."""
-    if number == 1:
-        return [dict(metrics)]
-    return [{name: np.asarray(value[index]) for name, value in metrics.items()} for index in range(number)]
-
-
-def _by_member(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Metrics as numbers; of several models the mean under the metric's name, and each under NAME_0, NAME_1 ..."""
-    numbers = {name: float(np.mean(value)) for name, value in metrics.items()}
-    each = {f"{name}_{m}": float(one) for name, value in metrics.items() if value.ndim for m, one in enumerate(value)}
-    return numbers | each
-
-
-def _picture_maker(config: Config, mesh: Mesh, reporter: console.Reporter) -> Callable[[int, TrainState], None]:
+def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[int, TrainState], None]:
     """The function that writes a grid of the replay buffer, and one of chains from fresh noise, of a state."""
     few = config.copy_and_resolve_references()
     few.sample.num_images = few.sample.batch_size = GRID
@@ -243,7 +185,7 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: console.Reporter) -> Ca
     return draw
 
 
-def _density_watcher(config: Config, mesh: Mesh, reporter: console.Reporter) -> Callable[[int, TrainState], None]:
+def _density_watcher(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[int, TrainState], None]:
     """The function that measures a state's model against the 2-D law it learns, and writes both beside its samples."""
     sampler, report_of = trained.make_sampler(config, mesh), trained.make_density_report(config)
     data_points = sources.make_density(config).sample(

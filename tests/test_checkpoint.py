@@ -9,6 +9,7 @@ import pytest
 
 from ebm_jax.distributed import parallel
 from ebm_jax.storage import checkpoint
+from ebm_jax.storage.fingerprint import fingerprint
 
 
 def make_state(seed):
@@ -108,20 +109,36 @@ def test_nothing_valid_restores_nothing_and_deletes_nothing(tmp_path):
 def test_the_fingerprint_is_the_same_however_the_state_lies_over_devices():
     state = make_state(5)
     alone = jax.device_put(state, jax.devices()[3])
-    assert checkpoint.fingerprint(state) == checkpoint.fingerprint(alone)
+    assert fingerprint(state) == checkpoint.fingerprint(alone)
 
 
 def test_the_fingerprint_sees_every_single_bit_two_signs_and_the_order_of_values():
     values = np.arange(64, dtype=np.float32)
     two_signs = np.where(np.isin(np.arange(64), (5, 9)), -values, values)
-    seen = {checkpoint.fingerprint(changed)[0] for changed in (values, values[::-1].copy(), two_signs)}
+    seen = {fingerprint({"x": changed})["x"] for changed in (values, values[::-1].copy(), two_signs)}
     for place in range(64):
         for bit in range(32):
             changed = values.copy()
             changed.view(np.uint32)[place] ^= np.uint32(1) << np.uint32(bit)
-            seen.add(checkpoint.fingerprint(changed)[0])
+            seen.add(fingerprint({"x": changed})["x"])
     collisions = 3 + 64 * 32 - len(seen)
     assert collisions <= 1, "2,051 hashes of 32 bits collide twice with probability 1e-7"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8", "int32", "bool"])
+def test_the_fingerprint_tells_an_array_from_itself_reversed_with_rows_exchanged_and_transposed(dtype):
+    values = jnp.asarray(np.random.default_rng(0).integers(0, 2, (16, 16)), dtype)
+    others = (values[::-1], values[:, ::-1], values.reshape(-1)[::-1].reshape(16, 16), values.T)
+    exchanged = values.at[jnp.array([2, 9])].set(values[jnp.array([9, 2])])
+    numbers = [fingerprint({"x": one})["x"] for one in (values, *others, exchanged)]
+    assert len(set(numbers)) == len(numbers), "six hashes of 32 bits collide with probability 4e-9"
+
+
+def test_the_fingerprint_tells_which_leaf_holds_what():
+    one, other = jnp.arange(4.0), jnp.arange(4.0) + 1
+    first, second = fingerprint({"a": one, "b": other}), fingerprint({"a": other, "b": one})
+    assert first == {"a": second["b"], "b": second["a"]}
+    assert first["a"] != first["b"]
 
 
 def test_after_a_rollback_the_newer_steps_are_kept_elsewhere_and_can_be_saved_again(tmp_path):

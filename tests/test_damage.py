@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 from test_checkpoint import abstract, bits, make_state, save_steps
 
+from ebm_jax.report import quiet
 from ebm_jax.storage import checkpoint
 
 CASES = 40
 STEPS = (1, 2, 3)
+
+
+@pytest.fixture(autouse=True)
+def as_the_program():
+    """What run.py does for its process."""
+    quiet.be_quiet()
 
 
 @pytest.fixture(scope="module")

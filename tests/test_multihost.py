@@ -16,7 +16,7 @@ from configs import density2d, digits
 from ebm_jax import assemble, trained
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
-from ebm_jax.report import console
+from ebm_jax.report import reporter
 from ebm_jax.storage import checkpoint
 from ebm_jax.storage.workdir import read_config
 from ebm_jax.types import BadInput
@@ -73,7 +73,7 @@ def named_leaves(state):
 
 
 def rows(workdir):
-    return [json.loads(line) for line in (workdir / console.METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in (workdir / reporter.METRICS).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from conftest import finished, free_port, start
 from etils import epath
 
-from ebm_jax.report import console
+from ebm_jax.report import reporter
 from ebm_jax.storage import bucket, workdir
 from ebm_jax.types import BadInput
 
@@ -109,11 +109,11 @@ def test_what_a_bucket_does_not_take_stays_here_and_is_told(remote, monkeypatch)
 def test_a_run_in_a_bucket_goes_on_with_the_lines_events_and_pictures_that_are_there(remote):
     images = np.zeros((4, 8, 8, 1))
     for steps in (range(1, 5), range(3, 7)):  # the second begins anew after step 2
-        with console.Reporter(remote, steps[0] - 1, 6) as reporter:
+        with reporter.Reporter(remote, steps[0] - 1, 6) as written:
             for step in steps:
-                reporter.progress(step, METRICS, 1)
-            reporter.image("chains", steps[-1], images)
-    rows = [json.loads(line)["step"] for line in (remote / console.METRICS).read_text().splitlines()]
+                written.progress(step, METRICS, 1)
+            written.image("chains", steps[-1], images)
+    rows = [json.loads(line)["step"] for line in (remote / reporter.METRICS).read_text().splitlines()]
     assert rows == [1, 2, 3, 4, 5, 6]
     assert sorted(path.name for path in (remote / "images").iterdir()) == ["chains_000004.png", "chains_000006.png"]
     assert len([path for path in remote.iterdir() if "tfevents" in path.name]) == 2

@@ -17,7 +17,7 @@ from PIL import Image
 import run
 from ebm_jax import assemble, trained
 from ebm_jax.distributed import parallel
-from ebm_jax.report import console
+from ebm_jax.report import pictures, reporter
 from ebm_jax.storage import checkpoint
 from ebm_jax.storage.workdir import locked, read_config
 
@@ -45,7 +45,7 @@ def command(workdir, mode="train", **changes):
 
 
 def rows(workdir):
-    return [json.loads(line) for line in (workdir / console.METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in (workdir / reporter.METRICS).read_text().splitlines()]
 
 
 def final_state(workdir):
@@ -167,7 +167,7 @@ def test_sampling_writes_a_picture_and_arrays_and_never_overwrites(whole_run):
     assert names == ["000006_0.npz", "000006_0.png", "000006_1.npz", "000006_1.png"]
     arrays = np.load(whole_run / "samples" / "000006_0.npz")
     np.testing.assert_array_equal(
-        np.asarray(Image.open(whole_run / "samples" / "000006_0.png")), console.grid(arrays["images"])[:, :, 0]
+        np.asarray(Image.open(whole_run / "samples" / "000006_0.png")), pictures.grid(arrays["images"])[:, :, 0]
     )
     config, params = trained.load(whole_run)
     energies = trained.make_energy_fn(config)(params, jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"]))
@@ -246,7 +246,7 @@ def density_command(workdir, mode="train", **changes):
 def test_a_density_run_measures_itself_and_draws_data_samples_and_density_side_by_side(tmp_path, capsys):
     workdir = tmp_path / "run"
     assert run.main(density_command(workdir, log__images_every=3)) == 0
-    lines = [json.loads(line) for line in (workdir / console.EVALUATION).read_text().splitlines()]
+    lines = [json.loads(line) for line in (workdir / reporter.EVALUATION).read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 6]
     for line in lines:
         assert line["kl"] > 0

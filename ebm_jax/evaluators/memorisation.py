@@ -6,7 +6,7 @@ import numpy as np
 
 from ebm_jax.evaluators.common import Outcome, Subject, Value
 from ebm_jax.metrics import neighbours
-from ebm_jax.report import console
+from ebm_jax.report import pictures
 
 PAIRS = 16  # in the picture
 CLOSE = 0.01  # share of test images that are nearer to a training image than what counts as close
@@ -28,7 +28,7 @@ def measure(subject: Subject) -> Outcome:
             "that training image": seen[found.train_rows[nearest]],
             "the nearest test image": unseen[found.test_rows[nearest]],
         }
-        console.write_rows(path, rows)
+        pictures.write_rows(path, rows)
 
     return Outcome(
         {

@@ -13,7 +13,7 @@ from ebm_jax.data import sources
 from ebm_jax.evaluators.card import BETWEEN
 from ebm_jax.evaluators.common import Outcome, Subject, Value, chosen_rows, sha256, with_split
 from ebm_jax.metrics import ood, outliers
-from ebm_jax.report import console, figures
+from ebm_jax.report import console, figures, pictures
 from ebm_jax.types import BadInput, Config
 
 MADE = {  # sets made of the inside images, or of nothing
@@ -205,7 +205,7 @@ def _pictures(sets: dict[str, np.ndarray], plain: dict[str, np.ndarray], score_n
     shown = {name: images[:SHOWN] / 255.0 for name, images in sets.items()}
 
     def rows(path: Path) -> None:
-        console.write_rows(path, shown)
+        pictures.write_rows(path, shown)
 
     return {
         "scores": partial(figures.histograms, reference=inside, others=titles, label=f"{score_name}, gray: inside"),

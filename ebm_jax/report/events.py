@@ -9,9 +9,10 @@ from tensorboardX import SummaryWriter
 
 
 class Events:
-    """A tensorboardX writer; what its thread fails of, a full disk say, is raised by the next call.
+    """A tensorboardX writer. If its thread fails, because the disk is full say, later calls raise that error.
 
-    Left to itself that thread dies with a traceback, and its queue of ten blocks whoever puts an eleventh event in.
+    Left to itself the thread dies with a traceback. Its queue of ten then blocks whoever puts an eleventh event in, and
+    does so too in the moment before the failure is noticed; so the queue here has no limit.
     """
 
     def __init__(self, folder: str | Path, **options: Any):
@@ -19,7 +20,7 @@ class Events:
         number = sum(
             1 for _ in Path(folder).glob("events.out.tfevents.*")
         )  # one opened within a second would overwrite it
-        self._writer = SummaryWriter(str(folder), filename_suffix=f".{number}", **options)
+        self._writer = SummaryWriter(str(folder), max_queue=0, filename_suffix=f".{number}", **options)
         self._threads = set(threading.enumerate()) - before
         self._error: BaseException | None = None
         self._hook, threading.excepthook = threading.excepthook, self._notice
@@ -49,8 +50,15 @@ class Events:
 
     def close(self) -> None:
         """Write what waits, and end the thread."""
-        threading.excepthook = self._hook
-        if self._error is not None:
-            with contextlib.suppress(AttributeError):  # inside tensorboardX: without it the process waits at its end
-                self._writer.file_writer.event_writer._event_queue.cancel_join_thread()  # pyright: ignore
-        self._usable().close()
+        queue = None
+        with contextlib.suppress(AttributeError):  # without events on this disk there is none
+            queue = self._writer.file_writer.event_writer._event_queue  # pyright: ignore
+        try:
+            self._usable().close()
+            self._usable()  # the thread may have failed meanwhile
+        except BaseException:
+            if queue is not None:
+                queue.cancel_join_thread()  # else the process waits at its end for what nobody takes from the queue
+            raise
+        finally:
+            threading.excepthook = self._hook

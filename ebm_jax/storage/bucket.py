@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,6 @@ def folder_of(text: str | Folder) -> Folder:
         raise BadInput(f"--workdir {text} is no address that is known; give a folder, or {SCHEME}BUCKET/RUN")
     if importlib.util.find_spec("gcsfs") is None:
         raise BadInput(f"--workdir {text} needs gcsfs; pip install -r requirements-gcs.txt")
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs, with tracebacks, what it raises or gets over
     return epath.Path(text)
 
 

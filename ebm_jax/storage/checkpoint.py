@@ -1,30 +1,28 @@
 """Checkpoints of one pytree by Orbax, each with a fingerprint, because Orbax restores a flipped bit without a word.
 
-A checkpoint is the state and, beside it, {"step": number, "fingerprint": one number a leaf}. The fingerprint does not
-depend on how the state lies over devices, so a run restores on another number of them. docs/reliability.md has what is
-survived, and where it is tested.
+A checkpoint is the state and, beside it, {"step": number, "fingerprint": {path of a leaf: number}}. The fingerprint is
+the same however the state lies over devices, so a run goes on with another number of them. older.py says how the
+checkpoints of older versions are read. docs/reliability.md says what a run survives, and which test shows it.
 """
 
 import contextlib
-import gc
 import itertools
 import json
-import logging
 import math
-import sys
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from jax import lax
-from jaxtyping import Array, UInt32
+from etils import epath
 
 from ebm_jax.distributed import processes
-from ebm_jax.report import console
 from ebm_jax.storage import bucket
+from ebm_jax.storage.fingerprint import fingerprint, named_leaves
+from ebm_jax.storage.older import OLDER, Older, sources
 from ebm_jax.types import BadInput, Folder
 
 DIRECTORY = "checkpoints"
@@ -34,72 +32,43 @@ REASON = 120  # letters of a library's message that are shown
 
 @contextlib.contextmanager
 def open_manager(
-    workdir: Folder, keep: int = 1, read_only: bool = False, directory: str = DIRECTORY
+    workdir: Folder,
+    keep: int = 1,
+    read_only: bool = False,
+    directory: str = DIRECTORY,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> Iterator[ocp.CheckpointManager]:
     """The checkpoints in a `directory` of a run's folder; `keep` newest ones stay. What a killed run left is removed.
 
+    Args:
+      warn: takes the line about a last save that failed, if another error ends the context.
+
     Raises:
-      BadInput: it cannot be opened; or, at the end, the last save failed. Where another error ends the context, the
-        failed save is a line on standard error instead.
+      BadInput: it cannot be opened; or, at the end, the last save failed.
     """
     folder = workdir / directory if bucket.is_remote(workdir) else (workdir / directory).absolute()
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder} cannot be opened (it is a file); move it away, or use another --workdir")
-    with _without_logs():
-        options = ocp.CheckpointManagerOptions(max_to_keep=None if read_only else keep, read_only=read_only)
-        try:
-            manager = ocp.CheckpointManager(folder, options=options)
-            if not read_only:
-                _remove_unfinished(manager)
-        except OSError as error:
-            raise BadInput(f"{folder} cannot be opened ({_reason(error)}); use another --workdir") from error
-        try:
-            yield manager
-        except BaseException:
-            if failure := settle(manager):
-                console.warn(failure)
-            raise
-        else:
-            if failure := settle(manager):
-                raise BadInput(f"{failure}; mend that, and the same command goes on from there")
-        finally:
-            with contextlib.suppress(Exception):  # what is left of the failure that is told above
-                manager.close()
-            gc.collect()  # reads and writes that failed beside the first log themselves when they are collected
-
-
-@contextlib.contextmanager
-def _without_logs() -> Iterator[None]:
-    """Keep off the terminal what Orbax logs, with tracebacks, and what this module tells in one line.
-
-    One failed file ends the event loop of all; the others then complain that it is closed.
-    """
-    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
-    levels = [logger.level for logger in loggers]
-
-    def filtered(unraisable: Any) -> None:
-        code = getattr(unraisable.object, "cr_code", None)
-        of_orbax = code is not None and "orbax" in code.co_filename
-        if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    sys.unraisablehook = filtered
+    # Orbax's own read_only=True logs three warnings each time; a manager that saves nothing writes nothing either
+    options = ocp.CheckpointManagerOptions(max_to_keep=None if read_only else keep, create=not read_only)
     try:
-        yield
+        manager = ocp.CheckpointManager(folder, options=options)
+        if not read_only:
+            _remove_unfinished(manager)
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be opened ({_reason(error)}); use another --workdir") from error
+    try:
+        yield manager
+    except BaseException:
+        if failure := settle(manager):
+            warn(failure)
+        raise
+    else:
+        if failure := settle(manager):
+            raise BadInput(f"{failure}; mend that, and the same command goes on from there")
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        sys.unraisablehook = hook
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """False of what asyncio logs of reads and writes that failed beside one that is told.
-
-    They are logged when they are collected, which may be long after, at the end of the process.
-    """
-    return "exception was never retrieved" not in record.getMessage()
+        with contextlib.suppress(Exception):  # what is left of the failure that is told above
+            manager.close()
 
 
 def exists(workdir: Folder, directory: str = DIRECTORY) -> bool:
@@ -117,17 +86,19 @@ def _steps(folder: Any) -> list[int]:
     return sorted((number for number in numbers if str(number) in names), reverse=True)
 
 
-def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
+def save(manager: ocp.CheckpointManager, step: int, state: Any) -> str | None:
     """Start saving `state`; the arrays may be donated as soon as this returns, the files follow in the background.
 
-    A save that fails costs no older checkpoint. The next one says so on standard error and is the next attempt; of the
-    last one `open_manager` says so.
+    A save that fails costs no older checkpoint. The next one tells it and is the next attempt; of the last one
+    `open_manager` tells it.
+
+    Returns:
+      A line about the save before, if that failed.
 
     Raises:
       ValueError: `step` is not newer than all saved ones; see `discard_after`.
     """
-    if failure := settle(manager):
-        console.warn(f"{failure}; going on, step {step} is saved now")
+    failure = settle(manager)
     state = _copied(state)
     meta = {"step": step, "fingerprint": fingerprint(state)}
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
@@ -141,13 +112,15 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
     except Exception as error:  # tensorstore, Orbax and the system each raise their own
         if processes.count() > 1:  # the others wait for this one inside Orbax, until they are told that it failed
             raise
-        _not_started[manager] = _failure(manager, step, error)
-        return
+        _untold[manager] = _failure(manager, step, error)
+        started = True
     if not started:
         raise ValueError(f"step {step} is not newer than step {manager.latest_step()}, which is saved")
+    return f"{failure}; going on, step {step} is saved now" if failure else None
 
 
-_not_started: WeakKeyDictionary[ocp.CheckpointManager, str] = WeakKeyDictionary()
+_untold: WeakKeyDictionary[ocp.CheckpointManager, str] = WeakKeyDictionary()
+"""What went wrong without Orbax's knowing of it any more, until `settle` tells it."""
 
 
 def settle(manager: ocp.CheckpointManager) -> str | None:
@@ -157,12 +130,11 @@ def settle(manager: ocp.CheckpointManager) -> str | None:
         manager.wait_until_finished()
     except Exception as error:  # from the writing thread: tensorstore, Orbax and the system each raise their own
         return _failure(manager, step, error)
-    return _not_started.pop(manager, None)
+    return _untold.pop(manager, None)
 
 
 def _failure(manager: ocp.CheckpointManager, step: int | None, error: Exception) -> str:
     """What went wrong, and what there is to go on from, after tidying up."""
-    logging.getLogger("asyncio").addFilter(_is_news)
     _remove_unfinished(manager)  # makes room on a full disk
     manager.reload()
     if bucket.is_remote(manager.directory) and step not in manager.all_steps() and processes.is_first():
@@ -209,47 +181,77 @@ class Restored(NamedTuple):
     """What is wrong with each newer checkpoint, by its step; all are left on disk."""
 
 
-def restore_newest(manager: ocp.CheckpointManager, abstract: Any, before: float | int = math.inf) -> Restored:
+def restore_newest(
+    manager: ocp.CheckpointManager, abstract: Any, before: float | int = math.inf, older: Older = OLDER
+) -> Restored:
     """The newest checkpoint, of a step less than `before`, whose arrays are what was saved.
 
-    `abstract` states shapes, types and shardings.
+    Args:
+      abstract: shapes, types and shardings of a state.
+      older: where the parts of the state are in checkpoints of older versions.
     """
     skipped: dict[int, str] = {}
     steps = json.loads(processes.from_first(json.dumps(_steps(manager.directory))))  # file systems' caches differ
     for step in steps:
         if step >= before:
             continue
-        state, reason = _examined(manager, step, abstract)
+        state, reason = _examined(manager.directory / str(step), step, abstract, older)
         if reason is None:
             return Restored(step, state, skipped)
         skipped[step] = reason
     return Restored(None, None, skipped)
 
 
-def _examined(manager: ocp.CheckpointManager, step: int, abstract: Any) -> tuple[Any, str | None]:
+def _examined(folder: Folder, step: int, abstract: Any, older: Older) -> tuple[Any, str | None]:
     """The state of a checkpoint and, the same on every process, what is wrong with it.
 
     Every process reads without waiting for the others, since one may fail alone; then they agree. The fingerprint is
     one computation of all processes, so it comes after.
     """
+    named, places, leaves, meta, reason = named_leaves(abstract), {}, {}, {}, None
+    try:
+        places, leaves, meta = _read(folder, named, older)
+    except Exception as error:  # tensorstore, zarr, JSON and Orbax each raise their own for damaged files
+        reason = _reason(error)
+    if reason := _agreed(reason):
+        return None, reason
+    numbers: Any = fingerprint(leaves)
+    if isinstance(meta.get("fingerprint"), list):  # of older versions: in the order of the state's leaves
+        numbers = [numbers[place] for place in places.values() if place is not None]
+    saved = {"step": step, "fingerprint": numbers}
+    if reason := _agreed(None if meta == saved else "its arrays are not those that were saved under this step"):
+        return None, reason
+    parts = [
+        _made(older.added[path], leaf) if (place := places[path]) is None else leaves[place]
+        for path, leaf in named.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(abstract), parts), None
+
+
+def _read(
+    folder: Folder, named: Mapping[str, Any], older: Older
+) -> tuple[dict[str, str | None], dict[str, Any], dict[str, Any]]:
+    """Where a checkpoint has each leaf of a state, its arrays by their paths there, and what stands beside them."""
     own = processes.index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader_{own}"
     )
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
-    state, meta, reason = None, None, None
-    try:
-        handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
-        with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
-            restored = reader.restore(manager.directory / str(step), args=args)
-        state, meta = restored["state"], {"step": step} | restored["meta"]  # the step is not in older checkpoints
-    except Exception as error:  # tensorstore, zarr, JSON and Orbax each raise their own for damaged files
-        reason = _reason(error)
-        logging.getLogger("asyncio").addFilter(_is_news)
-    if (reason := _agreed(reason)) is None:
-        saved = {"step": step, "fingerprint": fingerprint(state)}
-        reason = _agreed(None if meta == saved else "its arrays are not those that were saved under this step")
-    return state, reason
+    with contextlib.closing(ocp.StandardCheckpointHandler(multiprocessing_options=alone)) as of_state:
+        tree = of_state.metadata(epath.Path(folder / "state")).tree
+    places = sources(named, named_leaves(tree), older)
+    wanted = {place: named[path] for path, place in places.items() if place is not None}
+    target = jax.tree.unflatten(jax.tree.structure(tree), [wanted[place] for place in named_leaves(tree)])
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore())
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+        restored = reader.restore(folder, args=args)
+    step = {"step": int(folder.name)}  # not in the checkpoints of older versions
+    return places, named_leaves(restored["state"]), step | restored["meta"]
+
+
+def _made(value_of: Callable[[Any], Any], leaf: Any) -> Any:
+    """An array for a leaf that was not saved, where it lies on the devices."""
+    return jax.jit(lambda: value_of(leaf), out_shardings=leaf.sharding)()
 
 
 def _agreed(reason: str | None) -> str | None:
@@ -274,7 +276,7 @@ def discard_after(manager: ocp.CheckpointManager, step: int) -> list[int]:
       The steps that were moved.
     """
     if failure := settle(manager):
-        console.warn(failure)
+        _untold[manager] = failure
     newer = [other for other in _steps(manager.directory) if other > step]
     _move(manager, newer, manager.directory.parent / f"rolled_back_{manager.directory.name}")
     return newer
@@ -297,32 +299,3 @@ def all_damaged(workdir: Folder, restored: Restored) -> str:
         f"every checkpoint in {workdir / DIRECTORY} is damaged ({reasons}); restore one from a copy, or use another "
         "--workdir"
     )
-
-
-def fingerprint(state: Any) -> list[int]:
-    """One number for each leaf, from its bits and their places, equal on any sharding."""
-    return [int(value) for value in jax.device_get(_fingerprints(jax.tree.leaves(state)))]
-
-
-@jax.jit
-def _fingerprints(leaves: list[Array]) -> list[UInt32[Array, ""]]:
-    return [_fingerprint(leaf) for leaf in leaves]
-
-
-def _fingerprint(leaf: Array) -> UInt32[Array, ""]:
-    """Σ mix(bits xor mix(place)) modulo 2³²: exact in any order of summing, and never equal after one changed value.
-
-    The sum alone, or with a factor for the place, would let two flipped sign bits cancel.
-    """
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
-    bits = lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32).reshape(-1)
-    return jnp.sum(_mix(bits ^ _mix(lax.iota(jnp.uint32, bits.size))), dtype=jnp.uint32)
-
-
-def _mix(x: UInt32[Array, " n"]) -> UInt32[Array, " n"]:
-    """A bijection of 32-bit integers that scatters neighbours (lowbias32: C. Wellons, "Hash prospector", 2018)."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)

@@ -15,7 +15,7 @@ from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.metrics.neighbours import nearest_neighbours
 from ebm_jax.models import energy, observations
-from ebm_jax.report import console
+from ebm_jax.report import console, pictures
 from ebm_jax.sampling.kernel import Stages
 from ebm_jax.types import BadInput, Config, EnergyFn, Images, Labels, Params, PRNGKey
 
@@ -80,7 +80,7 @@ def asked_labels(run: Run) -> np.ndarray:
 def rows_of(**rows: np.ndarray) -> Draw:
     """A picture of the first few images of each, one row under its name."""
     captions = {name.replace("_", " "): images[:COLUMNS] for name, images in rows.items()}
-    return lambda path: console.write_rows(path.with_suffix(".png"), captions)
+    return lambda path: pictures.write_rows(path.with_suffix(".png"), captions)
 
 
 def mean_squared_error(images: np.ndarray, others: np.ndarray) -> float:
@@ -99,8 +99,8 @@ def film(run: Run) -> Result:
     frames = compiled(run, make, start, labels)
 
     def draw(path: Path) -> None:
-        console.write_film(path.with_suffix(".gif"), frames)
-        console.write_strip(path.with_suffix(".png"), frames[:, :COLUMNS])
+        pictures.write_film(path.with_suffix(".gif"), frames)
+        pictures.write_strip(path.with_suffix(".png"), frames[:, :COLUMNS])
 
     arrays = {"frames": frames, "labels": np.asarray(labels)}
     return Result(arrays, draw, f"{len(frames)} frames of {len(start)} chains, {every} steps apart")
@@ -142,7 +142,7 @@ def compose(run: Run) -> Result:
 
     images = compiled(run, make, start)
     line = f"{len(images)} samples of the product of {len(parts)} energies"
-    return Result({"images": images}, lambda path: console.write_grid(path.with_suffix(".png"), images), line)
+    return Result({"images": images}, lambda path: pictures.write_grid(path.with_suffix(".png"), images), line)
 
 
 def _other_parts(run: Run, places: jax.Array) -> list[tuple[str, EnergyFn]]:
@@ -311,7 +311,7 @@ def classify(run: Run) -> Result:
     def draw(path: Path) -> None:
         wrong = predicted != labels
         shown = images[wrong] if wrong.any() else images
-        console.write_grid(path.with_suffix(".png"), shown[: COLUMNS**2])
+        pictures.write_grid(path.with_suffix(".png"), shown[: COLUMNS**2])
 
     line = f"accuracy {accuracy:.4f} on {len(images)} images of {run.config.sample.split}; the picture has wrong ones"
     return Result(arrays, draw, line)

@@ -85,7 +85,7 @@ def roll_back(
         if older.step is not None:
             step, state = older.step, older.state
     state = assemble.make_rescued(config, mesh, number)(state)
-    with checkpoint.open_manager(folder, directory=DIRECTORY) as apart:
+    with checkpoint.open_manager(folder, directory=DIRECTORY, warn=console.warn) as apart:
         checkpoint.save(apart, number, state)
     learning_rate = config.optim.learning_rate * config.guard.rescue_learning_rate**number
     event = (

@@ -1,0 +1,154 @@
+"""What is kept and shown of a training run: the progress line, metrics.jsonl, TensorBoard events, pictures."""
+
+import contextlib
+import json
+import math
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeRemainingColumn
+
+from ebm_jax.distributed import processes
+from ebm_jax.report import figures
+from ebm_jax.report.console import density_line, say, warn
+from ebm_jax.report.events import Events
+from ebm_jax.report.pictures import grid, write_grid
+from ebm_jax.storage.bucket import Mirror
+from ebm_jax.storage.workdir import write_atomically
+from ebm_jax.types import Folder
+
+METRICS, EVALUATION = "metrics.jsonl", "evaluation.jsonl"
+GROWING = (METRICS, EVALUATION, "events.out.tfevents.*")  # files that a resumed run goes on with
+SHOWN = {"energy_data": "U data", "energy_samples": "samples", "energy_gap": "gap", "chain_grad_norm": "chain |∇U|"}
+
+
+class Reporter:
+    """The watchers of one training run, a context manager; lines of steps after `start` are dropped from the files.
+
+    On other processes than the first it takes everything and writes nothing.
+    """
+
+    def __init__(self, workdir: Folder, start: int, num_steps: int):
+        self._writes = processes.is_first()
+        self._mirror = Mirror(workdir if self._writes else Path(), GROWING)
+        self._workdir = self._mirror.local
+        self._open(start)
+        self._live = self._writes and Console().is_terminal
+        self._progress = Progress(
+            TextColumn("{task.completed}/{task.total} {task.description}"),
+            TimeRemainingColumn(),
+            disable=not self._live,
+        )
+        self._task = self._progress.add_task("compiling", total=num_steps, completed=start)
+        self._num_steps = num_steps
+        self._began = self._marked = time.perf_counter()
+        self._marked_step = start
+        self._speed = 0.0
+
+    def _open(self, start: int) -> None:
+        for name in (METRICS, EVALUATION) if self._writes else ():
+            _drop_after(self._workdir / name, start)
+        self._jsonl = (self._workdir / METRICS if self._writes else Path(os.devnull)).open("a")
+        self._events = Events(self._workdir, purge_step=start + 1, write_to_disk=self._writes)
+
+    def __enter__(self) -> "Reporter":
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+        try:
+            with contextlib.closing(self._events):
+                self._jsonl.close()
+        finally:
+            if failure := self._mirror.close():
+                warn(failure)
+
+    def progress(self, step: int, metrics: dict[str, float], every: int) -> None:
+        """Show one step; keep each `every`-th in the files and, without a terminal, print it."""
+        if step % every == 0 or step == self._num_steps:
+            self._measure_speed(step)
+            self._keep(step, metrics)
+        if self._live:
+            self._progress.update(self._task, completed=step, description=self._line(metrics))
+
+    def event(self, step: int, text: str) -> None:
+        """Keep what happened to the run as a row of metrics.jsonl and as TensorBoard text."""
+        self._jsonl.write(json.dumps({"step": step, "event": text}) + "\n")
+        self._jsonl.flush()
+        self._events.add_text("event", text, step)
+        self._mirror.push()
+
+    def go_back(self, step: int) -> None:
+        """Drop what was written of the steps after `step`, which are about to be done again; events stay."""
+        self._jsonl.close()
+        self._events.close()
+        self._open(step)
+        self._marked, self._marked_step = time.perf_counter(), step
+
+    def image(self, name: str, step: int, images: np.ndarray) -> None:
+        """Write a grid as images/NAME_STEP.png and into the TensorBoard events."""
+        if not self._writes:
+            return
+        path = self._workdir / "images" / f"{name}_{step:06d}.png"
+        write_grid(path, images)
+        self._events.add_image(name, grid(images), step)
+        self._mirror.push()
+
+    def density(
+        self, step: int, data: np.ndarray, samples: np.ndarray, log_q: np.ndarray, report: dict[str, float]
+    ) -> None:
+        """Write images/density_STEP.png and a line of evaluation.jsonl, and say how far the model is from the truth.
+
+        Args:
+          data, samples: points [n, 2]; log_q: the model's log-density on the grid; report: kl, nll, entropy, in nats.
+        """
+        figures.density_figure(self._workdir / "images" / f"density_{step:06d}.png", data, samples, log_q)
+        with (self._workdir / EVALUATION).open("a") as file:
+            file.write(json.dumps({"step": step, **report}) + "\n")
+        for name, value in report.items():
+            self._events.add_scalar(f"evaluation/{name}", value, step)
+        say(f"step {step}: {density_line(report)}")
+
+    def _measure_speed(self, step: int) -> None:
+        now = time.perf_counter()
+        self._speed = (step - self._marked_step) / max(now - self._marked, 1e-9)
+        self._marked, self._marked_step = now, step
+
+    def _line(self, metrics: dict[str, float]) -> str:
+        shown = " ".join(f"{label} {metrics[name]:.4f}" for name, label in SHOWN.items())
+        return f"{self._speed:.2f} steps/s {shown}"
+
+    def _keep(self, step: int, metrics: dict[str, float]) -> None:
+        seconds = time.perf_counter() - self._began
+        row = {"step": step, **metrics, "steps_per_second": self._speed, "seconds": seconds}
+        self._jsonl.write(json.dumps(row) + "\n")
+        self._jsonl.flush()
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+        self._mirror.push()
+        if not self._live:
+            left = (self._num_steps - step) / self._speed if self._speed else math.inf
+            say(f"step {step}/{self._num_steps} {self._line(metrics)} {left:.0f} s left")
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Drop the lines of steps that are about to be done again, and a line that a killed run left half written.
+
+    Events stay: they happened, whatever is done again.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+            if row["step"] <= step or "event" in row:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    write_atomically(path, "".join(kept))

@@ -1,0 +1,198 @@
+"""The loop of training: when to step, to look at metrics, to save a state and to draw one.
+
+It knows no files, no checkpoints and no terminal. Whatever it does to the world is one of its `Actions`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from ebm_jax.training import guard
+from ebm_jax.training.guard import Health
+from ebm_jax.types import Metrics
+
+State = Any  # of a run: the loop hands it on and never looks inside
+Start = TypeVar("Start")
+
+
+class Plan(NamedTuple):
+    """The steps of a stretch, which ends at the last step, at a signal or when the run is ill."""
+
+    first: int
+    """The step of the state that it begins with."""
+    last: int
+    per_call: int
+    """Steps that the devices do in one call."""
+    save_every: int
+    draw_every: int
+    """0 draws the last state alone."""
+
+
+class Actions(NamedTuple):
+    """All that the loop does to the world."""
+
+    advance: Callable[[int, State], tuple[State, Metrics]]
+    """Start a call of steps at this step. It may donate the state, and does not wait for the devices."""
+    keep: Callable[[State], tuple[State, jax.Array]]
+    """A copy of a state, and how many of its values are not finite."""
+    judge: Callable[[Health, Mapping[str, np.ndarray]], tuple[Health, str | None]]
+    show: Callable[[int, dict[str, float]], None]
+    """Show the metrics of this step."""
+    draw: Callable[[int, State], None]
+    discard_after: Callable[[int], object]
+    """Move away the checkpoints of later steps, which the run left behind when it went back to this one."""
+    save: Callable[[int, State], None]
+    must_stop: Callable[[int], bool]
+    """Whether to stop after call n. Ask after every call; all processes get the same answer."""
+    warn: Callable[[str], None]
+
+
+class Kept(NamedTuple):
+    """A copy of a state that is saved as soon as the step after it is known to be healthy."""
+
+    step: int
+    state: State
+    non_finite: jax.Array
+
+
+class Progress(NamedTuple):
+    """How far a stretch is."""
+
+    health: Health
+    unseen: tuple[int, Metrics] | None
+    """The metrics of the newest call, with its first step; they may still be computed."""
+    kept: Kept | None
+    wanted: bool
+    """A checkpoint is due, and not saved yet."""
+    saved: int
+    """The step of the newest checkpoint."""
+    end: int
+    """The step to stop at."""
+
+
+def run_with_rescues(start: Start, stretch: Callable[[Start], int], rescue: Callable[[guard.Ill], Start]) -> int:
+    """Stretches until one ends by itself, each but the first from where a rescue went back to.
+
+    Returns:
+      The step of the last checkpoint.
+
+    Raises:
+      Diverged: by `rescue`, if none is left.
+    """
+    while True:
+        try:
+            return stretch(start)
+        except guard.Ill as caught:
+            illness = caught.with_traceback(None)  # whose frames would keep the ill state in the devices' memory
+        start = rescue(illness)
+
+
+def run(plan: Plan, actions: Actions, state: State) -> int:
+    """Steps until the last one or a signal.
+
+    The loop fetches the metrics of a call while the next one already runs. A step's metrics are of the state before its
+    update. So a state is known to be healthy, and is saved, only when the step after it is; after the last step the
+    loop takes one more, for its metrics alone. A picture or a checkpoint that is due at a step is of the first state of
+    a call at or after it.
+
+    Returns:
+      The step of the last checkpoint.
+
+    Raises:
+      Ill: the guard's judgement.
+    """
+    step, progress = plan.first, Progress(guard.HEALTHY, None, None, False, plan.first, plan.last)
+    while True:
+        progress = _prepared(plan, actions, progress, step, state)
+        kept, last = progress.kept, step == progress.end
+        state, metrics = actions.advance(step, state)
+        progress = _looked(plan, actions, progress)._replace(unseen=(step + 1, metrics))
+        if last:
+            progress = _looked(plan, actions, progress)
+            _finish(plan, actions, progress, kept)
+            return progress.saved
+        step += plan.per_call
+        if actions.must_stop(step // plan.per_call):
+            progress = progress._replace(end=step)
+
+
+def _prepared(plan: Plan, actions: Actions, progress: Progress, step: int, state: State) -> Progress:
+    """Before the call at `step`, which may donate the state: copy and draw it where that is due."""
+    last, regular = step == progress.end, _is_due(plan, plan.save_every, step)
+    pictures = plan.draw_every > 0 and _is_due(plan, plan.draw_every, step)
+    if last or regular or pictures or (progress.wanted and progress.kept is None):
+        progress = _looked(plan, actions, progress)
+    progress = progress._replace(wanted=progress.wanted or last or regular)
+    if progress.wanted and progress.kept is None and not progress.health.symptom:
+        progress = progress._replace(kept=Kept(step, *actions.keep(state)), health=guard.HEALTHY)
+    if pictures and not last:
+        actions.draw(step, state)
+    return progress
+
+
+def _is_due(plan: Plan, every: int, step: int) -> bool:
+    """Whether the call that begins at `step` is the first one at or after a multiple of `every`."""
+    return step > plan.first and step // every > (step - plan.per_call) // every
+
+
+def _looked(plan: Plan, actions: Actions, progress: Progress) -> Progress:
+    """Wait for the metrics that were not seen yet, judge and show them, and save the state that they prove healthy."""
+    if progress.unseen is None:
+        return progress
+    first, metrics = progress.unseen
+    progress = progress._replace(unseen=None)
+    for step, of_step in enumerate(_by_step(jax.device_get(metrics), plan.per_call), first):
+        if step > progress.end + 1:
+            break
+        health, illness = actions.judge(progress.health, of_step)
+        if illness is not None:
+            raise guard.Ill(step, illness)
+        if step <= progress.end:
+            trend = {"energy_gap_trend": np.reshape(health.trend, np.shape(of_step["energy_gap"]))}
+            actions.show(step, _by_member(of_step | trend))
+        progress = _settled(plan, actions, progress._replace(health=health))
+    return progress
+
+
+def _settled(plan: Plan, actions: Actions, progress: Progress) -> Progress:
+    """After the step that follows the kept state was judged: save that state if the step is healthy, else drop it."""
+    kept = progress.kept
+    if kept is None or progress.health.symptom:
+        return progress._replace(kept=None)
+    if count := int(kept.non_finite):
+        raise guard.Ill(kept.step, f"{count} values of the state are not finite")
+    if progress.saved == plan.first:
+        actions.discard_after(plan.first)
+    actions.save(kept.step, kept.state)
+    return progress._replace(kept=None, wanted=False, saved=kept.step)
+
+
+def _finish(plan: Plan, actions: Actions, progress: Progress, kept: Kept | None) -> None:
+    """Draw the last state, or tell that it was not saved.
+
+    Raises:
+      Ill: the last steps are outside the healthy region, and no signal ended the run.
+    """
+    stopped = progress.end != plan.last  # after a signal there may be no time for pictures
+    if progress.wanted and not stopped:
+        raise guard.Ill(progress.end, f"the last steps are outside the healthy region: {progress.health.symptom}")
+    if progress.wanted:
+        actions.warn(f"the steps after {progress.saved} are outside the healthy region and not saved")
+    elif kept is not None and not stopped:
+        actions.draw(progress.end, kept.state)
+
+
+def _by_step(metrics: Mapping[str, np.ndarray], number: int) -> list[dict[str, np.ndarray]]:
+    """The metrics of each step of a call."""
+    if number == 1:
+        return [dict(metrics)]
+    return [{name: np.asarray(value[index]) for name, value in metrics.items()} for index in range(number)]
+
+
+def _by_member(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Metrics as numbers; of several models the mean under the metric's name, and each under NAME_0, NAME_1 ..."""
+    numbers = {name: float(np.mean(value)) for name, value in metrics.items()}
+    each = {f"{name}_{m}": float(one) for name, value in metrics.items() if value.ndim for m, one in enumerate(value)}
+    return numbers | each
