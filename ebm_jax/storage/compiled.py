@@ -21,7 +21,7 @@ def keep() -> None:
     if VARIABLE in os.environ:
         return
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    folder = root / "ebm_jax" / "compiled" / _machine()
+    folder = root / "ebm_jax" / "compiled" / machine()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -32,7 +32,7 @@ def keep() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH_SECONDS)
 
 
-def _machine() -> str:
+def machine() -> str:
     """What its CPU can do, in eight hexadecimal digits."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
