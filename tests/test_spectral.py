@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax.models import spectral
+from ebm_jax.models import networks, spectral
 
 FLOAT32 = float(np.finfo(np.float32).eps)
 SHAPES = {
@@ -51,7 +51,12 @@ def with_second_norm(params, norm):
     return params | {"block": params["block"] | {"conv2": params["block"]["conv2"] | second}}
 
 
-init, normalise = jax.jit(spectral.init), jax.jit(spectral.normalise)
+@jax.jit
+def init(key, params):
+    return spectral.init(key, params, networks.spectral_form)
+
+
+normalise = jax.jit(spectral.normalise)
 
 
 @jax.jit
