@@ -55,14 +55,13 @@ def make_network(config: Config) -> Network:
         "spectral_norm": model.spectral_norm,
         "dtype": choice(config, "model.dtype"),
     }
-    keywords = _keywords(factory, common, {"attention": model.attention, "dropout": model.dropout})
     try:
-        made = factory(**keywords)
+        made = factory(**_keywords(factory, common, {"attention": model.attention, "dropout": model.dropout}))
     except Exception as error:  # whatever the user's code raises
         reason = " ".join(str(error).split())[:200]
         raise BadInput(
-            f"model.name {name} does not take the keywords {', '.join(keywords)} ({type(error).__name__}: {reason}); "
-            "give its other parameters defaults, and these keys values that it takes"
+            f"model.name {name} makes no network of the keys of the group model ({type(error).__name__}: {reason}); give "
+            "its other parameters defaults, and these keys values that it takes"
         ) from error
     try:
         return as_network(made)

@@ -66,7 +66,7 @@ def _init_of_module(module: nn.Module, takes_labels: bool) -> Callable:
 def _init_of_object(made: Any) -> Callable:
     takes_labels = energy.takes(made.init, 3)
 
-    def init(key: PRNGKey, images: Any, labels: Any) -> Params:
+    def init(key: PRNGKey, images: Any, labels: Any) -> Any:
         inputs = (images, labels) if takes_labels else (images,)
         return made.init(key, *(jnp.zeros(like.shape, like.dtype) for like in inputs))
 
