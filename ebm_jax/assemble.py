@@ -60,8 +60,8 @@ def make_network(config: Config) -> Network:
     except Exception as error:  # whatever the user's code raises
         reason = " ".join(str(error).split())[:200]
         raise BadInput(
-            f"model.name {name} makes no network of the keys of the group model ({type(error).__name__}: {reason}); give "
-            "its other parameters defaults, and these keys values that it takes"
+            f"model.name {name} makes no network of the keys of the group model ({type(error).__name__}: {reason}); "
+            "give its other parameters defaults, and these keys values that it takes"
         ) from error
     try:
         return as_network(made)

@@ -55,16 +55,21 @@ def config_of(name, **values):
     return config.lock()
 
 
+def kept(state):
+    """A copy that no step consumes."""
+    return jax.tree.map(jnp.copy, state._replace(key=None))
+
+
 def trained_states(config, steps):
     """The states after 0, 1, ... steps on one device, and the batches."""
     mesh = parallel.device_mesh(jax.devices()[:1])
     state, step = assemble.make_state(config, mesh), assemble.make_step(config, mesh)
-    states, taken = [jax.device_get(state._replace(key=None))], []
+    states, taken = [kept(state)], []
     with sources.open_batches(config, pytest.fail) as batches:
         for index in range(steps):
             taken.append(batches(index))
             state, _ = step(state, assemble.place_batch(config, mesh, taken[-1]))
-            states.append(jax.device_get(state._replace(key=None)))
+            states.append(kept(state))
     return states, taken
 
 
@@ -78,11 +83,10 @@ def test_an_own_object_of_two_functions_trains_samples_and_exports():
     assert distances == sorted(distances, reverse=True), "it learns where the data are"
     assert distances[-1] < distances[0] - 0.05
 
-    params, start = network_params(states[-1], ema=True), np.full((3, 8, 8, 1), 0.5, np.float32)
-    start[1:, :, 2] = 0.125
+    params, start = network_params(states[-1], ema=True), jnp.full((3, 8, 8, 1), 0.5).at[1:, :, 2].set(0.125)
     expected = params["centre"] + (start - params["centre"]) * (1 - 0.125) ** 4  # noise-free descent of a parabola
     sample_fn = trained.make_sample_fn(config)
-    images = sample_fn(params, jax.random.key(0), init=jnp.asarray(start))
+    images = sample_fn(params, jax.random.key(0), init=start)
     np.testing.assert_allclose(images, np.clip(expected, 0, 1), atol=1e-6)
     files = export.artifact(config, params, 4)
     with np.load(io.BytesIO(files[exported.PARAMS])) as arrays:
@@ -104,13 +108,13 @@ def test_an_own_flax_module_of_other_names_trains_normalised_is_an_ensemble_and_
     assert set(states[0].spectral) == {"projection.kernel", "shift.embedding", "total.kernel"}
     assert any(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), states[0].params, states[-1].params)))
     members = [network_params(state, ema=False) for state in (states[0], states[-1])]
-    images, labels = np.random.default_rng(0).uniform(size=(4, 8, 8, 1)).astype(np.float32), np.array([3, 0, 9, 3])
-    expected = [numpy_bumps(params, images, labels) for params in members]
+    images, labels = jax.random.uniform(jax.random.key(0), (4, 8, 8, 1)), jnp.array([3, 0, 9, 3])
+    expected = [numpy_bumps(jax.device_get(params), np.asarray(images), np.asarray(labels)) for params in members]
     energy_fn = trained.make_energy_fn(config)
     for params, alone in zip(members, expected, strict=True):
-        np.testing.assert_allclose(energy_fn(params, images, jnp.asarray(labels)), alone, rtol=1e-5)
+        np.testing.assert_allclose(energy_fn(params, images, labels), alone, rtol=1e-5)
     both = energy.stack(members)
-    np.testing.assert_allclose(energy_fn(both, images, jnp.asarray(labels)), np.mean(expected, 0), rtol=1e-5)
+    np.testing.assert_allclose(energy_fn(both, images, labels), np.mean(expected, 0), rtol=1e-5)
     drawn = trained.make_sample_fn(config)(both, jax.random.key(0))
     assert drawn.shape == (20, 8, 8, 1)
     assert 0 <= drawn.min() < drawn.max() <= 1
