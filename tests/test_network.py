@@ -167,7 +167,7 @@ def some_keywords(width, attention, other=3):
 def test_a_factory_gets_the_keywords_that_its_signature_takes():
     GOT.clear()
     assemble.make_network(config_of("all_keywords"))
-    assemble.make_network(config_of("some_keywords", model__attention=True))
+    assemble.make_network(config_of("some_keywords", model__resnet__attention=True))
     common = ["activation", "dtype", "num_classes", "spectral_norm", "width"]
     assert [common, [5, True, 3]] == GOT
 
