@@ -35,6 +35,7 @@ from ebm_jax.distributed import parallel
 from ebm_jax.models import energy
 from ebm_jax.report import console
 from ebm_jax.training.optimizer import clipped_adam
+from ebm_jax.training.state import network_params
 from ebm_jax.training.step import dequantise
 from ebm_jax.types import Batch, Config, Images, Labels, Params
 
@@ -99,7 +100,7 @@ def energy_learner(config: Config) -> Learner:
         return train_step(state, assemble.place_batch(config, mesh, stacked(batches)))[0]
 
     def params(state: Any) -> list[Params]:
-        return energy.members(jax.device_put(state.ema, jax.devices()[0]))
+        return energy.members(jax.device_put(network_params(state, ema=True), jax.devices()[0]))
 
     return Learner(lambda: assemble.make_state(config, mesh), step, params)
 

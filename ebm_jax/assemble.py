@@ -1,11 +1,11 @@
 """The pure parts of a run: network, kernel, optimiser, state and step."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,12 +13,15 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
-from ebm_jax.checks import RESIDUAL
 from ebm_jax.choices import choice, example_labels, label_shape, value_of
 from ebm_jax.data.sources import member_seeds
 from ebm_jax.distributed import parallel
 from ebm_jax.methods import losses
 from ebm_jax.models import energy, spectral
+from ebm_jax.models.network import Network, as_network
+from ebm_jax.models.network import check as check_network
+from ebm_jax.models.networks import NETWORKS
+from ebm_jax.registry import named
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.hmc import hmc
 from ebm_jax.sampling.kernel import Kernel, Project, Stages, scheduled, unit_box
@@ -31,24 +34,53 @@ from ebm_jax.training.step import make_train_step
 from ebm_jax.types import BadInput, Batch, Config, MembersKey, Metrics, Params, PRNGKey, Scalar
 
 
-def make_network(config: Config) -> nn.Module:
-    """The Flax module of the energy."""
-    model = config.model
-    only_residual = (
-        {"attention": model.resnet.attention, "dropout": model.resnet.dropout} if model.name in RESIDUAL else {}
-    )
-    return choice(config, "model.name")(
-        width=model.width,
-        num_classes=model.num_classes,
-        spectral_norm=model.spectral_norm,
-        activation=choice(config, "model.activation"),
-        **only_residual,
-    )
+def make_network(config: Config) -> Network:
+    """The network of `model.name`: a row of NETWORKS, or one of the user's own by its import path.
+
+    Its factory is called with the keys of the group `model` that it takes (`_keywords`), and all of `model.own`.
+
+    Raises:
+      BadInput: there is no such name, the factory refuses the keywords, or what it makes is no network.
+    """
+    name, model = config.model.name, config.model
+    factory = named("model.name", name, NETWORKS)
+    if not callable(factory):
+        raise BadInput(
+            f"model.name {name} is a {type(factory).__name__}; name a class or a function that makes a network"
+        )
+    common = {
+        "width": model.width,
+        "num_classes": model.num_classes,
+        "activation": choice(config, "model.activation"),
+        "spectral_norm": model.spectral_norm,
+        "dtype": choice(config, "model.dtype"),
+    }
+    try:
+        special = {"attention": model.resnet.attention, "dropout": model.resnet.dropout}
+        made = factory(**_keywords(factory, common, special) | model.own.to_dict())
+    except Exception as error:  # whatever the user's code raises
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"model.name {name} makes no network of the keys of the group model ({type(error).__name__}: {reason}); "
+            "give its other parameters defaults, and these keys values that it takes"
+        ) from error
+    try:
+        return as_network(made)
+    except BadInput as error:
+        raise BadInput(f"model.name {name}: {error}") from error
+
+
+def _keywords(factory: Callable, common: dict[str, Any], special: dict[str, Any]) -> dict[str, Any]:
+    """Of the common keywords those that a factory takes, all where it takes any; of the special ones those it names."""
+    parameters = inspect.signature(factory).parameters
+    takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
+    taken = common if takes_any else {key: value for key, value in common.items() if key in parameters}
+    return taken | {key: value for key, value in special.items() if key in parameters}
 
 
 def make_apply(config: Config) -> energy.ApplyFn:
     """The network as the pure function apply(params, images, labels=None, dropout_key=None) -> energies."""
-    return energy.from_module(make_network(config), choice(config, "model.dtype"))
+    return make_network(config).apply
 
 
 def make_kernel(config: Config, temperature: float | Scalar) -> Kernel:
@@ -119,11 +151,33 @@ def _raw_params(config: Config, key: PRNGKey) -> tuple[Params, spectral.Vectors]
     draws one by one are compiled once a shape.
     """
     key_params, key_vectors = jax.random.split(key)
-    images, labels = jax.eval_shape(
-        lambda: (jnp.zeros((1, *config.data.shape)), example_labels(config, jnp.zeros(1, jnp.int32)))
+    images, labels = _abstract_inputs(config, 1)
+    network = make_network(config)
+    if config.model.name not in NETWORKS:
+        _check_own(config, network)
+    params = network.init(key_params, images, labels)
+    return params, spectral.init(key_vectors, params, network.spectral_form) if config.model.spectral_norm else {}
+
+
+def _check_own(config: Config, network: Network) -> None:
+    """Refuse a network of the user's own that does not fit the images and labels of the config.
+
+    Raises:
+      BadInput: as `models.network.check`.
+    """
+    images, labels = _abstract_inputs(config, 3)
+    conditional = config.model.num_classes > 1 or label_shape(config) is not None
+    try:
+        check_network(network, images, labels, conditional)
+    except BadInput as error:
+        raise BadInput(f"model.name {config.model.name}: {error}") from error
+
+
+def _abstract_inputs(config: Config, number: int) -> tuple[Any, Any]:
+    """Shapes and types of so many images and their labels."""
+    return jax.eval_shape(
+        lambda: (jnp.zeros((number, *config.data.shape)), example_labels(config, jnp.zeros(number, jnp.int32)))
     )
-    params = make_network(config).lazy_init(key_params, images, labels)["params"]
-    return params, spectral.init(key_vectors, params) if config.model.spectral_norm else {}
 
 
 def abstract_raw_params(config: Config) -> tuple[Any, Any]:

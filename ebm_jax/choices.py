@@ -19,16 +19,7 @@ from ebm_jax.schema import value_of  # noqa
 TASKS = ("generate", "film", "transition", "compose", "inpaint", "restore", "super_resolve", "colourise")
 TASKS += ("classify", "neighbours")
 CHOICES: dict[str, dict[str, Any]] = {
-    "model.name": {
-        "resnet32": networks.resnet32,
-        "resnet32_large": networks.resnet32_large,
-        "resnet32_wider": networks.resnet32_wider,
-        "resnet128": networks.resnet128,
-        "mnist": networks.mnist,
-        "dsprites": networks.dsprites,
-        "small": networks.SmallNet,
-        "mlp": networks.Mlp,
-    },
+    "model.name": dict(networks.NETWORKS),
     "chain.kernel": {"langevin": None, "mala": None, "hmc": None},
     "model.activation": {"leaky_relu": layers.leaky_relu, "swish": nn.swish},
     "model.dtype": {"float32": jnp.float32, "bfloat16": jnp.bfloat16},

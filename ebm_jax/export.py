@@ -15,6 +15,7 @@ import numpy as np
 
 from ebm_jax import checks, choices, random, trained
 from ebm_jax.distributed import parallel
+from ebm_jax.models.energy import Stacked
 from ebm_jax.report import console
 from ebm_jax.storage import exported
 from ebm_jax.storage.workdir import unused
@@ -76,23 +77,31 @@ def make_energy(config: Config) -> Callable[[Params, Images, Labels], Energies]:
 
 
 def programs(config: Config, params: Params) -> tuple[jax.export.Exported, jax.export.Exported]:
-    """Sampler and energy for all PLATFORMS and any number n of chains; of `params` only shapes and types count."""
+    """Sampler and energy for all PLATFORMS and any number n of chains; of `params` only shapes and types count.
+
+    The programs of an ensemble take its stacked arrays as plain dicts: who runs them knows no type of ours.
+    """
     (n,) = jax.export.symbolic_shape("n")
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _plain(params))
+
+    wrapped = Stacked if isinstance(params, Stacked) else lambda plain: plain
+
+    def exported_of(fn: Callable, *inputs: Any) -> jax.export.Exported:
+        program = jax.jit(lambda plain, *inputs: fn(wrapped(plain), *inputs))
+        return jax.export.export(program, platforms=PLATFORMS)(abstract, *inputs)
+
     label_shape, label_dtype = _label(config)
     labels = jax.ShapeDtypeStruct((n, *label_shape), label_dtype)
     images = jax.ShapeDtypeStruct((n, *config.data.shape), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    sampler = jax.export.export(jax.jit(make_sampler(config)), platforms=PLATFORMS)(abstract, key, labels)
-    energy = jax.export.export(jax.jit(make_energy(config)), platforms=PLATFORMS)(abstract, images, labels)
-    return sampler, energy
+    return exported_of(make_sampler(config), key, labels), exported_of(make_energy(config), images, labels)
 
 
 def artifact(config: Config, params: Params, step: int | None) -> dict[str, bytes]:
     """The files of an export by their names."""
     sampler, energy = programs(config, params)
     files = {exported.SAMPLER: bytes(sampler.serialize()), exported.ENERGY: bytes(energy.serialize())}
-    files[exported.PARAMS] = _npz(params)
+    files[exported.PARAMS] = _npz(_plain(params))
     label_shape, label_dtype = _label(config)
     manifest = {
         "format": exported.FORMAT,
@@ -117,6 +126,11 @@ def _label(config: Config) -> tuple[tuple[int, ...], Any]:
     """Shape and type of one label."""
     soft = choices.label_shape(config)
     return ((), jnp.int32) if soft is None else (soft, jnp.float32)
+
+
+def _plain(params: Params) -> Params:
+    """Nested dicts of arrays, stacked ones of an ensemble."""
+    return params.params if isinstance(params, Stacked) else params
 
 
 def _npz(params: Params) -> bytes:

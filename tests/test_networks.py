@@ -276,7 +276,7 @@ def test_bfloat16_changes_energies_and_chain_gradients_by_its_rounding_and_not_t
     labels = jnp.arange(8) % 2
 
     def both(dtype):
-        apply = energy.from_module(network, dtype)
+        apply = energy.from_module(network.clone(dtype=dtype))
         value = jax.jit(jax.value_and_grad(lambda images: apply(params, images, labels).sum()))
         return jax.jit(apply)(params, images, labels), value(images)[1]
 
@@ -292,14 +292,14 @@ def test_bfloat16_changes_energies_and_chain_gradients_by_its_rounding_and_not_t
 
 def test_the_sum_over_pixels_and_the_head_are_in_float32_under_bfloat16():
     """256 equal pixels: a bfloat16 sum would have 8 bits, and the head's weights 8 more."""
-    network = networks.ResNet(stem=1, blocks=(), num_classes=1, spectral_norm=False, activation=nn.relu)
+    network = networks.ResNet(1, (), num_classes=1, spectral_norm=False, activation=nn.relu, dtype=jnp.bfloat16)
     params = {
         "stem": {"kernel": jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)},
         networks.HEAD: {"kernel": jnp.full((1, 1), 1 + 2.0**-20), "bias": jnp.zeros(1)},
     }
     values = np.full((1, 16, 16, 1), 1.0, np.float32)
     values[0, 0, 0] += 2.0**-7
-    actual = energy.from_module(network, jnp.bfloat16)(params, jnp.asarray(values))
+    actual = energy.from_module(network)(params, jnp.asarray(values))
     assert float(actual[0]) == np.float32((256 + 2.0**-7) * (1 + 2.0**-20))
 
 
@@ -350,7 +350,7 @@ def test_resnet_energy_is_a_sum_over_pixels_and_not_a_mean():
     np.testing.assert_allclose(energies(network, params, images), expected, rtol=20 * FLOAT32)
 
 
-def test_dropout_acts_in_training_only():
+def test_dropout_acts_only_where_it_has_a_random_stream():
     def block(dropout):
         return layers.ResidualBlock(2, 1, nn.swish, nn.initializers.ones, nn.initializers.ones, dropout=dropout)
 
@@ -358,12 +358,12 @@ def test_dropout_acts_in_training_only():
     params = random_params(block(0.0), (4, 4, 2))
 
     @partial(jax.jit, static_argnums=(0, 1))
-    def run(dropout, training, key):
-        return block(dropout).apply({"params": params}, x, None, training, rngs={"dropout": key})
+    def run(dropout, stream, key):
+        return block(dropout).apply({"params": params}, x, None, rngs={stream: key})
 
-    plain = run(0.0, False, jax.random.key(0))
-    trained = [run(0.5, True, jax.random.key(seed)) for seed in (1, 1, 2)]
-    np.testing.assert_array_equal(run(0.5, False, jax.random.key(1)), plain)
+    plain = run(0.0, "dropout", jax.random.key(0))
+    trained = [run(0.5, "dropout", jax.random.key(seed)) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(run(0.5, "params", jax.random.key(1)), plain)
     np.testing.assert_array_equal(trained[0], trained[1])
     assert np.abs(trained[0] - trained[2]).max() > 1e-2
     assert np.abs(trained[0] - plain).max() > 1e-2

@@ -15,6 +15,7 @@ from test_compile import tiny
 from ebm_jax import assemble
 from ebm_jax.distributed import parallel
 from ebm_jax.models import networks
+from ebm_jax.models.network import as_network
 from ebm_jax.storage import checkpoint
 from ebm_jax.types import Batch
 from tools.compile import hlo
@@ -40,7 +41,7 @@ class Step:
         mesh = parallel.device_mesh(jax.devices()[:2])
         with pytest.MonkeyPatch.context() as patch:
             if network is not None:
-                patch.setattr(assemble, "make_network", lambda config: network)
+                patch.setattr(assemble, "make_network", lambda config: as_network(network))
             self.state = assemble.abstract_state(config, mesh)
             lowered = assemble.make_step(config, mesh).lower(self.state, assemble.abstract_batch(config, mesh))
         self.program = hlo.parse(lowered.compile(compiler_options={"xla_backend_optimization_level": 0}).as_text())

@@ -1,3 +1,4 @@
+import itertools
 from functools import partial
 
 import jax
@@ -5,7 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax.models import spectral
+from configs import digits
+from ebm_jax import assemble, checks
+from ebm_jax.data import sources
+from ebm_jax.distributed import parallel
+from ebm_jax.models import networks, spectral
+from ebm_jax.storage import checkpoint
 
 FLOAT32 = float(np.finfo(np.float32).eps)
 SHAPES = {
@@ -51,7 +57,12 @@ def with_second_norm(params, norm):
     return params | {"block": params["block"] | {"conv2": params["block"]["conv2"] | second}}
 
 
-init, normalise = jax.jit(spectral.init), jax.jit(spectral.normalise)
+@jax.jit
+def init(key, params):
+    return spectral.init(key, params, networks.spectral_form)
+
+
+normalise = jax.jit(spectral.normalise)
 
 
 @jax.jit
@@ -95,6 +106,30 @@ def test_head_biases_and_tables_are_untouched():
     normalised = normalise(params, converged(params))
     for name in ("head.kernel", "head.bias", "dense.bias", "block.conv2.bias", "block.gain2.table"):
         np.testing.assert_array_equal(leaf(normalised, name), leaf(params, name))
+
+
+def test_the_form_of_a_kernel_is_no_part_of_a_checkpoint(tmp_path):
+    """Vectors of before forms were in their types, all plain tuples, restore as those of today."""
+    vectors = init(jax.random.key(0), network_params())
+    plain = {name: tuple(pair) for name, pair in vectors.items()}
+    assert type(vectors["block.conv2.kernel"]) is spectral.Bounded
+    with checkpoint.open_manager(tmp_path) as manager:
+        checkpoint.save(manager, 1, {"spectral": plain})
+    with checkpoint.open_manager(tmp_path, read_only=True) as manager:
+        found = checkpoint.restore_newest(manager, jax.eval_shape(lambda: {"spectral": vectors}))
+    assert jax.tree.structure(found.state) == jax.tree.structure({"spectral": vectors})
+    for restored, saved in zip(jax.tree.leaves(found.state), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_array_equal(restored, saved)
+
+
+def test_a_network_that_says_nothing_has_all_its_matrices_normalised_wherever_they_lie():
+    params = {"a": {"w": jnp.full((3, 2), 2.0), "b": jnp.ones(3)}, "c": jnp.eye(4) * 5, "head": {"kernel": jnp.eye(2)}}
+    vectors = spectral.init(jax.random.key(0), params, spectral.every_matrix)
+    assert {name: type(pair) for name, pair in vectors.items()} == dict.fromkeys(("a.w", "c", "head.kernel"), tuple)
+    seen = spectral.normalise(params, vectors)
+    np.testing.assert_allclose(np.linalg.norm(seen["a"]["w"], 2), 1, rtol=1e-5)
+    np.testing.assert_allclose(seen["c"], np.eye(4), atol=1e-5)  # any vector is a leading one
+    np.testing.assert_array_equal(seen["a"]["b"], params["a"]["b"])
 
 
 def test_one_call_is_one_power_iteration():
@@ -191,3 +226,50 @@ def test_kernels_of_the_releases_tiny_start_stay_themselves_and_pass_the_gradien
     for name in NAMES - {second}:
         assert abs(largest_singular_value(leaf(normalised, name)) - 1) < ROWS * FLOAT32
         assert np.isfinite(leaf(gradient, name)).all()
+
+
+# In training
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The digits' config, made tiny, with spectral normalisation, and its states after 0 to 4 steps on one device."""
+    config, mesh = checks.dry_run(digits.get_config()).unlock(), parallel.device_mesh(jax.devices()[:1])
+    config.model.width, config.model.spectral_norm, config.optim.ema_decay = 4, True, 0.5
+    state, step, states = assemble.make_state(config, mesh), assemble.make_step(config.lock(), mesh), []
+    with sources.open_batches(config, pytest.fail) as batches:
+        for index in range(5):
+            states.append(jax.device_get(state._replace(key=None)))
+            state, _ = step(state, assemble.place_batch(config, mesh, batches(index)))
+    return config, states
+
+
+def test_a_training_step_iterates_the_vectors_of_its_state_and_stores_them_back(trained):
+    _, states = trained
+    for before, after in itertools.pairwise(states):
+        for name, (left, right) in after.spectral.items():
+            weights = matrix(leaf(before.params, name))
+            expected = weights @ before.spectral[name][1]
+            expected /= np.linalg.norm(expected)
+            np.testing.assert_allclose(left, expected, rtol=0, atol=1e-5)
+            back = weights.T @ expected
+            np.testing.assert_allclose(right, back / np.linalg.norm(back), rtol=0, atol=1e-5)
+
+
+def by_hand(state, name):
+    """A kernel of a state, normalised in NumPy."""
+    weights, (left, right) = leaf(state.params, name), state.spectral[name]
+    sigma = np.asarray(left, np.float64) @ matrix(weights) @ np.asarray(right, np.float64)
+    return weights / (max(sigma, 1.0) if "conv2" in name else sigma)
+
+
+def test_the_running_mean_is_that_of_the_normalised_kernels(trained):
+    config, states = trained
+    decay = config.optim.ema_decay
+    for name in states[0].spectral:
+        mean = by_hand(states[0], name)
+        np.testing.assert_allclose(leaf(states[0].ema, name), mean, rtol=1e-5, atol=1e-9)
+        for state in states[1:]:
+            mean = decay * mean + (1 - decay) * by_hand(state, name)
+            np.testing.assert_allclose(leaf(state.ema, name), mean, rtol=1e-5, atol=1e-6)
+        assert np.abs(leaf(states[-1].ema, name) - leaf(states[0].ema, name)).max() > 0

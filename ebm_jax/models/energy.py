@@ -12,50 +12,48 @@ With q(x) = exp(-U(x)) / Z for each energy, what an operation does to the laws:
     ensemble        (q₁ ... q_M)^(1/M) / Z
 """
 
+import inspect
 import operator
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import cast
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, DTypeLike, Float
+from jaxtyping import Array, Bool, Float
 
 from ebm_jax.distributed.parallel import over_members
-from ebm_jax.models.spectral import HEAD
 from ebm_jax.types import BadInput, Energies, EnergyFn, Images, Labels, Params, PRNGKey, Scalar
 
 ApplyFn = Callable[..., Energies]
 
 
-def from_module(module: nn.Module, dtype: DTypeLike = jnp.float32) -> ApplyFn:
+def from_module(module: nn.Module) -> ApplyFn:
     """The pure function `apply(params, images, labels=None, dropout_key=None) -> energies` of a Flax network.
 
-    Dropout acts only where a `dropout_key` is given.
-
-    Args:
-      dtype: the type that the network computes in up to its head. Parameters, images, energies and their gradients are
-        float32 outside of it.
+    Where a `dropout_key` is given, the module has the random stream "dropout"; it asks `self.has_rng("dropout")`. A
+    module that takes images alone is not given the labels.
     """
+    takes_labels = takes(module.__call__, 2)
 
     def apply(
         params: Params, images: Images, labels: Labels | None = None, dropout_key: PRNGKey | None = None
     ) -> Energies:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        inside = {"params": _in_dtype(params, dtype)}
-        energies = module.apply(inside, images.astype(dtype), labels, training=dropout_key is not None, rngs=rngs)
-        return cast(Energies, energies)
+        inputs = (images, labels) if takes_labels else (images,)
+        return cast(Energies, module.apply({"params": params}, *inputs, rngs=rngs))
 
     return apply
 
 
-def _in_dtype(params: Params, dtype: DTypeLike) -> Params:
-    """The parameters of all layers but the head in `dtype`."""
-    return {
-        name: layer if name == HEAD else jax.tree.map(lambda leaf: leaf.astype(dtype), layer)
-        for name, layer in params.items()
-    }
+def takes(fn: Callable, number: int) -> bool:
+    """Whether a function can be called with so many arguments by position."""
+    try:
+        inspect.signature(fn).bind(*range(number))
+    except TypeError:
+        return False
+    return True
 
 
 def bind(apply: ApplyFn, params: Params, labels: Labels | None = None, dropout_key: PRNGKey | None = None) -> EnergyFn:
@@ -121,10 +119,15 @@ def class_energies(apply: ApplyFn, params: Params, num_classes: int) -> Callable
     return energies_of
 
 
-def stack(members: Sequence[Params]) -> Params:
-    """The parameters of several networks of one architecture as one tree, every leaf [members, ...].
+class Stacked(NamedTuple):
+    """The parameters of several networks of one architecture: an ensemble wherever the project takes parameters."""
 
-    Wherever the project takes parameters, such a tree is an ensemble (`of_members`).
+    params: Params
+    """One network's tree, with every leaf [members, ...]."""
+
+
+def stack(members: Sequence[Params]) -> Stacked:
+    """The parameters of several networks of one architecture, stacked.
 
     Raises:
       BadInput: there are none, or two differ in architecture.
@@ -140,7 +143,7 @@ def stack(members: Sequence[Params]) -> Params:
                     f"member {index} of the ensemble has another architecture than member 0: {name} is {there} there "
                     f"and {here} in member 0; use runs of one model config"
                 )
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    return Stacked(jax.tree.map(lambda *leaves: jnp.stack(leaves), *members))
 
 
 def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
@@ -150,19 +153,19 @@ def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
 
 def num_members(params: Params) -> int | None:
     """How many members stacked parameters have; None for those of a single network."""
-    kernel = params[HEAD]["kernel"]
-    return kernel.shape[0] if kernel.ndim == 3 else None
+    return len(jax.tree.leaves(params)[0]) if isinstance(params, Stacked) else None
 
 
-def member(params: Params, index: int | Array) -> Params:
+def member(params: Stacked, index: int | Array) -> Params:
     """The parameters of one member of stacked ones."""
-    return jax.tree.map(lambda leaf: leaf[index], params)
+    return jax.tree.map(lambda leaf: leaf[index], params.params)
 
 
 def members(params: Params) -> list[Params]:
     """The parameters of each member; of a single network, those alone."""
-    count = num_members(params)
-    return [params] if count is None else [member(params, index) for index in range(count)]
+    if not isinstance(params, Stacked):
+        return [params]
+    return [member(params, index) for index in range(num_members(params) or 0)]
 
 
 def of_members(apply: ApplyFn) -> ApplyFn:
@@ -171,8 +174,8 @@ def of_members(apply: ApplyFn) -> ApplyFn:
     def mean(
         params: Params, images: Images, labels: Labels | None = None, dropout_key: PRNGKey | None = None
     ) -> Energies:
-        if num_members(params) is None:
+        if not isinstance(params, Stacked):
             return apply(params, images, labels, dropout_key=dropout_key)
-        return over_members(lambda one: apply(one, images, labels, dropout_key=dropout_key), params).mean(0)
+        return over_members(lambda one: apply(one, images, labels, dropout_key=dropout_key), params.params).mean(0)
 
     return mean

@@ -1,6 +1,10 @@
-"""The parts of the networks: strided convolutions, pooling, class-conditional tables, the residual block."""
+"""The parts of the networks: strided convolutions, pooling, class-conditional tables, the residual block.
+
+A layer computes in the type of its input, and its parameters follow; they themselves are float32.
+"""
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -12,6 +16,7 @@ from ebm_jax.models.convolution import Features, Kernel, convolution
 from ebm_jax.types import Labels, PRNGKey
 
 Activation = Callable[[Array], Array]
+SECOND = "conv2"  # the name of a residual block's second convolution
 
 
 def space_to_depth(x: Features, block: int = 2) -> Features:
@@ -81,7 +86,7 @@ class ClassBias(nn.Module):
     @nn.compact
     def __call__(self, x: Features, labels: Labels | None) -> Features:
         table = self.param("table", nn.initializers.zeros, (self.num_classes, x.shape[-1]))
-        return x + class_rows(table, labels, 0.0)
+        return x + class_rows(table.astype(x.dtype), labels, 0.0)
 
 
 class ClassGain(nn.Module):
@@ -92,7 +97,7 @@ class ClassGain(nn.Module):
     @nn.compact
     def __call__(self, x: Features, labels: Labels | None) -> Features:
         table = self.param("table", nn.initializers.ones, (self.num_classes, x.shape[-1]))
-        return x * class_rows(table, labels, 1.0)
+        return x * class_rows(table.astype(x.dtype), labels, 1.0)
 
 
 class Conv(nn.Module):
@@ -106,7 +111,7 @@ class Conv(nn.Module):
     def __call__(self, x: Features) -> Features:
         size = 4 if self.half else 3
         kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features))
-        return (convolution_half if self.half else convolution_same)(x, kernel)
+        return (convolution_half if self.half else convolution_same)(x, kernel.astype(x.dtype))
 
 
 def dropout(key: PRNGKey, x: Features, rate: float) -> Features:
@@ -118,7 +123,8 @@ class ResidualBlock(nn.Module):
     """The paper's residual block (release utils.py: smart_res_block), with a class-conditional bias and gain.
 
     h = conv1(x + b1[y]); h = act(dropout(h)); h = conv2(h + b2[y]) * g2[y]; s = x, or conv3x3(x) where the channels
-    change; out = act(h + s), average-pooled before the activation where `downsample`.
+    change; out = act(h + s), average-pooled before the activation where `downsample`. Dropout acts only where it has a
+    random stream.
     """
 
     features: int
@@ -130,13 +136,13 @@ class ResidualBlock(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Features, labels: Labels | None, training: bool = False) -> Features:
+    def __call__(self, x: Features, labels: Labels | None) -> Features:
         h = ClassBias(self.num_classes, name="bias1")(x, labels)
         h = Conv(self.features, self.kernel_init, name="conv1")(h)
-        if training and self.dropout:
+        if self.dropout and self.has_rng("dropout"):
             h = dropout(self.make_rng("dropout"), h, self.dropout)
         h = ClassBias(self.num_classes, name="bias2")(self.activation(h), labels)
-        h = Conv(self.features, self.second_kernel_init, name="conv2")(h)
+        h = Conv(self.features, self.second_kernel_init, name=SECOND)(h)
         h = ClassGain(self.num_classes, name="gain2")(h, labels)
         if x.shape[-1] != self.features:
             x = Conv(self.features, self.kernel_init, name="skip")(x)
@@ -157,10 +163,11 @@ class SelfAttention(nn.Module):
     def __call__(self, x: Features) -> Features:
         b, h, w, c = x.shape
         rows = x.reshape(b, h * w, c)
-        query = nn.Dense(self.keys, kernel_init=self.kernel_init, name="query")(rows)
-        key = nn.Dense(self.keys, kernel_init=self.kernel_init, name="key")(rows)
-        value = leaky_relu(nn.Dense(c, use_bias=False, kernel_init=self.kernel_init, name="value")(rows))
+        dense = partial(nn.Dense, kernel_init=self.kernel_init, dtype=x.dtype)
+        query = dense(self.keys, name="query")(rows)
+        key = dense(self.keys, name="key")(rows)
+        value = leaky_relu(dense(c, use_bias=False, name="value")(rows))
         logits = jnp.einsum("bqk,bpk->bqp", query, key, preferred_element_type=jnp.float32)
         attention = jax.nn.softmax(logits).astype(x.dtype)
-        gamma = self.param("gamma", nn.initializers.zeros, ())
+        gamma = self.param("gamma", nn.initializers.zeros, ()).astype(x.dtype)
         return x + gamma * jnp.einsum("bqp,bpc->bqc", attention, value).reshape(x.shape)

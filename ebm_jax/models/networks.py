@@ -1,22 +1,41 @@
 """The networks: each maps images [b, h, w, c] and labels to energies [b]; none has normalisation layers.
 
 Where the release normalises spectrally, kernels start at N(0, 1) and second convolutions at N(0, 1e-10), as in its
-utils.py: get_weight. Without spectral normalisation they start at Glorot uniform and at zero. The head works in float32
-whatever the type of the computation, so that energies keep their digits.
+utils.py: get_weight. Without spectral normalisation they start at Glorot uniform and at zero. All layers compute in
+`dtype` but the head, which computes in float32, so that energies keep their digits; parameters, images and energies are
+float32.
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 from ebm_jax import random
-from ebm_jax.models.layers import Activation, ClassBias, ClassGain, Conv, ResidualBlock, SelfAttention, leaky_relu
-from ebm_jax.models.spectral import HEAD
+from ebm_jax.models.layers import (
+    SECOND,
+    Activation,
+    ClassBias,
+    ClassGain,
+    Conv,
+    ResidualBlock,
+    SelfAttention,
+    leaky_relu,
+)
+from ebm_jax.models.spectral import Form
 from ebm_jax.types import Energies, Images, Labels, PRNGKey
+
+HEAD = "head"  # the name of the last layer
+
+
+def spectral_form(path: tuple[str, ...]) -> Form:
+    """Every kernel is normalised but the head's, and second convolutions are never enlarged (release utils.py)."""
+    if HEAD in path or path[-1] != "kernel":
+        return None
+    return "bounded" if SECOND in path else "normalised"
 
 
 def glorot(key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
@@ -55,17 +74,19 @@ class StridedNet(nn.Module):
     num_classes: int
     spectral_norm: bool
     activation: Activation = leaky_relu
+    dtype: DTypeLike = jnp.float32
+    spectral_form = staticmethod(spectral_form)
 
     @nn.compact
-    def __call__(self, images: Images, labels: Labels | None = None, *, training: bool = False) -> Energies:
+    def __call__(self, images: Images, labels: Labels | None = None) -> Energies:
         init, _ = kernel_inits(self.spectral_norm)
-        h = self.activation(Conv(self.stem, init, name="stem")(images))
+        h = self.activation(Conv(self.stem, init, name="stem")(images.astype(self.dtype)))
         for index, features in enumerate(self.features):
             h = ClassBias(self.num_classes, name=f"bias{index}")(h, labels)
             h = Conv(features, init, half=True, name=f"conv4x4_{index}")(h)
             h = self.activation(ClassGain(self.num_classes, name=f"gain{index}")(h, labels))
         h = h.reshape(h.shape[0], -1)
-        return head(self.activation(nn.Dense(self.dense, kernel_init=init, name="dense")(h)))
+        return head(self.activation(nn.Dense(self.dense, kernel_init=init, dtype=self.dtype, name="dense")(h)))
 
 
 def mnist(width: int, **common) -> StridedNet:
@@ -105,11 +126,13 @@ class ResNet(nn.Module):
     spectral_norm: bool
     activation: Activation = leaky_relu
     dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+    spectral_form = staticmethod(spectral_form)
 
     @nn.compact
-    def __call__(self, images: Images, labels: Labels | None = None, *, training: bool = False) -> Energies:
+    def __call__(self, images: Images, labels: Labels | None = None) -> Energies:
         init, second_init = kernel_inits(self.spectral_norm)
-        h = self.activation(Conv(self.stem, init, name="stem")(images))
+        h = self.activation(Conv(self.stem, init, name="stem")(images.astype(self.dtype)))
         for index, spec in enumerate(self.blocks):
             name = f"block{index}"
             if isinstance(spec, Attention):
@@ -125,11 +148,11 @@ class ResNet(nn.Module):
                 dropout=self.dropout,
                 name=name,
             )
-            h = block(h, labels, training)
+            h = block(h, labels)
         return head(self.activation(h).astype(jnp.float32).sum((1, 2)))
 
 
-def resnet32(width: int, *, attention: bool = False, **common) -> ResNet:
+def resnet32(width: int, *, attention: bool = False, dropout: float = 0.0, **common) -> ResNet:
     """ResNet32, conditional CIFAR-10: 128 → 128D, 128, 256D, 256, 256D, 256 for width 128 (release models.py).
 
     Attention takes the place of the fourth block (models.py:247).
@@ -137,10 +160,12 @@ def resnet32(width: int, *, attention: bool = False, **common) -> ResNet:
     double = 2 * width
     blocks = (Residual(width, True), Residual(width), Residual(double, True))
     fourth = Attention(width // 2) if attention else Residual(double)
-    return ResNet(stem=width, blocks=(*blocks, fourth, Residual(double, True), Residual(double)), **common)
+    return ResNet(
+        stem=width, blocks=(*blocks, fourth, Residual(double, True), Residual(double)), dropout=dropout, **common
+    )
 
 
-def resnet32_large(width: int, *, attention: bool = False, **common) -> ResNet:
+def resnet32_large(width: int, *, attention: bool = False, dropout: float = 0.0, **common) -> ResNet:
     """ResNet32Large, unconditional CIFAR-10: 128 → 128D,128,128, 256D,256,256, 512D,512,512 (release models.py).
 
     Attention takes the place of the fifth block (models.py:327). The release trains it with dropout 0.5.
@@ -148,10 +173,10 @@ def resnet32_large(width: int, *, attention: bool = False, **common) -> ResNet:
     blocks = _three_stages(width)
     if attention:
         blocks = (*blocks[:4], Attention(width), *blocks[5:])
-    return ResNet(stem=width, blocks=blocks, **common)
+    return ResNet(stem=width, blocks=blocks, dropout=dropout, **common)
 
 
-def resnet32_wider(width: int, *, attention: bool = False, **common) -> ResNet:
+def resnet32_wider(width: int, *, attention: bool = False, dropout: float = 0.0, **common) -> ResNet:
     """ResNet32Wider: stem 128, then ResNet32Large's blocks; width 192 (CIFAR-10), 256 (ImageNet-32) (release).
 
     Attention takes the place of the second block (models.py:418).
@@ -159,7 +184,7 @@ def resnet32_wider(width: int, *, attention: bool = False, **common) -> ResNet:
     blocks = _three_stages(width)
     if attention:
         blocks = (blocks[0], Attention(width // 2), *blocks[2:])
-    return ResNet(stem=128, blocks=blocks, **common)
+    return ResNet(stem=128, blocks=blocks, dropout=dropout, **common)
 
 
 def _three_stages(width: int) -> tuple[Residual | Attention, ...]:
@@ -167,14 +192,14 @@ def _three_stages(width: int) -> tuple[Residual | Attention, ...]:
     return tuple(Residual(features, index == 0) for features in widths for index in range(3))
 
 
-def resnet128(width: int, *, attention: bool = False, **common) -> ResNet:
+def resnet128(width: int, *, attention: bool = False, dropout: float = 0.0, **common) -> ResNet:
     """ResNet128, ImageNet at 128x128: 64 → 64D, 128D, 256D, 512D, 512D, 512 for width 64 (release models.py).
 
     Attention comes after the first block, over 64x64 pixels (models.py:604).
     """
     first = (Residual(width, True), Attention(width // 2)) if attention else (Residual(width, True),)
     halving = tuple(Residual(factor * width, True) for factor in (2, 4, 8, 8))
-    return ResNet(stem=width, blocks=(*first, *halving, Residual(8 * width)), **common)
+    return ResNet(stem=width, blocks=(*first, *halving, Residual(8 * width)), dropout=dropout, **common)
 
 
 class SmallNet(nn.Module):
@@ -188,17 +213,19 @@ class SmallNet(nn.Module):
     num_classes: int
     spectral_norm: bool
     activation: Activation = nn.swish
+    dtype: DTypeLike = jnp.float32
+    spectral_form = staticmethod(spectral_form)
 
     @nn.compact
-    def __call__(self, images: Images, labels: Labels | None = None, *, training: bool = False) -> Energies:
+    def __call__(self, images: Images, labels: Labels | None = None) -> Energies:
         init, second_init = kernel_inits(self.spectral_norm)
-        h, features = images, self.width
+        h, features = images.astype(self.dtype), self.width
         while min(h.shape[1:3]) > 7:
             h = self.activation(Conv(features, init, half=True, name=f"stem{h.shape[1]}")(h))
             features *= 2
         block = ResidualBlock(2 * self.width, self.num_classes, self.activation, init, second_init, name="block")
-        h = block(h, labels, training)
-        h = nn.Dense(2 * self.width, kernel_init=init, name="dense")(h.reshape(h.shape[0], -1))
+        h = block(h, labels)
+        h = nn.Dense(2 * self.width, kernel_init=init, dtype=self.dtype, name="dense")(h.reshape(h.shape[0], -1))
         return head(self.activation(h))
 
 
@@ -213,11 +240,25 @@ class Mlp(nn.Module):
     num_classes: int
     spectral_norm: bool
     activation: Activation = nn.swish
+    dtype: DTypeLike = jnp.float32
+    spectral_form = staticmethod(spectral_form)
 
     @nn.compact
-    def __call__(self, images: Images, labels: Labels | None = None, *, training: bool = False) -> Energies:
+    def __call__(self, images: Images, labels: Labels | None = None) -> Energies:
         init = kernel_inits(True)[0] if self.spectral_norm else nn.initializers.lecun_normal()
-        h = 8.0 * (images - 0.5)
+        h = 8.0 * (images.astype(self.dtype) - 0.5)
         for index in range(3):
-            h = self.activation(nn.Dense(self.width, kernel_init=init, name=f"dense{index}")(h))
+            h = self.activation(nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name=f"dense{index}")(h))
         return head(h)
+
+
+NETWORKS: Mapping[str, Callable[..., Any]] = {
+    "resnet32": resnet32,
+    "resnet32_large": resnet32_large,
+    "resnet32_wider": resnet32_wider,
+    "resnet128": resnet128,
+    "mnist": mnist,
+    "dsprites": dsprites,
+    "small": SmallNet,
+    "mlp": Mlp,
+}

@@ -1,22 +1,53 @@
 """Spectral normalisation as pure functions on a parameter tree, called once per training step, outside the chain.
 
-A kernel W is seen as the matrix [everything else, c_out]; (u, v) are its running leading singular vectors. Every
-kernel is normalised but the head's. The second convolution of a residual block takes the form that never enlarges:
-W/σ · min(σ, 1) (release utils.py: spectral_normed_weight, lower_bound).
+A kernel W is seen as the matrix [everything else, c_out]; (u, v) are its running leading singular vectors. A normalised
+kernel is W/σ. A bounded one is never enlarged: W/σ · min(σ, 1) (release utils.py: spectral_normed_weight, lower_bound).
+The network says which kernel takes which form (`models/network.py`).
 """
+
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.tree_util import SequenceKey
 from jaxtyping import Array, Float
 
 from ebm_jax.types import Params, PRNGKey
 
+Form = Literal["normalised", "bounded"] | None
+FormOf = Callable[[tuple[str, ...]], Form]  # of the kernel at a path of names
 Matrix = Float[Array, "rows c_out"]
-# u [everything else] and v [c_out] of each kernel, stacked where the parameters are
+# u [everything else] and v [c_out] of each kernel by its dotted name, stacked where the parameters are
 Vectors = dict[str, tuple[Float[Array, "*members _"], Float[Array, "*members _"]]]
 
-HEAD, SECOND = "head", "conv2"  # layer names that mean: not normalised, normalised but never enlarged
+
+@jax.tree_util.register_pytree_with_keys_class
+class Bounded(tuple):
+    """The (u, v) of a bounded kernel; those of a normalised one are a plain tuple.
+
+    The form is in the type, so that it needs no leaf: a checkpoint has the same paths and leaves for both.
+    """
+
+    def tree_flatten_with_keys(self) -> tuple[tuple, None]:
+        return tuple((SequenceKey(index), leaf) for index, leaf in enumerate(self)), None
+
+    def tree_flatten(self) -> tuple[tuple, None]:
+        return tuple(self), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, leaves: Any) -> "Bounded":
+        return cls(leaves)
+
+
+PAIRS = {"normalised": tuple, "bounded": Bounded}
+
+
+def every_matrix(path: tuple[str, ...]) -> Form:
+    """What a network means that says nothing: all its leaves of two or more dimensions are normalised."""
+    del path
+    return "normalised"
 
 
 def _matrix(kernel: Array) -> Matrix:
@@ -27,14 +58,12 @@ def _unit(vector: Array) -> Array:
     return vector / (jnp.linalg.norm(vector) + 1e-20)
 
 
-def _name(path: tuple) -> str:
-    return ".".join(entry.key for entry in path)
+def _path(path: tuple) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
 
 
-def _kernels(params: Params) -> dict[str, Array]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    names = {_name(path): leaf for path, leaf in leaves}
-    return {name: leaf for name, leaf in names.items() if name.endswith("kernel") and HEAD not in name.split(".")}
+def _named(params: Params) -> dict[str, Array]:
+    return {".".join(_path(path)): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def _iterate(kernel: Array, right: Array) -> tuple[Array, Array]:
@@ -43,26 +72,31 @@ def _iterate(kernel: Array, right: Array) -> tuple[Array, Array]:
     return left, _unit(matrix.T @ left)
 
 
-def init(key: PRNGKey, params: Params) -> Vectors:
-    """Random singular vectors for every kernel to be normalised, after one power iteration."""
-    kernels = _kernels(params)
-    widest = max((kernel.shape[-1] for kernel in kernels.values()), default=1)
+def init(key: PRNGKey, params: Params, form_of: FormOf) -> Vectors:
+    """Random singular vectors for every kernel to be normalised, after one power iteration.
+
+    Args:
+      form_of: the network's; it is asked for leaves of two or more dimensions.
+    """
+    leaves = [(_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params) if leaf.ndim > 1]
+    kernels = [(".".join(path), kernel, form) for path, kernel in leaves if (form := form_of(path)) is not None]
+    widest = max((kernel.shape[-1] for _, kernel, _ in kernels), default=1)
     starts = jax.random.normal(key, (len(kernels), widest))  # one draw: each takes a compiler half a second
     return {
-        name: _iterate(kernel, _unit(start[: kernel.shape[-1]]))
-        for (name, kernel), start in zip(kernels.items(), starts, strict=True)
+        name: PAIRS[form](_iterate(kernel, _unit(start[: kernel.shape[-1]])))
+        for (name, kernel, form), start in zip(kernels, starts, strict=True)
     }
 
 
 def power_iteration(params: Params, vectors: Vectors) -> Vectors:
     """The singular vectors after one more power iteration."""
-    kernels = _kernels(params)
-    return {name: _iterate(kernels[name], right) for name, (_, right) in vectors.items()}
+    kernels = _named(params)
+    return {name: type(pair)(_iterate(kernels[name], pair[1])) for name, pair in vectors.items()}
 
 
 def largest(params: Params, vectors: Vectors) -> Array:
     """The largest σ = uᵀWv of the kernels that have vectors, of which there is at least one."""
-    kernels = _kernels(params)
+    kernels = _named(params)
     return jnp.stack([left @ _matrix(kernels[name]) @ right for name, (left, right) in vectors.items()]).max()
 
 
@@ -73,12 +107,13 @@ def normalise(params: Params, vectors: Vectors) -> Params:
     """
 
     def scaled(path, kernel):
-        name = _name(path)
+        name = ".".join(_path(path))
         if name not in vectors:
             return kernel
-        left, right = lax.stop_gradient(vectors[name])
+        pair = vectors[name]
+        left, right = lax.stop_gradient(pair)
         sigma = left @ _matrix(kernel) @ right
-        bound = jnp.minimum(sigma, 1.0) if SECOND in name.split(".") else 1.0
+        bound = jnp.minimum(sigma, 1.0) if isinstance(pair, Bounded) else 1.0
         return kernel * (bound / sigma)
 
     return jax.tree_util.tree_map_with_path(scaled, params)

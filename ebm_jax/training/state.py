@@ -9,6 +9,7 @@ from jaxtyping import Array, Int
 
 from ebm_jax.distributed.parallel import REPLICATED, SHARDED
 from ebm_jax.models import spectral
+from ebm_jax.models.energy import Stacked
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.replay import ReplayBuffer
 from ebm_jax.training import monitors
@@ -86,9 +87,8 @@ def non_finite(state: TrainState) -> Scalar:
 def network_params(state: TrainState, ema: bool) -> Params:
     """The parameters to evaluate the network with: the running mean, or those of the last step.
 
-    Those of several models stay stacked.
+    Those of several models are an ensemble.
     """
-    if ema:
-        return state.ema
-    normalise = spectral.normalise if state.step.ndim == 0 else jax.vmap(spectral.normalise)
-    return normalise(state.params, state.spectral)
+    if state.step.ndim == 0:
+        return state.ema if ema else spectral.normalise(state.params, state.spectral)
+    return Stacked(state.ema if ema else jax.vmap(spectral.normalise)(state.params, state.spectral))
