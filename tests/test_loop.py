@@ -34,8 +34,9 @@ def trained(last, *, first=0, per_call=1, save_every=2, draw_every=0, ill=None, 
     def judge(health, metrics):
         step = int(metrics["energy_gap"])
         log.append(("judge", step))
-        healthy = guard.HEALTHY._replace(symptom="it is outside" if step in outside else "")
-        return healthy, "it is ill" if step == ill else None
+        log.append(("begun anew", step) if health is guard.HEALTHY else ("gone on", step))
+        judged = guard.HEALTHY._replace(symptom="it is outside" if step in outside else "")
+        return judged, "it is ill" if step == ill else None
 
     def stops(call):
         log.append(("asked", call))
@@ -95,6 +96,20 @@ def test_a_state_before_a_step_outside_the_healthy_region_is_dropped_and_the_nex
     log, saved = trained(9, save_every=4, outside=(5, 6))
     assert steps_of("save", log) == [7, 8, 9], "not 4, which the step after it does not prove"
     assert saved == 9
+
+
+@pytest.mark.parametrize("per_call", [1, 3])
+def test_judging_begins_anew_after_each_copy_so_that_a_resumed_run_judges_alike(per_call):
+    whole, _ = trained(12, save_every=6, per_call=per_call)
+    assert steps_of("begun anew", whole) == [1, 7, 13]
+    rest, _ = trained(12, save_every=6, per_call=per_call, first=6)
+    assert steps_of("begun anew", rest) == [7, 13]
+
+
+def test_the_steps_of_a_call_after_the_one_that_proves_the_last_state_are_not_judged():
+    log, saved = trained(6, per_call=3, ill=8)
+    assert saved == 6
+    assert steps_of("judge", log) == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_a_run_whose_last_steps_are_outside_the_healthy_region_is_ill():
