@@ -10,10 +10,9 @@ from jax.core import Tracer
 
 from ebm_jax import labels
 from ebm_jax.distributed import parallel
-from ebm_jax.methods import losses
+from ebm_jax.methods import label, losses
 from ebm_jax.models import layers, networks
 from ebm_jax.storage import bucket
-from ebm_jax.training import step
 from ebm_jax.types import BadInput, Config, Folder, Labels, Places
 
 TASKS = ("generate", "film", "transition", "compose", "inpaint", "restore", "super_resolve", "colourise")
@@ -38,7 +37,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "softplus": losses.softplus,
         "logsumexp": losses.logsumexp(parallel.gather),
     },
-    "loss.wrong_labels": {"any": step.of_any_class, "batch": step.of_the_batch},
+    "loss.wrong_labels": {"any": label.of_any_class, "batch": label.of_the_batch},
     "loss.energy_l2_form": {"sum": losses.energy_l2_sum, "difference": losses.energy_l2_difference},
     "sample.weights": {"ema": True, "raw": False},
     "sample.ensemble": {"mean": False, "turns": True},

@@ -145,7 +145,7 @@ def _stretch(
       Ill: the guard's judgement.
     """
     train_steps, keep = assemble.make_steps(config, mesh, beginning.rescues), assemble.make_keeper(config, mesh)
-    limits, number = assemble.make_limits(config), config.train.steps_per_call
+    limits, number = assemble.make_method(config).limits, config.train.steps_per_call
     health, state, end = guard.HEALTHY, beginning.state, config.train.num_steps
     unseen: tuple[int, Metrics] | None = None
     kept: _Kept | None = None
@@ -164,8 +164,10 @@ def _stretch(
             if illness is not None:
                 raise guard.Ill(done, illness)
             if done <= end:
-                trend = {"energy_gap_trend": np.reshape(health.trend, np.shape(of_step["energy_gap"]))}
-                reporter.progress(done, _by_member(of_step | trend), config.log.every)
+                trends = {
+                    f"{name}_trend": np.reshape(trend, np.shape(of_step[name])) for name, trend in health.trends.items()
+                }
+                reporter.progress(done, _by_member(of_step | trends), config.log.every)
             if kept is not None and not health.symptom:
                 if count := int(kept.non_finite):
                     raise guard.Ill(kept.step, f"{count} values of the state are not finite")
@@ -225,7 +227,7 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: console.Reporter) -> Ca
     """The function that writes a grid of the replay buffer, and one of chains from fresh noise, of a state."""
     few = config.copy_and_resolve_references()
     few.sample.num_images = few.sample.batch_size = GRID
-    sampler = trained.make_sampler(few, mesh)
+    sampler, chains = trained.make_sampler(few, mesh), assemble.make_method(config).chains
     each = -(-GRID // config.train.num_models)
 
     def first_rows(buffer: replay.ReplayBuffer) -> jax.Array:
@@ -235,8 +237,9 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: console.Reporter) -> Ca
 
     def draw(step: int, state: TrainState) -> None:
         key = jax.random.key(config.sample.seed)  # the same at every step, so that pictures can be compared
-        rows = np.asarray(first_rows(state.buffer))
-        reporter.image("buffer", step, rows.reshape(-1, *config.data.shape)[:GRID])
+        if (waiting := chains(state.memory)) is not None:
+            rows = np.asarray(first_rows(waiting))
+            reporter.image("buffer", step, rows.reshape(-1, *config.data.shape)[:GRID])
         images, _, _ = sampler(network_params(state, choices.choice(config, "sample.weights")), key, 0)
         reporter.image("chains", step, parallel.on_host(images)[:GRID])
 
