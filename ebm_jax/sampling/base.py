@@ -13,7 +13,7 @@ from ebm_jax.types import EnergyFn, Images, PRNGKey
 
 
 class Base(NamedTuple):
-    """A law on a set: chains of training, sampling and annealed importance sampling start from it and stay in the set."""
+    """A law on a set. Chains of training, sampling and annealed importance sampling start from it and stay in it."""
 
     energy_fn: EnergyFn
     """U₀ = -log density, the normaliser included: ∫ exp(-U₀(x)) dx = 1."""
