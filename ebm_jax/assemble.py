@@ -39,7 +39,9 @@ from ebm_jax.types import BadInput, Batch, Config, MembersKey, Metrics, Params, 
 def make_network(config: Config) -> nn.Module:
     """The Flax module of the energy."""
     model = config.model
-    only_residual = {"attention": model.attention, "dropout": model.dropout} if model.name in RESIDUAL else {}
+    only_residual = (
+        {"attention": model.resnet.attention, "dropout": model.resnet.dropout} if model.name in RESIDUAL else {}
+    )
     return choice(config, "model.name")(
         width=model.width,
         num_classes=model.num_classes,
@@ -65,28 +67,28 @@ def make_kernel(config: Config, temperature: float | Scalar) -> Kernel:
     if chain.kernel == "mala":
         return mala(chain.step_size, grad_clip=chain.grad_clip, temperature=temperature, project=project)
     if chain.kernel == "hmc":
-        return hmc(chain.step_size, chain.num_leaps, temperature=temperature, project=project)
+        return hmc(chain.step_size, chain.hmc.num_leaps, temperature=temperature, project=project)
     return _langevin(config, temperature, project)
 
 
 def _langevin(config: Config, temperature: float | Scalar, project: Project) -> Kernel:
     chain = config.chain
-    noise_scale = None if chain.tied else chain.noise_scale
+    noise_scale = None if chain.langevin.tied else chain.langevin.noise_scale
     return langevin(chain.step_size, noise_scale, grad_clip=chain.grad_clip, temperature=temperature, project=project)
 
 
 def make_refiner(config: Config, project: Project) -> Kernel:
-    """The chain's kernel at `eval.attack_refine_temperature` under another projection, for refined classification.
+    """The chain's kernel at `eval.robustness.refine_temperature` under another projection, for refined classification.
 
     Raises:
       BadInput: it has a Metropolis test, through whose decisions no gradient goes.
     """
     if config.chain.kernel != "langevin":
         raise BadInput(
-            f"eval.attack_refine_steps {config.eval.attack_refine_steps} is for chain.kernel langevin, not "
+            f"eval.robustness.refine_steps {config.eval.robustness.refine_steps} is for chain.kernel langevin, not "
             f"{config.chain.kernel}; use 0"
         )
-    return _langevin(config, config.eval.attack_refine_temperature, project)
+    return _langevin(config, config.eval.robustness.refine_temperature, project)
 
 
 def make_stages(config: Config, group: str = "sample") -> Stages:
@@ -290,7 +292,7 @@ def _offers(config: Config) -> dict[str, Callable[[], Any]]:
         "restart_prob": lambda: buffer.restart_prob,
         "relabel_prob": lambda: buffer.relabel_prob,
         "ring": lambda: buffer.ring,
-        "dropout_in_chains": lambda: model.dropout > 0 and model.dropout_in_chains,
+        "dropout_in_chains": lambda: model.resnet.dropout > 0 and model.resnet.dropout_in_chains,
         "num_classes": lambda: model.num_classes,
         "label_shape": lambda: label_shape(config),
         "label_margin": lambda: loss.label_margin,

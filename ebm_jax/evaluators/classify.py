@@ -19,7 +19,7 @@ from ebm_jax.types import BadInput, Config, Energies, PRNGKey
 
 KEY_CLASSIFICATION, KEY_ROBUSTNESS = 31, 32  # that the evaluation's key is folded with
 LEVELS = 255.0  # of a pixel: radii in L∞ are in units of 1/255
-NORMS = {"L∞": (robustness.LINF, "eval.attack_linf", LEVELS), "L2": (robustness.L2, "eval.attack_l2", 1.0)}
+NORMS = {"L∞": (robustness.LINF, "eval.robustness.linf", LEVELS), "L2": (robustness.L2, "eval.robustness.l2", 1.0)}
 
 
 def check(config: Config) -> None:
@@ -34,7 +34,7 @@ def check(config: Config) -> None:
             f"the metrics classification and robustness need a model of several classes, and this one has {kind}; "
             "leave them out of eval.metrics"
         )
-    if config.eval.attack_refine_steps:
+    if config.eval.robustness.refine_steps:
         assemble.make_refiner(config, unit_box)
 
 
@@ -85,7 +85,7 @@ def robustness_to_attacks(subject: Subject) -> Outcome:
     """Accuracy under projected gradient ascent over the radius, in L∞ and L2, and whether gradients are masked."""
     config = subject.config
     data = subject.data(config.eval.split)
-    rows = chosen_rows(len(data.images), config.eval.attack_images, config.eval.seed)
+    rows = chosen_rows(len(data.images), config.eval.robustness.images, config.eval.seed)
     images, labels = data.images[rows].astype(np.float32) / LEVELS, data.labels[rows]
     key = jax.random.fold_in(subject.key, KEY_ROBUSTNESS)
     values, protocol, panels = {}, _attack_protocol(subject, len(rows)), {}
@@ -119,33 +119,33 @@ def _radii(config: Config, key: str) -> np.ndarray:
 
 def _described_logits(config: Config) -> str:
     settings = config.eval
-    if not settings.attack_refine_steps:
+    if not settings.robustness.refine_steps:
         return f"-U(x, y), {config.sample.weights} weights"
     return (
-        f"-U(x', y), {config.sample.weights} weights, x' after {settings.attack_refine_steps} steps of the chain under "
-        f"U(·, y) from x, within {settings.attack_refine_radius:g}/255 of it, temperature "
-        f"{settings.attack_refine_temperature:g}, mean over {_num_keys(config)} chains"
+        f"-U(x', y), {config.sample.weights} weights, x' after {settings.robustness.refine_steps} steps of the chain under "
+        f"U(·, y) from x, within {settings.robustness.refine_radius:g}/255 of it, temperature "
+        f"{settings.robustness.refine_temperature:g}, mean over {_num_keys(config)} chains"
     )
 
 
 def _num_keys(config: Config) -> int:
     """How many chains' logits are averaged; one says all where there is no noise."""
-    noisy = config.eval.attack_refine_steps and config.eval.attack_refine_temperature
-    return config.eval.attack_keys if noisy else 1
+    noisy = config.eval.robustness.refine_steps and config.eval.robustness.refine_temperature
+    return config.eval.robustness.chains if noisy else 1
 
 
 def _logits_fn(config: Config, energy_of: Callable[..., Energies]) -> robustness.LogitsFn:
     """Minus the energies of all classes, of the image or of the image that a chain refined."""
     settings, num_classes = config.eval, config.model.num_classes
-    if not settings.attack_refine_steps:
+    if not settings.robustness.refine_steps:
         plain = energy.class_energies(lambda _, images, labels: energy_of(images, labels), None, num_classes)
         return lambda key, images: -plain(images)
     refined = applications.refined_class_energies(
         lambda labels: partial(energy_of, labels=labels),
         num_classes,
         partial(assemble.make_refiner, config),
-        num_steps=settings.attack_refine_steps,
-        radius=settings.attack_refine_radius / LEVELS,
+        num_steps=settings.robustness.refine_steps,
+        radius=settings.robustness.refine_radius / LEVELS,
     )
     return robustness.expected(lambda key, images: -refined(key, images), _num_keys(config))
 
@@ -169,8 +169,8 @@ def _curve(
 ) -> robustness.Curve:
     """Which images stand each attack; radii in pixel values, rising. All radii go through one program."""
     settings = subject.config.eval
-    steps, restarts = settings.attack_steps, settings.attack_restarts
-    least = settings.attack_step_size / LEVELS if norm is robustness.LINF else 0.0
+    steps, restarts = settings.robustness.steps, settings.robustness.restarts
+    least = settings.robustness.step_size / LEVELS if norm is robustness.LINF else 0.0
     key_pgd, key_noise = jax.random.split(key)
 
     def pgd(apply, images, labels, places, radius, step):
@@ -200,9 +200,9 @@ def _attack_protocol(subject: Subject, number: int) -> dict[str, str]:
         "images attacked": f"{number} random ones of {subject.described(settings.split)}",
         "logits attacked": _described_logits(subject.config),
         "attack": f"projected gradient ascent on the margin, around the clean image and inside [0, 1]; "
-        f"{settings.attack_steps} steps, {settings.attack_restarts} random starts in the ball, the worst point of all "
+        f"{settings.robustness.steps} steps, {settings.robustness.restarts} random starts in the ball, the worst point of all "
         f"for each image; step: the larger of {robustness.STEPS_ACROSS} radius / steps and, in L∞, "
-        f"{settings.attack_step_size:g}/255",
-        "noise": f"the worst of {settings.attack_steps * settings.attack_restarts} random points at the radius",
+        f"{settings.robustness.step_size:g}/255",
+        "noise": f"the worst of {settings.robustness.steps * settings.robustness.restarts} random points at the radius",
         "standard error under attack": "over images",
     }

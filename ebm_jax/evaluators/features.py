@@ -34,13 +34,13 @@ def require_weights(metric: str, config: Config) -> None:
     Raises:
       BadInput: with the way to get them, and what can be measured without; or with both hashes.
     """
-    if not config.eval.inception_weights:
+    if not config.eval.inception.weights:
         raise BadInput(
             f"{metric} needs the FID's Inception weights: download {WEIGHTS} (96 MB) and name the file by "
-            "--config.eval.inception_weights=FILE; or use eval.metrics=classifier_distance, which needs none and is "
+            "--config.eval.inception.weights=FILE; or use eval.metrics=classifier_distance, which needs none and is "
             "no FID"
         )
-    weights.digest_of(Path(config.eval.inception_weights), config.eval.inception_sha256)
+    weights.digest_of(Path(config.eval.inception.weights), config.eval.inception.sha256)
 
 
 def check_fid(config: Config) -> None:
@@ -83,7 +83,7 @@ def check_kid(config: Config) -> None:
       BadInput: as `require_weights`; or with the size and the limit.
     """
     require_weights("kid", config)
-    _require_fewer(config, "eval.kid_subset_size", config.eval.kid_subset_size, _kept(config) + 1)
+    _require_fewer(config, "eval.kid.subset_size", config.eval.kid.subset_size, _kept(config) + 1)
 
 
 def check_precision_recall(config: Config) -> None:
@@ -93,7 +93,7 @@ def check_precision_recall(config: Config) -> None:
       BadInput: as `require_weights`; or with the number and the limit.
     """
     require_weights("precision_recall", config)
-    _require_fewer(config, "eval.precision_neighbours", config.eval.precision_neighbours, _kept(config))
+    _require_fewer(config, "eval.precision_recall.neighbours", config.eval.precision_recall.neighbours, _kept(config))
 
 
 def check_density_coverage(config: Config) -> None:
@@ -103,18 +103,18 @@ def check_density_coverage(config: Config) -> None:
       BadInput: as `require_weights`; or with the number and the limit.
     """
     require_weights("density_coverage", config)
-    _require_fewer(config, "eval.coverage_neighbours", config.eval.coverage_neighbours, _kept(config))
+    _require_fewer(config, "eval.density_coverage.neighbours", config.eval.density_coverage.neighbours, _kept(config))
 
 
 def _kept(config: Config) -> int:
-    return min(config.eval.num_samples, config.eval.kept_features)
+    return min(config.eval.num_samples, config.eval.inception.kept_features)
 
 
 def _require_fewer(config: Config, key: str, value: int, limit: int) -> None:
     if value >= limit:
         raise BadInput(
-            f"{key} {value} is too many for eval.num_samples {config.eval.num_samples} and eval.kept_features "
-            f"{config.eval.kept_features}; use at most {limit - 1}"
+            f"{key} {value} is too many for eval.num_samples {config.eval.num_samples} and eval.inception.kept_features "
+            f"{config.eval.inception.kept_features}; use at most {limit - 1}"
         )
 
 
@@ -156,13 +156,13 @@ def kid(subject: Subject) -> Outcome:
 
 def precision_recall(subject: Subject) -> Outcome:
     """Improved precision and recall of the samples against the reference split."""
-    found, protocol = _cover(subject, subject.config.eval.precision_neighbours)
+    found, protocol = _cover(subject, subject.config.eval.precision_recall.neighbours)
     return Outcome({"precision": Value(found.precision), "recall": Value(found.recall)}, protocol, {})
 
 
 def density_coverage(subject: Subject) -> Outcome:
     """Density and coverage of the samples against the reference split."""
-    found, protocol = _cover(subject, subject.config.eval.coverage_neighbours)
+    found, protocol = _cover(subject, subject.config.eval.density_coverage.neighbours)
     return Outcome({"density": Value(found.density), "coverage": Value(found.coverage)}, protocol, {})
 
 
@@ -191,7 +191,7 @@ def compare(subject: Subject) -> Compared:
       BadInput: the weights cannot be read; the sets differ in shape; the saved reference is of something else.
     """
     images = subject.samples.images
-    if not subject.config.eval.reference:
+    if not subject.config.eval.inception.reference:
         require_same_shape(images, subject.data(subject.config.eval.reference_split).images)
     return _compared(subject)
 
@@ -269,15 +269,15 @@ def _reference(subject: Subject, feature_fn: FeatureFn, digest: str, shape: str)
         "feature weights": digest,
         "images": inception.CONVENTION,
     }
-    path = Path(config.eval.reference)
-    if config.eval.reference and path.exists():
+    path = Path(config.eval.inception.reference)
+    if config.eval.inception.reference and path.exists():
         return _saved_reference(path, wanted)
     images = subject.data(config.eval.reference_split).images
     fn = noted(subject, "the reference", feature_fn, len(images))
-    made = features.summarise(fn, images, num_groups=1, keep=config.eval.kept_features)
+    made = features.summarise(fn, images, num_groups=1, keep=config.eval.inception.kept_features)
     (found,) = made.moments
     words = subject.described(config.eval.reference_split)
-    if config.eval.reference:
+    if config.eval.inception.reference:
         arrays = {"count": np.array(found.count), "mean": found.mean, "scatter": found.scatter, "kept": made.kept}
         written = archive.write(path, arrays, wanted | {"images of the set": words})
         words += f"; saved as {path.name}, SHA-256 {written}"
@@ -290,7 +290,7 @@ def _saved_reference(path: Path, wanted: dict[str, str]) -> tuple[Moments, np.nd
         found = saved.description.get(name, "absent")
         if found != value:
             raise BadInput(
-                f"eval.reference {path} has other statistics: {name} is {found} there and {value} here; give another "
+                f"eval.inception.reference {path} has other statistics: {name} is {found} there and {value} here; give another "
                 "path, and they are made"
             )
     arrays = saved.arrays

@@ -91,7 +91,7 @@ def mean_squared_error(images: np.ndarray, others: np.ndarray) -> float:
 def film(run: Run) -> Result:
     """Chains from noise, as a film and a strip of some of them."""
     start, labels = noise(run), asked_labels(run)
-    every = run.config.sample.film_every
+    every = run.config.sample.film.every
 
     def make(key: PRNGKey, start: Images, labels: Labels) -> jax.Array:
         return applications.film(key, start, run.energy_fn(labels), run.stages, every)
@@ -148,10 +148,12 @@ def compose(run: Run) -> Result:
 def _other_parts(run: Run, places: jax.Array) -> list[tuple[str, EnergyFn]]:
     """The energy of each of the other runs, under its labels."""
     folders = choices.other_runs(run.config)
-    asked = run.config.sample.with_labels
+    asked = run.config.sample.compose.with_labels
     texts = asked.split("+") if asked else [""] * len(folders)
     if len(texts) != len(folders):
-        raise BadInput(f"sample.with_labels '{asked}' has {len(texts)} parts for {len(folders)} runs; apart by '+'")
+        raise BadInput(
+            f"sample.compose.with_labels '{asked}' has {len(texts)} parts for {len(folders)} runs; apart by '+'"
+        )
     parts = []
     for folder, text in zip(folders, texts, strict=True):
         config, params = trained.load(folder)
@@ -168,12 +170,12 @@ def _other_parts(run: Run, places: jax.Array) -> list[tuple[str, EnergyFn]]:
 
 
 def known_pixels(config: Config) -> np.ndarray:
-    """The mask [h, w, c] of `sample.mask`, True where a pixel is known.
+    """The mask [h, w, c] of `sample.inpaint.mask`, True where a pixel is known.
 
     Raises:
       BadInput: no mask has this name, the file cannot be read, or its shape is not that of the images.
     """
-    name, (h, w, c) = config.sample.mask, config.data.shape
+    name, (h, w, c) = config.sample.inpaint.mask, config.data.shape
     y, x = np.mgrid[:h, :w]
     known = {
         "lower": y < h // 2,
@@ -186,17 +188,23 @@ def known_pixels(config: Config) -> np.ndarray:
     if name in known:
         return known[name][:, :, None].repeat(c, 2)
     if not name.endswith(".npy"):
-        raise BadInput(f"sample.mask '{name}' is unknown; use one of {', '.join(known)}, or a .npy file, True: known")
+        raise BadInput(
+            f"sample.inpaint.mask '{name}' is unknown; use one of {', '.join(known)}, or a .npy file, True: known"
+        )
     try:
         mask = np.load(name, allow_pickle=False)
     except Exception as error:  # NumPy, zipfile and the system each raise their own
-        raise BadInput(f"sample.mask {name} cannot be read ({error}); save a boolean array by numpy.save") from error
+        raise BadInput(
+            f"sample.inpaint.mask {name} cannot be read ({error}); save a boolean array by numpy.save"
+        ) from error
     if not isinstance(mask, np.ndarray):
-        raise BadInput(f"sample.mask {name} is no single array; save a boolean one by numpy.save")
+        raise BadInput(f"sample.inpaint.mask {name} is no single array; save a boolean one by numpy.save")
     if mask.dtype != bool or mask.shape not in ((h, w), (h, w, 1), (h, w, c)):
-        raise BadInput(f"sample.mask {name} is {mask.dtype} {mask.shape}; it must be bool {(h, w)} or {(h, w, c)}")
+        raise BadInput(
+            f"sample.inpaint.mask {name} is {mask.dtype} {mask.shape}; it must be bool {(h, w)} or {(h, w, c)}"
+        )
     if mask.all():
-        raise BadInput(f"sample.mask {name} leaves nothing to fill in; save False where a pixel is unknown")
+        raise BadInput(f"sample.inpaint.mask {name} leaves nothing to fill in; save False where a pixel is unknown")
     return mask.reshape(h, w, -1).repeat(c // mask.reshape(h, w, -1).shape[2], 2)
 
 
@@ -221,28 +229,30 @@ def inpaint(run: Run) -> Result:
 
 
 def restore(run: Run) -> Result:
-    """Test images damaged by `sample.corruption`, and restored."""
+    """Test images damaged by `sample.restore.corruption`, and restored."""
     sample = run.config.sample
     images, labels = images_to_start_from(run)
     key = jax.random.fold_in(run.key, 2)
     weight = _weight(run)
-    if sample.corruption == "salt_and_pepper":
-        observed = observations.salt_and_pepper(key, jnp.asarray(images), sample.amount)
+    if sample.restore.corruption == "salt_and_pepper":
+        observed = observations.salt_and_pepper(key, jnp.asarray(images), sample.restore.amount)
         likelihood = partial(observations.impulse_likelihood, weight=weight, width=0.1)
-    elif sample.corruption == "noise":
-        observed = jnp.clip(observations.gaussian_noise(key, jnp.asarray(images), sample.amount), 0.0, 1.0)
+    elif sample.restore.corruption == "noise":
+        observed = jnp.clip(observations.gaussian_noise(key, jnp.asarray(images), sample.restore.amount), 0.0, 1.0)
         likelihood = partial(observations.gaussian_likelihood, observations.identity, weight=weight)
     else:
-        forward = observations.blur(sample.amount)
+        forward = observations.blur(sample.restore.amount)
         observed = forward(jnp.asarray(images))
         likelihood = partial(observations.gaussian_likelihood, forward, weight=weight)
-    return _restored(run, images, labels, np.asarray(observed), np.asarray(observed), likelihood, sample.corruption)
+    return _restored(
+        run, images, labels, np.asarray(observed), np.asarray(observed), likelihood, sample.restore.corruption
+    )
 
 
 def super_resolve(run: Run) -> Result:
     """Test images seen at a low resolution, drawn at the full one."""
     images, labels = images_to_start_from(run)
-    factor = run.config.sample.factor
+    factor = run.config.sample.super_resolve.factor
     forward = observations.downsample(factor)
     observed = np.asarray(forward(jnp.asarray(images)))
     likelihood = partial(observations.gaussian_likelihood, forward, weight=_weight(run) * factor**2)
@@ -316,7 +326,7 @@ def neighbours(run: Run) -> Result:
 
     samples = compiled(run, make, start, labels)
     reference = sources.load_images(run.config, console.warn)
-    rows, distances = nearest_neighbours(samples, reference, run.config.sample.neighbours)
+    rows, distances = nearest_neighbours(samples, reference, run.config.sample.neighbours.number)
     nearest = {f"neighbour_{k + 1}": reference[rows[:, k]] for k in range(rows.shape[1])}
     line = (
         f"median L2 distance of {len(samples)} samples to the nearest training image {np.median(distances[:, 0]):.3f}"
