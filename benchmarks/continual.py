@@ -33,10 +33,10 @@ from ebm_jax.data import sources
 from ebm_jax.data.memory import Dataset, make_batches
 from ebm_jax.distributed import parallel
 from ebm_jax.models import energy
+from ebm_jax.random import dequantise
 from ebm_jax.report import console
 from ebm_jax.training.optimizer import clipped_adam
 from ebm_jax.training.state import network_params
-from ebm_jax.training.step import dequantise
 from ebm_jax.types import Batch, Config, Images, Labels, Params
 
 TASKS, CLASSES = 5, 10

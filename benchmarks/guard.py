@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.timing import medians
 from ebm_jax import assemble
 from ebm_jax.distributed import parallel
+from ebm_jax.methods import contrastive
 from ebm_jax.training import guard, monitors
 from ebm_jax.types import Batch
 
@@ -45,11 +46,14 @@ def main() -> None:
 
     clock = time.process_time if words.cpu_time else time.perf_counter
     watched = stepper()
-    with mock.patch.multiple(monitors, of_chains=nothing, of_values=nothing, of_kernels=nothing):
+    with (
+        mock.patch.multiple(monitors, of_values=nothing, of_kernels=nothing),
+        mock.patch.object(contrastive, "of_chains", nothing),
+    ):
         plain = stepper()
     names = set(watched()) - set(plain())
     seconds = medians({"with": watched, "without": plain, "again": plain}, words.rounds, clock)
-    metrics, limits, health = jax.device_get(watched()), assemble.make_limits(config), guard.HEALTHY
+    metrics, limits, health = jax.device_get(watched()), assemble.make_method(config).limits, guard.HEALTHY
     start = clock()
     for _ in range(1000):
         health, _ = guard.judge(health, metrics, limits)

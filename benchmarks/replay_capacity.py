@@ -12,6 +12,7 @@ import jax
 
 from benchmarks.timing import medians
 from ebm_jax.sampling import replay
+from ebm_jax.sampling.base import uniform
 
 REPEATS = 20
 
@@ -20,7 +21,7 @@ REPEATS = 20
 def visit(key: jax.Array, buffer: replay.ReplayBuffer, labels: jax.Array) -> replay.ReplayBuffer:
     """One training step's worth of replay."""
     key_draw, key_store = jax.random.split(key)
-    drawn = replay.draw(key_draw, buffer, labels, buffer.images.shape[1:], 0.05)
+    drawn = replay.draw(key_draw, buffer, labels, uniform(buffer.images.shape[1:]), 0.05)
     return replay.store(key_store, buffer, drawn, 0.5 * drawn.x)
 
 
@@ -40,7 +41,7 @@ def main() -> None:
             return buffers[capacity].images
 
         for capacity in (1_000, 100_000):
-            init = jax.jit(partial(replay.init, capacity=capacity, event_shape=(args.pixels,), dtype=dtype))
+            init = jax.jit(partial(replay.init, capacity=capacity, base=uniform((args.pixels,)), dtype=dtype))
             buffers[capacity] = init(jax.random.key(0))
         times = medians({str(capacity): partial(visits, capacity) for capacity in buffers})
         small, large = (seconds / REPEATS * 1e3 for seconds in times.values())

@@ -2,8 +2,9 @@
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -13,21 +14,24 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
+from ebm_jax import registry
 from ebm_jax.choices import choice, example_labels, label_shape, value_of
 from ebm_jax.data.sources import member_seeds
 from ebm_jax.distributed import parallel
-from ebm_jax.methods import losses
+from ebm_jax.methods import METHODS, losses
+from ebm_jax.methods.contrastive import healthy
+from ebm_jax.methods.label import label_contrast
+from ebm_jax.methods.method import Limits, Method, weighted_sum
 from ebm_jax.models import energy, spectral
 from ebm_jax.models.network import Network, as_network
 from ebm_jax.models.network import check as check_network
 from ebm_jax.models.networks import NETWORKS
 from ebm_jax.registry import named
-from ebm_jax.sampling import replay
+from ebm_jax.sampling import base
 from ebm_jax.sampling.hmc import hmc
-from ebm_jax.sampling.kernel import Kernel, Project, Stages, scheduled, unit_box
+from ebm_jax.sampling.kernel import Kernel, Project, Stages, scheduled
 from ebm_jax.sampling.langevin import langevin
 from ebm_jax.sampling.mala import mala
-from ebm_jax.training import guard
 from ebm_jax.training.optimizer import clipped_adam
 from ebm_jax.training.state import TrainState, init_state, non_finite, partition, rescued
 from ebm_jax.training.step import make_train_step
@@ -83,17 +87,22 @@ def make_apply(config: Config) -> energy.ApplyFn:
     return make_network(config).apply
 
 
+def make_base(config: Config) -> base.Base:
+    """The law that chains start from, and in whose set they stay."""
+    return base.uniform(tuple(config.data.shape))
+
+
 def make_kernel(config: Config, temperature: float | Scalar) -> Kernel:
     """The chain's kernel at a temperature, above 0 where it has a Metropolis test."""
-    chain = config.chain
+    chain, project = config.chain, make_base(config).project
     if chain.kernel == "mala":
-        return mala(chain.step_size, grad_clip=chain.grad_clip, temperature=temperature)
+        return mala(chain.step_size, grad_clip=chain.grad_clip, temperature=temperature, project=project)
     if chain.kernel == "hmc":
-        return hmc(chain.step_size, chain.hmc.num_leaps, temperature=temperature)
-    return _langevin(config, temperature)
+        return hmc(chain.step_size, chain.hmc.num_leaps, temperature=temperature, project=project)
+    return _langevin(config, temperature, project)
 
 
-def _langevin(config: Config, temperature: float | Scalar, project: Project = unit_box) -> Kernel:
+def _langevin(config: Config, temperature: float | Scalar, project: Project) -> Kernel:
     chain = config.chain
     noise_scale = None if chain.langevin.tied else chain.langevin.noise_scale
     return langevin(chain.step_size, noise_scale, grad_clip=chain.grad_clip, temperature=temperature, project=project)
@@ -124,10 +133,11 @@ def make_stages(config: Config, group: str = "sample") -> Stages:
     last = config.chain.temperature
     first = value_of(config, f"{group}.anneal_from") or last
     temperatures = np.geomspace(first, last, steps - quiet) if first != last else np.full(steps - quiet, last)
+    langevin_at = partial(_langevin, config, project=make_base(config).project)
     if config.chain.kernel == "langevin":
-        return (_stage(partial(_langevin, config), np.concatenate([temperatures, np.zeros(quiet)])),)
+        return (_stage(langevin_at, np.concatenate([temperatures, np.zeros(quiet)])),)
     noisy = _stage(partial(make_kernel, config), temperatures)
-    descent = _stage(partial(_langevin, config), np.zeros(quiet))
+    descent = _stage(langevin_at, np.zeros(quiet))
     return tuple(stage for stage in (noisy, descent) if stage[1])
 
 
@@ -191,9 +201,9 @@ def init_params(config: Config, key: PRNGKey) -> Params:
 
 
 def _ingredients(config: Config, seed: int) -> tuple[PRNGKey, PRNGKey, Params, spectral.Vectors]:
-    """Keys of the run and of the replay buffer, and what `_raw_params` gives."""
-    key_run, key_params, key_buffer = jax.random.split(jax.random.key(seed), 3)
-    return key_run, key_buffer, *_raw_params(config, key_params)
+    """Keys of the run and of the method's memory, and what `_raw_params` gives."""
+    key_run, key_params, key_memory = jax.random.split(jax.random.key(seed), 3)
+    return key_run, key_memory, *_raw_params(config, key_params)
 
 
 def _stacked_ingredients(config: Config) -> tuple[MembersKey, MembersKey, Params, spectral.Vectors]:
@@ -210,23 +220,27 @@ def _stacked(*leaves: Array) -> Array:
 
 
 def _assemble(
-    config: Config, key_run: MembersKey, key_buffer: MembersKey, params: Params, vectors: spectral.Vectors
+    config: Config, key_run: MembersKey, key_memory: MembersKey, params: Params, vectors: spectral.Vectors
 ) -> TrainState:
     if config.train.num_models > 1:
-        return jax.vmap(partial(_assemble_one, config))(key_run, key_buffer, params, vectors)
-    return _assemble_one(config, key_run, key_buffer, params, vectors)
+        return jax.vmap(partial(_assemble_one, config))(key_run, key_memory, params, vectors)
+    return _assemble_one(config, key_run, key_memory, params, vectors)
 
 
 def _assemble_one(
-    config: Config, key_run: PRNGKey, key_buffer: PRNGKey, params: Params, vectors: spectral.Vectors
+    config: Config, key_run: PRNGKey, key_memory: PRNGKey, params: Params, vectors: spectral.Vectors
 ) -> TrainState:
-    dtype, shape = choice(config, "buffer.dtype"), tuple(config.data.shape)
-    buffer = replay.init(key_buffer, config.buffer.capacity, shape, dtype, label_shape(config))
-    return init_state(key_run, params, vectors, make_optimizer(config), buffer)
+    memory = make_method(config).init(key_memory)
+    return init_state(key_run, params, vectors, make_optimizer(config), memory)
+
+
+def _rows(config: Config) -> Any:
+    """The spec of rows over devices: of batches, and of what a method shares out."""
+    return parallel.SHARDED if config.train.num_models == 1 else parallel.MEMBERS_SHARDED
 
 
 def _partition(config: Config) -> TrainState:
-    return partition(parallel.SHARDED if config.train.num_models == 1 else parallel.MEMBERS_SHARDED)
+    return partition(make_method(config), _rows(config))
 
 
 def _shardings(config: Config, mesh: Mesh) -> Any:
@@ -235,7 +249,7 @@ def _shardings(config: Config, mesh: Mesh) -> Any:
 
 def place_batch(config: Config, mesh: Mesh, batch: Batch) -> Batch:
     """The rows that this process read, as arrays over all devices of all processes."""
-    return parallel.place_batch(mesh, batch, _partition(config).buffer.images)
+    return parallel.place_batch(mesh, batch, _rows(config))
 
 
 def place_batches(config: Config, mesh: Mesh, batches: Sequence[Batch]) -> Batch:
@@ -243,7 +257,7 @@ def place_batches(config: Config, mesh: Mesh, batches: Sequence[Batch]) -> Batch
     if len(batches) == 1:
         return place_batch(config, mesh, batches[0])
     stacked = Batch(*(np.stack(column) for column in zip(*batches, strict=True)))  # pyright: ignore[reportArgumentType]
-    return parallel.place_batch(mesh, stacked, _of_several(_partition(config).buffer.images))
+    return parallel.place_batch(mesh, stacked, _of_several(_rows(config)))
 
 
 def _of_several(spec: Any) -> Any:
@@ -270,7 +284,7 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
     rows = (*members, config.train.batch_size)
     images = jax.ShapeDtypeStruct((*rows, *shape), jnp.float32 if len(shape) == 1 else jnp.uint8)
     labels = jax.ShapeDtypeStruct((*rows, *(soft or ())), jnp.int32 if soft is None else jnp.float32)
-    return parallel.abstract(Batch(images, labels), mesh, _partition(config).buffer.images)  # pyright: ignore
+    return parallel.abstract(Batch(images, labels), mesh, _rows(config))  # pyright: ignore
 
 
 def make_keeper(config: Config, mesh: Mesh) -> Callable:
@@ -287,17 +301,69 @@ def make_rescued(config: Config, mesh: Mesh, number: int) -> Callable:
     return jax.jit(partial(rescued, number=number), out_shardings=_shardings(config, mesh), donate_argnums=(0,))
 
 
-def make_limits(config: Config) -> guard.Limits:
-    """What the guard holds for healthy. Without it only values that are not finite make a run ill."""
+def make_method(config: Config, name: str = "contrastive", own: Mapping[str, Any] = MappingProxyType({})) -> Method:
+    """The way to learn that the config names, with the label contrast where `loss.label_weight` is above 0.
+
+    A method's factory gets the parameters that its signature names, out of `_offers` and of its own keys.
+
+    Args:
+      name: a row of `METHODS`, or a factory of the user's own as `package.module:Name`.
+      own: the keys of the method's own group in the config.
+
+    Raises:
+      BadInput: there is no such method, or its factory asks for what is not there.
+    """
+    factory, offers = registry.named("method.name", name, METHODS), _offers(config)
+    method = _made(factory, offers | {key: lambda value=value: value for key, value in own.items()}, name)
+    if not config.loss.label_weight:
+        return method
+    return weighted_sum([(1.0, method), (config.loss.label_weight, _made(label_contrast, offers, "label"))])
+
+
+def _made(factory: Callable[..., Method], offers: Mapping[str, Callable[[], Any]], name: str) -> Method:
+    parameters = inspect.signature(factory).parameters.values()
+    needed = {parameter.name for parameter in parameters if parameter.default is parameter.empty}
+    if missing := sorted(needed - offers.keys()):
+        raise BadInput(f"method.name '{name}' asks for {missing[0]}, which is none of {', '.join(sorted(offers))}")
+    return factory(**{p.name: offers[p.name]() for p in parameters if p.name in offers})
+
+
+def _offers(config: Config) -> dict[str, Callable[[], Any]]:
+    """What a method's factory can ask for by the name of a parameter."""
+    model, buffer, loss = config.model, config.buffer, config.loss
+    penalty = "loss.energy_l2_form"
+    return {
+        "base": lambda: make_base(config),
+        "stages": lambda: make_stages(config, "chain"),
+        "objective": lambda: losses.regularised(
+            choice(config, "loss.objective"), loss.energy_l2, choice(config, penalty)
+        ),
+        "limits": lambda: make_limits(config),
+        "patience": lambda: config.guard.patience,
+        "capacity": lambda: buffer.capacity,
+        "dtype": lambda: choice(config, "buffer.dtype"),
+        "restart_prob": lambda: buffer.restart_prob,
+        "relabel_prob": lambda: buffer.relabel_prob,
+        "ring": lambda: buffer.ring,
+        "dropout_in_chains": lambda: model.resnet.dropout > 0 and model.resnet.dropout_in_chains,
+        "num_classes": lambda: model.num_classes,
+        "label_shape": lambda: label_shape(config),
+        "label_margin": lambda: loss.label_margin,
+        "wrong_labels": lambda: choice(config, "loss.wrong_labels"),
+    }
+
+
+def make_limits(config: Config) -> Limits:
+    """The healthy region of contrastive divergence. Without the guard only values that are not finite are ill."""
     limits, chain = config.guard, config.chain
     if not limits.enabled:
-        return guard.Limits(math.inf, math.inf, (0.0, math.inf), limits.patience)
+        return healthy(energy=math.inf, separation=math.inf, chain_grad=(0.0, math.inf), patience=limits.patience)
     energy_l2 = max(config.loss.energy_l2, limits.least_energy_l2)
     step_size = (
         chain.step_size**2 / 2 if chain.kernel == "hmc" else chain.step_size
     )  # of HMC's equivalent Langevin step
     grad_unit = math.sqrt(math.prod(config.data.shape)) / step_size
-    return guard.Limits(
+    return healthy(
         energy=limits.max_energy / (2 * energy_l2),
         separation=limits.max_separation / energy_l2,
         chain_grad=(limits.min_chain_grad * grad_unit, limits.max_chain_grad * grad_unit),
@@ -318,7 +384,7 @@ def make_step(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
     Args:
       rescues: those of the state; each makes the chains longer by the factor `guard.rescue_chain`.
     """
-    return _over_devices(config, mesh, _local_step(config, rescues), _partition(config).buffer.images)
+    return _over_devices(config, mesh, _local_step(config, rescues), _rows(config))
 
 
 def make_steps(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
@@ -335,7 +401,7 @@ def make_steps(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
     def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
         return jax.lax.scan(lambda state, batch: step(state, batch), state, batches, unroll=unroll)
 
-    return _over_devices(config, mesh, steps, _of_several(_partition(config).buffer.images))
+    return _over_devices(config, mesh, steps, _of_several(_rows(config)))
 
 
 def _over_devices(config: Config, mesh: Mesh, fn: Callable, batch_spec: Any) -> Callable:
@@ -354,22 +420,12 @@ def _local_step(config: Config, rescues: int) -> Callable:
     """The training step of one device, of all its models."""
     config = config.copy_and_resolve_references()
     config.chain.num_steps = rescued_chain(config, rescues)
-    objective = choice(config, "loss.objective")
     step = make_train_step(
         make_apply(config),
-        make_stages(config, "chain"),
-        losses.regularised(objective, config.loss.energy_l2, choice(config, "loss.energy_l2_form")),
+        make_method(config),
         make_optimizer(config),
-        restart_prob=config.buffer.restart_prob,
-        relabel_prob=config.buffer.relabel_prob,
-        label_weight=config.loss.label_weight,
-        label_margin=config.loss.label_margin,
-        wrong_labels=choice(config, "loss.wrong_labels"),
-        num_classes=config.model.num_classes,
-        ring=config.buffer.ring,
         ema_decay=config.optim.ema_decay,
         rescue_learning_rate=config.guard.rescue_learning_rate,
-        dropout_in_chains=config.model.resnet.dropout > 0 and config.model.resnet.dropout_in_chains,
     )
 
     def step_of_members(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

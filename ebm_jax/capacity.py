@@ -27,7 +27,7 @@ def check_memory(config: Config, mesh: Mesh) -> None:
     pixels = math.prod(config.data.shape) * config.train.num_models
     parts = {
         "parameters": _bytes_on_a_device((state.params, state.ema, state.opt_state)),
-        "buffer": _bytes_on_a_device(state.buffer),
+        "buffer": _bytes_on_a_device(state.memory),
         "batch": 8 * pixels * config.train.batch_size // mesh.size,  # data and samples, float32
     }
     needed, memory = sum(parts.values()), _memory_of_a_device(mesh)

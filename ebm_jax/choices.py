@@ -7,14 +7,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ebm_jax.distributed import parallel
-from ebm_jax.methods import losses
-from ebm_jax.models import layers, networks
-from ebm_jax.storage import bucket
-from ebm_jax.training import step
-from ebm_jax.types import BadInput, Config, Folder
-
 from ebm_jax.labels import EXAMPLES, SOFT, check_labels, example_labels, label_shape, parse_labels, sample_labels  # noqa
+from ebm_jax.methods import label, losses
+from ebm_jax.models import layers, networks
 from ebm_jax.schema import value_of  # noqa
+from ebm_jax.storage import bucket
+from ebm_jax.types import BadInput, Config, Folder
 
 TASKS = ("generate", "film", "transition", "compose", "inpaint", "restore", "super_resolve", "colourise")
 TASKS += ("classify", "neighbours")
@@ -29,7 +27,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "softplus": losses.softplus,
         "logsumexp": losses.logsumexp(parallel.gather),
     },
-    "loss.wrong_labels": {"any": step.of_any_class, "batch": step.of_the_batch},
+    "loss.wrong_labels": {"any": label.of_any_class, "batch": label.of_the_batch},
     "loss.energy_l2_form": {"sum": losses.energy_l2_sum, "difference": losses.energy_l2_difference},
     "sample.weights": {"ema": True, "raw": False},
     "sample.ensemble": {"mean": False, "turns": True},

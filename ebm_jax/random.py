@@ -6,10 +6,11 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt8
 
-from ebm_jax.types import PRNGKey
+from ebm_jax.types import Images, PRNGKey
 
 Sizes = tuple[Any, ...]  # integers, or the symbolic sizes of jax.export
 
@@ -27,6 +28,13 @@ def uniform(key: PRNGKey, shape: Sizes) -> Float[Array, "..."]:
 def bernoulli(key: PRNGKey, probability: float, shape: Sizes) -> Bool[Array, "..."]:
     """`jax.random.bernoulli(key, probability, shape)`."""
     return _flat_on_cpu(lambda key, shape: jax.random.bernoulli(key, probability, shape), key, shape)
+
+
+def dequantise(key: PRNGKey, images: UInt8[Array, "b *event"] | Images) -> Images:
+    """uint8 pixels v as v/256 + U(0, 1/256) in [0, 1] (release data.py); float images as they are."""
+    if images.dtype != jnp.uint8:
+        return images
+    return (images.astype(jnp.float32) + uniform(key, images.shape)) / 256.0
 
 
 def _flat_on_cpu(draw: Callable[..., Array], key: PRNGKey, shape: Sizes) -> Array:

@@ -140,7 +140,7 @@ def _actions(
 ) -> loop.Actions:
     """What the loop does to the devices, the run's folder and the terminal, after `rescues` rescues."""
     train_steps, number = assemble.make_steps(config, mesh, rescues), config.train.steps_per_call
-    limits = assemble.make_limits(config)
+    limits = assemble.make_method(config).limits
 
     def advance(step: int, state: TrainState) -> tuple[TrainState, Metrics]:
         of_call = [batches(index) for index in range(step, step + number)]
@@ -167,7 +167,7 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[
     """The function that writes a grid of the replay buffer, and one of chains from fresh noise, of a state."""
     few = config.copy_and_resolve_references()
     few.sample.num_images = few.sample.batch_size = GRID
-    sampler = trained.make_sampler(few, mesh)
+    sampler, chains = trained.make_sampler(few, mesh), assemble.make_method(config).chains
     each = -(-GRID // config.train.num_models)
 
     def first_rows(buffer: replay.ReplayBuffer) -> jax.Array:
@@ -177,8 +177,9 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[
 
     def draw(step: int, state: TrainState) -> None:
         key = jax.random.key(config.sample.seed)  # the same at every step, so that pictures can be compared
-        rows = np.asarray(first_rows(state.buffer))
-        reporter.image("buffer", step, rows.reshape(-1, *config.data.shape)[:GRID])
+        if (waiting := chains(state.memory)) is not None:
+            rows = np.asarray(first_rows(waiting))
+            reporter.image("buffer", step, rows.reshape(-1, *config.data.shape)[:GRID])
         images, _, _ = sampler(network_params(state, choices.choice(config, "sample.weights")), key, 0)
         reporter.image("chains", step, parallel.on_host(images)[:GRID])
 

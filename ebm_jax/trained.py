@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ebm_jax import applications, random
-from ebm_jax.assemble import abstract_state, make_apply, make_stages
+from ebm_jax.assemble import abstract_state, make_apply, make_base, make_stages
 from ebm_jax.checks import check_member
 from ebm_jax.choices import check_labels, choice, label_shape, other_runs, sample_labels
 from ebm_jax.data.sources import make_density
@@ -131,8 +131,8 @@ def _places(first: int | jax.Array, share: int) -> Places:
 
 def init_sampling_buffer(config: Config, key: PRNGKey) -> Pool:
     """A sampling buffer of `sample.buffer_capacity` chains of noise, for `make_buffered_sample_fn`."""
-    dtype, shape = choice(config, "buffer.dtype"), tuple(config.data.shape)
-    return pool.init(key, config.sample.buffer_capacity, shape, dtype, label_shape(config))
+    dtype = choice(config, "buffer.dtype")
+    return pool.init(key, config.sample.buffer_capacity, make_base(config), dtype, label_shape(config))
 
 
 def make_buffered_sample_fn(config: Config) -> Callable[..., tuple[Images, Labels, Pool]]:
@@ -146,7 +146,7 @@ def make_buffered_sample_fn(config: Config) -> Callable[..., tuple[Images, Label
     Returns:
       float32 [n, h, w, c] in [0, 1], the labels [n] of these chains, and the buffer for the next call.
     """
-    apply, stages, shape = energy.of_members(make_apply(config)), make_stages(config), tuple(config.data.shape)
+    apply, stages, base = energy.of_members(make_apply(config)), make_stages(config), make_base(config)
     in_turns = choice(config, "sample.ensemble")
 
     def fn(params: Params, key: PRNGKey, buffer: Pool, labels: Labels) -> tuple[Images, Labels, Pool]:
@@ -158,7 +158,7 @@ def make_buffered_sample_fn(config: Config) -> Callable[..., tuple[Images, Label
             return energy.bind(apply, turn, labels)
 
         chances = {"restart_prob": config.sample.restart_prob, "relabel_prob": config.sample.relabel_prob}
-        buffer, images, labels = pool.advance(key, buffer, labels, energy_of, stages, shape, **chances)
+        buffer, images, labels = pool.advance(key, buffer, labels, energy_of, stages, base, **chances)
         return images, labels, buffer
 
     return fn

@@ -16,6 +16,7 @@ import run
 from ebm_jax.distributed import parallel
 from ebm_jax.metrics import ais, density
 from ebm_jax.models import networks
+from ebm_jax.sampling.base import normal, uniform
 from ebm_jax.sampling.hmc import hmc, no_walls
 from ebm_jax.sampling.kernel import unbounded
 from ebm_jax.sampling.mala import mala
@@ -87,7 +88,7 @@ def assert_closes_on(bounds, log_z, *, gap):
 @pytest.mark.parametrize("kernel", ["mala", pytest.param("hmc", marks=pytest.mark.slow)])
 def test_bounds_of_a_gaussian_close_on_its_closed_form(kernel):
     exact = MEANS + STDS * np.random.default_rng(0).normal(size=(1_000, 3))
-    base = ais.normal(0.3, 1.5, (3,))
+    base = normal((3,), 0.3, 1.5)
     path = piloted(gaussian, base, ON_THE_LINE[kernel], steps=100, acceptance=0.6)
     bounds, _, acceptance = sandwich_of(gaussian, base, ON_THE_LINE[kernel], exact, path)
     assert_closes_on(bounds, 1.5 * np.log(2 * np.pi) + np.log(STDS).sum() - OFFSET, gap=0.2)
@@ -98,7 +99,7 @@ def test_bounds_of_a_gaussian_close_on_its_closed_form(kernel):
 @pytest.mark.parametrize("kernel", ["hmc", pytest.param("mala", marks=pytest.mark.slow)])
 def test_bounds_of_a_mixture_that_the_box_cuts_off_close_on_the_truncated_normal_integral(kernel):
     exact = mixture_draws(np.random.default_rng(0), 1_000)
-    base = ais.uniform((2,))
+    base = uniform((2,))
     path = piloted(mixture, base, ON_THE_BOX[kernel], steps=200)
     bounds, _, _ = sandwich_of(mixture, base, ON_THE_BOX[kernel], exact, path)
     assert_closes_on(bounds, mixture_log_z()[0], gap=0.4)
@@ -109,7 +110,7 @@ def test_weights_are_unbiased_however_short_the_path():
     log_z, chains = mixture_log_z()[0], 20_000
     exact = mixture_draws(np.random.default_rng(0), chains)
     path = ais.Path(jnp.linspace(0, 1, 9), jnp.full(9, 0.05))
-    bounds, (forward, backward), _ = sandwich_of(mixture, ais.uniform((2,)), ON_THE_BOX["hmc"], exact, path)
+    bounds, (forward, backward), _ = sandwich_of(mixture, uniform((2,)), ON_THE_BOX["hmc"], exact, path)
     assert forward.mean() < log_z - 0.1
     assert -backward.mean() > log_z + 0.1
     assert_closes_on(bounds, log_z, gap=0.4)
@@ -128,7 +129,7 @@ def test_reverse_chains_that_start_in_one_mode_alone_give_a_bound_of_its_share()
 
     log_z = np.log(2 * 2 * np.pi)
     starts = centres[0] + widths[0] * np.random.default_rng(0).normal(size=(1_000, 2))
-    base = ais.uniform((2,))
+    base = uniform((2,))
     path = piloted(two_bumps, base, ON_THE_BOX["hmc"], steps=200)
     bounds, _, _ = sandwich_of(two_bumps, base, ON_THE_BOX["hmc"], np.clip(starts, 0, 1), path)
     assert abs(bounds.lower - log_z) < 5 * bounds.lower_error
@@ -158,7 +159,7 @@ def test_bounds_of_a_network_close_on_the_integral_over_a_grid():
     log_z = logsumexp(-energies) - np.log(len(points))
     exact = grid_draws(np.random.default_rng(0), energy_fn, 300, 500)
     path = ais.Path(jnp.linspace(0, 1, 101), jnp.full(101, 0.05))
-    bounds, _, _ = sandwich_of(energy_fn, ais.uniform((2,)), ON_THE_BOX["hmc"], exact, path)
+    bounds, _, _ = sandwich_of(energy_fn, uniform((2,)), ON_THE_BOX["hmc"], exact, path)
     assert_closes_on(bounds, log_z, gap=0.4)
 
 
@@ -175,23 +176,23 @@ def test_bounds_of_a_trained_model_close_on_the_integral_over_a_grid(tmp_path):
     points = density.grid(400)
     log_z = logsumexp(-density.grid_energies(energy_fn, points)) - np.log(len(points))
     exact = grid_draws(np.random.default_rng(0), energy_fn, 400, 1_000)
-    path = piloted(energy_fn, ais.uniform((2,)), ON_THE_BOX["hmc"], steps=200)
-    bounds, _, _ = sandwich_of(energy_fn, ais.uniform((2,)), ON_THE_BOX["hmc"], exact, path)
+    path = piloted(energy_fn, uniform((2,)), ON_THE_BOX["hmc"], steps=200)
+    bounds, _, _ = sandwich_of(energy_fn, uniform((2,)), ON_THE_BOX["hmc"], exact, path)
     assert_closes_on(bounds, log_z, gap=0.3)
 
 
 def test_bases_are_normalised():
     x = np.random.default_rng(0).normal(size=(20, 2, 3)).astype(np.float32)
     log_density = stats.norm(0.3, 1.5).logpdf(x).sum((1, 2))
-    np.testing.assert_allclose(ais.normal(0.3, 1.5, (2, 3)).energy_fn(jnp.asarray(x)), -log_density, rtol=1e-5)
-    np.testing.assert_array_equal(ais.uniform((2, 3)).energy_fn(jnp.asarray(x)), 0.0)
-    drawn = np.asarray(ais.normal(0.3, 1.5, (2,)).sample(jax.random.key(0), 10_000), np.float64)
+    np.testing.assert_allclose(normal((2, 3), 0.3, 1.5).energy_fn(jnp.asarray(x)), -log_density, rtol=1e-5)
+    np.testing.assert_array_equal(uniform((2, 3)).energy_fn(jnp.asarray(x)), 0.0)
+    drawn = np.asarray(normal((2,), 0.3, 1.5).sample(jax.random.key(0), 10_000), np.float64)
     assert abs(drawn.mean() - 0.3) < 5 * 1.5 / np.sqrt(20_000)
     assert abs(drawn.std() - 1.5) < 5 * 1.5 / np.sqrt(40_000)
 
 
 def test_eight_devices_and_vmap_give_the_weights_of_one():
-    base, path = ais.uniform((2,)), ais.Path(jnp.linspace(0, 1, 6), jnp.full(6, 0.01))
+    base, path = uniform((2,)), ais.Path(jnp.linspace(0, 1, 6), jnp.full(6, 0.01))
     x = np.asarray(base.sample(jax.random.key(0), 64))
 
     def differences(key, x):

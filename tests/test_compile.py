@@ -48,14 +48,14 @@ def density():
 def test_a_step_that_donates_all_and_copies_nothing_is_said_to(density):
     state, program = density
     assert report.donated(program, len(jax.tree.leaves(state))).startswith("all, ")
-    assert report.buffer_copies(program, state) == "none"
+    assert report.buffer_copies(program, state.memory) == "none"
 
 
 def test_what_is_not_donated_is_named(density):
     state, program = density
-    number = next(n for n, one in program.parameters.items() if one.label == "state.buffer.images")
+    number = next(n for n, one in program.parameters.items() if one.label == "state.memory.images")
     less = program._replace(aliased=program.aliased - {number})
-    assert report.donated(less, len(jax.tree.leaves(state))).endswith("but not state.buffer.images")
+    assert report.donated(less, len(jax.tree.leaves(state))).endswith("but not state.memory.images")
 
 
 def test_the_work_of_a_chain_grows_by_one_energy_and_its_gradient_for_each_step():

@@ -4,15 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_step import contrastive_divergence, over_devices
 
 from ebm_jax.distributed import parallel
-from ebm_jax.methods import losses
 from ebm_jax.models import energy, networks
-from ebm_jax.sampling import replay
+from ebm_jax.sampling.base import uniform
 from ebm_jax.sampling.langevin import langevin
 from ebm_jax.training.optimizer import clipped_adam
-from ebm_jax.training.state import PARTITION, init_state
-from ebm_jax.training.step import make_train_step, of_any_class
 from ebm_jax.types import Batch
 
 MEANS, WEIGHTS, SCALE = np.array([[0.35, 0.4], [0.62, 0.6]]), np.array([0.25, 0.75]), 0.08
@@ -66,30 +64,17 @@ def test_training_comes_closer_to_the_truth_than_any_model_that_misses_a_mode_or
 
     network = networks.Mlp(width=64, num_classes=1, spectral_norm=False)
     apply = energy.from_module(network)
-    mesh = parallel.device_mesh(jax.devices()[:1])
-    optimizer = clipped_adam(2e-3, 0.0, 0.999)
-    step = make_train_step(
-        apply,
-        [(langevin(step_size), 20)],
-        losses.regularised(losses.contrastive_divergence, 1e-4, losses.energy_l2_sum),
-        optimizer,
+    method = contrastive_divergence(
+        langevin(step_size),
+        20,
+        energy_l2=1e-4,
+        base=uniform((2,)),
+        capacity=batch_size,
         restart_prob=0.02,
-        relabel_prob=0.0,
-        label_weight=0.0,
-        label_margin=0.05,
-        wrong_labels=of_any_class,
-        num_classes=1,
-        ring=False,
-        ema_decay=0.99,
-        rescue_learning_rate=1.0,
     )
-    step = parallel.over_devices(step, mesh, (PARTITION, parallel.SHARDED), (PARTITION, parallel.REPLICATED), (0,))
     params = network.init(jax.random.key(0), jnp.zeros((1, 2)))["params"]
-    buffer = replay.init(jax.random.key(1), batch_size, (2,))
-    state = jax.jit(
-        lambda: init_state(jax.random.key(2), params, {}, optimizer, buffer),
-        out_shardings=parallel.shardings(mesh, PARTITION),
-    )()
+    buffer, optimizer = method.init(jax.random.key(1)), clipped_adam(2e-3, 0.0, 0.999)
+    mesh, step, state = over_devices(method, optimizer, buffer, apply=apply, params=params, ema_decay=0.99)
     rng = np.random.default_rng(0)
     for _ in range(steps):
         modes = rng.choice(2, batch_size, p=WEIGHTS)

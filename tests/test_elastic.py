@@ -35,11 +35,11 @@ def conditional_run(tmp_path_factory):
     workdir.claim(folder, config)
     mesh = parallel.device_mesh()
     state = assemble.make_state(config, mesh)
-    buffer = state.buffer._replace(
+    buffer = state.memory._replace(
         labels=parallel.place_batch(mesh, rng.integers(0, 10, 48, np.int32)),
         visits=parallel.place_batch(mesh, rng.permutation(48).astype(np.int32)),
     )
-    state = state._replace(buffer=buffer)
+    state = state._replace(memory=buffer)
     with checkpoint.open_manager(folder) as manager:
         checkpoint.save(manager, 3, state)
     return folder, bits(state)
@@ -78,11 +78,11 @@ def test_all_of_a_run_of_eight_devices_comes_back_on_another_number_every_chain_
     mesh = parallel.device_mesh(jax.devices()[:number])
     restored = trained.restore(folder, assemble.abstract_state(workdir.read_config(folder), mesh))
     assert (restored.step, restored.skipped) == (3, {})
-    assert restored.state.buffer.images.sharding.num_devices == number
-    assert restored.state.buffer.images.addressable_shards[0].data.shape[0] == 48 // number
+    assert restored.state.memory.images.sharding.num_devices == number
+    assert restored.state.memory.images.addressable_shards[0].data.shape[0] == 48 // number
     for got, expected in zip(bits(restored.state), saved, strict=True):
         np.testing.assert_array_equal(got, expected)
-    np.testing.assert_array_equal(np.sort(restored.state.buffer.visits), np.arange(48))
+    np.testing.assert_array_equal(np.sort(restored.state.memory.visits), np.arange(48))
 
 
 @pytest.mark.parametrize("number", [3, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 6))])

@@ -86,7 +86,7 @@ def test_samples_of_the_buffer_are_its_decoded_chains_with_their_labels_and_say_
     images, labels, origin = subject(workdir, eval__samples="buffer").samples
     assert origin.startswith("THE TRAINING BUFFER, not fresh chains: 20 of its 64 chains")
     config, mesh = read_config(workdir), parallel.device_mesh()
-    buffer = trained.restore(workdir, assemble.abstract_state(config, mesh)).state.buffer
+    buffer = trained.restore(workdir, assemble.abstract_state(config, mesh)).state.memory
     chains = np.asarray(buffer.images)[:, :64].reshape(64, 8, 8, 1)
     rows = [np.flatnonzero((chains == image).all((1, 2, 3))) for image in images]
     assert all(len(found) == 1 for found in rows)

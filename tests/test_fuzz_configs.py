@@ -276,7 +276,7 @@ def test_the_memory_that_a_run_needs_at_least_is_that_of_its_arrays(monkeypatch)
     config, mesh = as_config(ConfigDict(BASES["digits"]), "mine.py", ""), parallel.device_mesh()
     state = assemble.make_state(config, mesh)
     shards = [leaf.addressable_shards[0].data for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state))]
-    shards += [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(state.buffer)]
+    shards += [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(state.memory)]
     batch = 2 * 4 * math.prod(config.data.shape) * config.train.batch_size // 8
     needed = 8 * (sum(shard.nbytes for shard in shards) + batch)
     monkeypatch.setattr(parallel, "host_memory", lambda: needed)

@@ -14,12 +14,14 @@ import run
 from configs import default, density2d, digits, fashion_mnist_conditional
 from ebm_jax import assemble, checks, schema
 from ebm_jax.distributed import parallel
+from ebm_jax.methods.contrastive import healthy
+from ebm_jax.methods.method import Limits, Range
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.langevin import langevin
 from ebm_jax.training import guard, monitors, state
 from ebm_jax.types import BadInput, Batch
 
-LIMITS = guard.Limits(energy=10.0, separation=5.0, chain_grad=(0.01, 2.0), patience=3)
+LIMITS = healthy(energy=10.0, separation=5.0, chain_grad=(0.01, 2.0), patience=3)
 
 
 def metrics_for(**changes):
@@ -95,14 +97,34 @@ def test_of_several_models_the_one_that_is_ill_is_named():
 
 
 def test_the_limits_are_in_the_units_of_lambda_and_of_the_box():
-    limits = assemble.make_limits(digits.get_config())  # λ 0.1, 64 pixels, step 10
-    assert limits.energy == pytest.approx(20 / 0.2)
-    assert limits.separation == pytest.approx(0.5 / 0.1)
-    assert limits.chain_grad == pytest.approx((1e-6 * 0.8, 2 * 0.8))
+    def limits(config):
+        return {one.metric: (one.least, one.most) for one in assemble.make_limits(config).ranges}
+
+    found = limits(digits.get_config())  # λ 0.1, 64 pixels, step 10
+    assert found["energy_data"] == found["energy_samples"] == pytest.approx((-20 / 0.2, 20 / 0.2))
+    assert found["energy_gap"] == pytest.approx((-0.5 / 0.1, math.inf))
+    assert found["chain_grad_norm"] == pytest.approx((1e-6 * 0.8, 2 * 0.8))
     config = density2d.get_config()  # λ 0.001, which counts as 0.01
-    assert assemble.make_limits(config).separation == pytest.approx(50)
+    assert limits(config)["energy_gap"][0] == pytest.approx(-50)
     config.chain.kernel, config.chain.step_size = "hmc", 0.02
-    assert assemble.make_limits(config).chain_grad[1] == pytest.approx(2 * math.sqrt(2) / (0.5 * 0.02**2))
+    assert limits(config)["chain_grad_norm"][1] == pytest.approx(2 * math.sqrt(2) / (0.5 * 0.02**2))
+
+
+def test_a_range_is_judged_only_in_the_steps_that_it_is_given_for_and_its_trend_begins_anew_there():
+    limits = Limits((Range("energy_gap", -5.0, math.inf, 10, (("stage", 1.0),)), Range("loss", 0.0, 1.0)), 1)
+    without = [metrics_for(energy_gap=gap, stage=0.0, loss=0.5) for gap in (-100.0, 0.0, -50.0)]
+    with_it = [metrics_for(energy_gap=gap, stage=1.0, loss=0.5) for gap in (-4.0, -4.05)]
+    assert judged(without + with_it, limits) == [None] * 5
+    assert "energy_gap in 10 steps" in judged([*with_it, metrics_for(energy_gap=-5.1, stage=1.0, loss=0.5)], limits)[-1]
+    assert "loss is 2" in judged([metrics_for(stage=0.0, loss=2.0)], limits)[0]
+
+
+def test_a_trend_upwards_is_judged_by_the_upper_end_of_its_range():
+    limits = Limits((Range("loss", -math.inf, 5.0, 10),), 1)
+    rising = judged([metrics_for(loss=0.1 * step) for step in range(60)], limits)
+    first = next(step for step, verdict in enumerate(rising) if verdict)
+    assert first == next(n for n in range(60) if 0.1 * n + (1 - 0.9**n) > 5.0)
+    assert judged([metrics_for(loss=-0.1 * step) for step in range(60)], limits) == [None] * 60
 
 
 def test_without_the_guard_only_what_is_not_finite_is_an_illness():
@@ -136,9 +158,9 @@ def test_a_guard_that_cannot_work_is_refused(key, value):
 
 def test_the_monitors_are_means_over_all_chains_of_all_devices():
     mesh, step, whole = setup(8, kernel=langevin(5.0, 0.0), capacity=BATCH)
-    start = np.asarray(whole.buffer.images)
+    start = np.asarray(whole.memory.images)
     whole, metrics = step(whole, parallel.place_batch(mesh, batch_for()))
-    end = np.asarray(whole.buffer.images)  # capacity = batch: every chain was drawn and stored in its place
+    end = np.asarray(whole.memory.images)  # capacity = batch: every chain was drawn and stored in its place
     assert 0 < metrics["saturated"] < 1
     np.testing.assert_allclose(metrics["chain_movement"], np.abs(end - start).mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["saturated"], ((end == 0) | (end == 1)).mean(), rtol=1e-6)
@@ -147,8 +169,8 @@ def test_the_monitors_are_means_over_all_chains_of_all_devices():
 
 def test_a_nan_in_a_row_of_one_device_of_eight_is_counted_and_makes_the_run_ill_at_that_step():
     mesh, step, whole = setup(8, capacity=BATCH)  # the still kernel leaves the row as it is
-    poisoned = jnp.where(jnp.arange(BATCH)[:, None] == 7, jnp.nan, whole.buffer.images)
-    whole = whole._replace(buffer=whole.buffer._replace(images=jax.device_put(poisoned, whole.buffer.images.sharding)))
+    poisoned = jnp.where(jnp.arange(BATCH)[:, None] == 7, jnp.nan, whole.memory.images)
+    whole = whole._replace(memory=whole.memory._replace(images=jax.device_put(poisoned, whole.memory.images.sharding)))
     _, metrics = step(whole, parallel.place_batch(mesh, batch_for()))
     metrics = jax.device_get(metrics)
     assert metrics["non_finite"] >= math.prod(SHAPE), "at least every pixel of the row"
@@ -204,11 +226,11 @@ def test_a_rescued_state_has_another_stream_than_before_and_than_every_other_res
     config.train.num_models = members
     mesh = parallel.device_mesh(jax.devices()[:1])
     before = assemble.make_state(config, mesh)
-    keys, kept = [jax.random.key_data(before.key)], np.asarray(before.buffer.images)
+    keys, kept = [jax.random.key_data(before.key)], np.asarray(before.memory.images)
     for number in (1, 2):
         after = assemble.make_rescued(config, mesh, number)(assemble.make_state(config, mesh))
         assert (np.asarray(after.rescues) == number).all()
-        np.testing.assert_array_equal(after.buffer.images, kept)
+        np.testing.assert_array_equal(after.memory.images, kept)
         keys.append(jax.random.key_data(after.key))
     assert len({np.asarray(key).tobytes() for key in keys}) == 3
 
@@ -222,7 +244,7 @@ def test_a_nan_in_a_row_that_nothing_drew_yet_is_found_in_the_state(dtype):
         encoded = jnp.asarray(images, dtype)
         stored = encoded if dtype == jnp.float32 else jax.lax.bitcast_convert_type(encoded, jnp.uint16)
         assert replay.decode(stored).dtype == jnp.float32
-        assert state.non_finite(whole._replace(buffer=whole.buffer._replace(images=stored))) == count
+        assert state.non_finite(whole._replace(memory=whole.memory._replace(images=stored))) == count
 
 
 def test_status_3_is_documented_where_people_look():

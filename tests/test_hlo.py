@@ -112,7 +112,7 @@ def test_a_buffer_laid_out_anew_is_found():
     tpu = """HloModule m, input_output_alias={ {}: (0, {}, may-alias) }
 
 ENTRY %main (b: f32[400,24]) -> f32[400,24] {
-  %b = f32[400,24]{0,1:T(8,128)} parameter(0), metadata={op_name="state.buffer.images"}
+  %b = f32[400,24]{0,1:T(8,128)} parameter(0), metadata={op_name="state.memory.images"}
   %copy-start = (f32[400,24]{0,1:T(8,128)S(1)}, f32[400,24]{0,1:T(8,128)}, u32[]{:S(2)}) copy-start(%b)
   %copy-done = f32[400,24]{0,1:T(8,128)S(1)} copy-done(%copy-start)
   %copy.1 = f32[400,24]{1,0:T(8,128)S(1)} copy(%copy-done)

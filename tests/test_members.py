@@ -48,7 +48,7 @@ def test_each_member_is_the_run_of_its_own_seed():
         for mine, other in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(mine[member], other, rtol=1e-3, atol=1e-5)
         np.testing.assert_allclose(metrics["loss"][member], own_metrics["loss"], rtol=1e-3, atol=1e-5)
-    assert np.abs(together.buffer.images[0] - together.buffer.images[1]).max() > 0.1
+    assert np.abs(together.memory.images[0] - together.memory.images[1]).max() > 0.1
 
 
 def test_raw_weights_of_several_models_are_each_normalised_by_its_own_vectors():

@@ -106,7 +106,7 @@ def test_a_checkpoint_of_two_processes_restores_in_one_with_as_many_or_fewer_dev
     four, two = (named_leaves(state_at(half, 3, devices)) for devices in (4, 2))
     for path, leaf in four.items():
         np.testing.assert_array_equal(two[path], leaf, err_msg=path)
-    chains, later = state_at(half, 3, 2).buffer, state_at(whole, 6, 2).buffer
+    chains, later = state_at(half, 3, 2).memory, state_at(whole, 6, 2).memory
     assert len(np.unique(np.asarray(chains.images), axis=0)) == 64, "a chain is lost or doubled"
     assert np.asarray(chains.visits).sum() <= 3 * 16 < np.asarray(later.visits).sum() <= 6 * 16
 

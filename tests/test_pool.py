@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax.sampling import pool
+from ebm_jax.sampling.base import uniform
 from ebm_jax.sampling.kernel import unbounded
 from ebm_jax.sampling.langevin import langevin
 
@@ -23,11 +24,11 @@ def ramp(slopes, rounds, labels):
 
 def advance(buffer, seed, slopes, fresh=LABELS, **chances):
     chances = {"restart_prob": 0.0} | chances
-    return pool.advance(jax.random.key(seed), buffer, fresh, partial(ramp, slopes), PULL, (2, 2), **chances)
+    return pool.advance(jax.random.key(seed), buffer, fresh, partial(ramp, slopes), PULL, uniform((2, 2)), **chances)
 
 
 def start():
-    return pool.init(jax.random.key(0), 8, (2, 2))
+    return pool.init(jax.random.key(0), 8, uniform((2, 2)))
 
 
 def test_a_round_moves_every_drawn_chain_and_puts_it_back_in_its_place():
@@ -69,7 +70,7 @@ def test_the_energy_of_a_round_gets_the_labels_of_the_drawn_chains():
     buffer = start()
     chains = buffer.chains._replace(labels=jnp.arange(8), visits=jnp.ones(8, jnp.int32))
     after, _, _ = pool.advance(
-        jax.random.key(1), pool.Pool(chains, buffer.rounds), LABELS, by_label, PULL, (2, 2), restart_prob=0.0
+        jax.random.key(1), pool.Pool(chains, buffer.rounds), LABELS, by_label, PULL, uniform((2, 2)), restart_prob=0.0
     )
     moved = after.chains.images - chains.images
     np.testing.assert_allclose(moved, np.arange(8.0)[:, None].repeat(4, 1), rtol=1e-5, atol=1e-6)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ebm_jax.sampling import replay
+from ebm_jax.sampling import base, replay
 
 FLOAT32 = float(np.finfo(np.float32).eps)
 ROUNDING = {"uint8": 1 / 255, "bfloat16": 2.0**-8}  # largest gap between stored values in [0, 1]
@@ -20,7 +20,7 @@ store = jax.jit(replay.store, static_argnames="ring")
 @partial(jax.jit, static_argnames="restart_prob")
 def draw(key, buffer, labels, restart_prob):
     """A draw of flat images that fill their rows."""
-    return replay.draw(key, buffer, labels, buffer.images.shape[1:], restart_prob)
+    return replay.draw(key, buffer, labels, base.uniform(buffer.images.shape[1:]), restart_prob)
 
 
 def buffer_of(rows, labels=None, dtype=jnp.float32, visits=1):
@@ -229,7 +229,7 @@ def test_float32_storage_keeps_every_bit():
 @pytest.mark.parametrize("dtype", ["float32", *ROUNDING])
 def test_new_buffer_is_uniform_noise_that_nobody_visited(dtype):
     capacity, shape = 1024, (4, 8)
-    buffer = jax.jit(lambda key: replay.init(key, capacity, shape, jnp.dtype(dtype)))(jax.random.key(0))
+    buffer = jax.jit(lambda key: replay.init(key, capacity, base.uniform(shape), jnp.dtype(dtype)))(jax.random.key(0))
     assert buffer.images.nbytes == capacity * math.prod(shape) * jnp.dtype(dtype).itemsize
     values = np.asarray(replay.decode(buffer.images), np.float64)
     assert values.shape == (capacity, math.prod(shape))
@@ -249,8 +249,8 @@ def test_rows_from_half_a_tile_of_a_tpu_on_fill_whole_tiles_and_shorter_ones_do_
 def test_what_fills_a_row_up_to_its_width_is_zero_and_never_seen(dtype):
     shape = (9, 10, 1)  # 90 of 128
     key_init, key_draw, key_store = jax.random.split(jax.random.key(0), 3)
-    buffer = replay.init(key_init, CAPACITY, shape, jnp.dtype(dtype))
-    drawn = replay.draw(key_draw, buffer, labels_of(np.zeros(N)), shape, 0.0)
+    buffer = replay.init(key_init, CAPACITY, base.uniform(shape), jnp.dtype(dtype))
+    drawn = replay.draw(key_draw, buffer, labels_of(np.zeros(N)), base.uniform(shape), 0.0)
     assert drawn.x.shape == (N, *shape)
     np.testing.assert_array_equal(drawn.x, replay.as_images(buffer.images, shape)[drawn.slots])
     after = replay.store(key_store, buffer, drawn, jnp.ones((N, *shape)))
@@ -264,7 +264,7 @@ def test_what_fills_a_row_up_to_its_width_is_zero_and_never_seen(dtype):
 @pytest.mark.parametrize("soft", [False, True])
 def test_a_chain_takes_its_label_at_its_first_visit_and_keeps_it(soft):
     """The labels of the data batches are one class in each step, so a chain's label tells when it was first drawn."""
-    buffer = replay.init(jax.random.key(0), CAPACITY, (PIXELS,), label_shape=(5,) if soft else None)
+    buffer = replay.init(jax.random.key(0), CAPACITY, base.uniform((PIXELS,)), label_shape=(5,) if soft else None)
     noise, first = np.asarray(buffer.images), np.full(CAPACITY, -1)
     for seed in range(5):
         fresh = np.full(N, seed)
@@ -292,4 +292,4 @@ def test_visits_count_the_runs_since_the_last_start_from_noise():
 
 def test_storage_of_another_type_is_refused():
     with pytest.raises(ValueError, match="stores float32, bfloat16 or uint8, not"):
-        replay.init(jax.random.key(0), 4, (2,), jnp.int16)
+        replay.init(jax.random.key(0), 4, base.uniform((2,)), jnp.int16)

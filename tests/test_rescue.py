@@ -24,9 +24,9 @@ WITHOUT_KEY_CHECKS = partial(jax.debug_key_reuse, False)
 
 def poisoned_rows(run_state, value=np.nan):
     """The state with one row of the last device's shard of the buffer turned into `value`."""
-    images = run_state.buffer.images
+    images = run_state.memory.images
     rows = jnp.where(jnp.arange(images.shape[0])[:, None] == images.shape[0] - 1, value, images)
-    return run_state._replace(buffer=run_state.buffer._replace(images=jax.device_put(rows, images.sharding)))
+    return run_state._replace(memory=run_state.memory._replace(images=jax.device_put(rows, images.sharding)))
 
 
 def poisoned_params(run_state):
@@ -70,7 +70,7 @@ def states_on_disk(workdir):
 def assert_none_is_poisoned(workdir):
     """Every state on disk is finite, and its raw network gives digits energies within the guard's limits."""
     config = read_config(workdir)
-    limit = assemble.make_limits(config).energy
+    limit = assemble.make_limits(config).ranges[0].most
     images = jnp.asarray(memory.digits("test").images[:64], jnp.float32) / 255
     found = states_on_disk(workdir)
     assert found
@@ -152,11 +152,11 @@ def test_a_nan_that_no_step_has_drawn_is_not_saved(tmp_path, monkeypatch, capsys
 
 
 def poison_an_unvisited_row(run_state):
-    buffer = jax.device_get(run_state.buffer)
+    buffer = jax.device_get(run_state.memory)
     images = np.array(buffer.images)
     images[np.flatnonzero(buffer.visits == 0)[0], 0] = np.nan
-    placed = jax.device_put(images, run_state.buffer.images.sharding)
-    return run_state._replace(buffer=run_state.buffer._replace(images=placed))
+    placed = jax.device_put(images, run_state.memory.images.sharding)
+    return run_state._replace(memory=run_state.memory._replace(images=placed))
 
 
 class Killed(BaseException):

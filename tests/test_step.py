@@ -10,11 +10,12 @@ import pytest
 
 from ebm_jax.distributed import parallel
 from ebm_jax.methods import losses
-from ebm_jax.sampling import replay
+from ebm_jax.methods.contrastive import contrastive, healthy
+from ebm_jax.sampling.base import uniform
 from ebm_jax.sampling.kernel import Info, Kernel
 from ebm_jax.sampling.langevin import LangevinState, langevin
-from ebm_jax.training.state import PARTITION, init_state, network_params
-from ebm_jax.training.step import dequantise, make_train_step, of_any_class, of_the_batch
+from ebm_jax.training.state import init_state, network_params, partition
+from ebm_jax.training.step import make_train_step
 from ebm_jax.types import Batch
 
 BATCH, SHAPE = 16, (3, 2, 1)
@@ -41,45 +42,45 @@ def batch_for(seed=0, num_classes=2):
     return Batch(cast(Any, np.asarray(images)), labels)
 
 
-def setup(
-    devices=1,
+def contrastive_divergence(
     kernel=STILL,
-    capacity=BATCH,
-    objective=losses.contrastive_divergence,
-    apply=apply,
     chain_steps=1,
+    objective=losses.contrastive_divergence,
+    energy_l2=0.1,
+    base=uniform(SHAPE),  # noqa: B008 - a value
     **options,
 ):
-    mesh = parallel.device_mesh(jax.devices()[:devices])
-    optimizer = optax.sgd(0.1)
-    objective = losses.regularised(objective, 0.1, losses.energy_l2_sum)
     settings = {
+        "capacity": BATCH,
+        "dtype": jnp.float32,
+        "label_shape": None,
         "restart_prob": 0.0,
         "relabel_prob": 0.0,
-        "label_weight": 0.0,
-        "label_margin": 0.05,
-        "wrong_labels": of_any_class,
-        "num_classes": 2,
         "ring": False,
-        "ema_decay": 0.5,
-        "rescue_learning_rate": 1.0,
+        "dropout_in_chains": False,
     } | options
-    step = make_train_step(apply, [(kernel, chain_steps)], objective, optimizer, **settings)
-    step = parallel.over_devices(step, mesh, (PARTITION, parallel.SHARDED), (PARTITION, parallel.REPLICATED), (0,))
+    limits = healthy(energy=10.0, separation=5.0, chain_grad=(0.01, 2.0), patience=3)
+    objective = losses.regularised(objective, energy_l2, losses.energy_l2_sum)
+    return contrastive([(kernel, chain_steps)], objective, base, limits, **settings)
+
+
+def over_devices(method, optimizer, memory, devices=1, apply=apply, params=None, vectors=None, **rates):
+    """(mesh, compiled step, state) of a method."""
+    mesh, specs = parallel.device_mesh(jax.devices()[:devices]), partition(method, parallel.SHARDED)
+    step = make_train_step(apply, method, optimizer, **{"ema_decay": 0.5, "rescue_learning_rate": 1.0} | rates)
+    step = parallel.over_devices(step, mesh, (specs, parallel.SHARDED), (specs, parallel.REPLICATED), (0,))
+    params = params_for() if params is None else params
+    state = init_state(jax.random.key(3), params, vectors or {}, optimizer, memory)
+    copies = jax.tree.map(lambda leaf: leaf.copy(), state)
+    return mesh, step, jax.jit(lambda state: state, out_shardings=parallel.shardings(mesh, specs))(copies)
+
+
+def setup(devices=1, kernel=STILL, capacity=BATCH, apply=apply, rescue_learning_rate=1.0, **options):
+    """(mesh, compiled step, state) of contrastive divergence, the chains of whose buffer already have labels."""
+    method = contrastive_divergence(kernel, capacity=capacity, **options)
     visited = {"labels": jnp.arange(capacity, dtype=jnp.int32) % 2, "visits": jnp.ones(capacity, jnp.int32)}
-    buffer = replay.init(jax.random.key(7), capacity, SHAPE)._replace(**visited)
-    state = init_state(jax.random.key(3), params_for(), {}, optimizer, buffer)
-    state = jax.device_put(jax.tree.map(lambda x: x.copy(), state), parallel.shardings(mesh, PARTITION_TREE(state)))
-    return mesh, step, state
-
-
-def PARTITION_TREE(state):  # noqa: N802 - the prefix, spread over the state's leaves
-    return jax.tree.map(
-        lambda spec, part: jax.tree.map(lambda _: spec, part),
-        PARTITION,
-        state,
-        is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
-    )
+    buffer = method.init(jax.random.key(7))._replace(**visited)
+    return over_devices(method, optax.sgd(0.1), buffer, devices, apply, rescue_learning_rate=rescue_learning_rate)
 
 
 @pytest.mark.parametrize("objective", [losses.contrastive_divergence, losses.logsumexp(parallel.gather)])
@@ -99,7 +100,7 @@ def test_one_two_and_eight_devices_make_the_same_update_of_the_same_negatives(ob
 
 def test_the_update_is_sgd_on_the_loss_that_autodiff_alone_gives():
     mesh, step, state = setup(8)
-    params, buffer, batch = params_for(), jax.device_get(state.buffer), batch_for()
+    params, buffer, batch = params_for(), jax.device_get(state.memory), batch_for()
 
     def loss(params):
         data = apply(params, jnp.asarray(batch.images), batch.labels)
@@ -116,7 +117,7 @@ def test_the_update_is_sgd_on_the_loss_that_autodiff_alone_gives():
 def test_the_state_is_donated():
     mesh, step, state = setup(8, capacity=32)
     step(state, parallel.place_batch(mesh, batch_for()))
-    assert state.buffer.images.is_deleted()
+    assert state.memory.images.is_deleted()
     assert state.params["w"].is_deleted()
 
 
@@ -130,7 +131,7 @@ def test_a_chain_runs_under_the_label_it_is_stored_with_from_step_to_step():
     mesh, step, state = setup(8, apply=pull, kernel=kernel, capacity=BATCH, restart_prob=0.3)
     for seed in range(5):
         state, _ = step(state, parallel.place_batch(mesh, batch_for(seed)))
-        images, labels = jax.device_get((state.buffer.images, state.buffer.labels))
+        images, labels = jax.device_get((state.memory.images, state.memory.labels))
         np.testing.assert_allclose(images, np.broadcast_to(targets[labels][:, None], images.shape), atol=1e-6)
     assert set(labels) == {0, 1}
 
@@ -139,7 +140,7 @@ def test_restarted_chains_take_their_labels_from_the_data():
     mesh, step, state = setup(8, restart_prob=1.0)
     batch = batch_for()._replace(labels=np.ones(BATCH, np.int32))
     state, _ = step(state, parallel.place_batch(mesh, batch))
-    assert (jax.device_get(state.buffer.labels) == 1).all()
+    assert (jax.device_get(state.memory.labels) == 1).all()
 
 
 @pytest.mark.parametrize("in_chains", [False, True])
@@ -180,34 +181,7 @@ def test_the_running_mean_of_the_weights_is_the_geometric_sum():
 
 def test_devices_run_different_noise():
     mesh, step, state = setup(8, kernel=langevin(1e-9, 0.3), restart_prob=0.0)
-    state = state._replace(buffer=state.buffer._replace(images=jnp.full_like(state.buffer.images, 0.5)))
+    state = state._replace(memory=state.memory._replace(images=jnp.full_like(state.memory.images, 0.5)))
     state, _ = step(state, parallel.place_batch(mesh, batch_for()))
-    images = jax.device_get(state.buffer.images)
+    images = jax.device_get(state.memory.images)
     assert len(np.unique(images, axis=0)) == BATCH
-
-
-def test_dequantised_pixels_are_uniform_within_their_own_bin():
-    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(400, 0)
-    values = np.asarray(dequantise(jax.random.key(0), jnp.asarray(images))) * 256
-    fraction = (values - images).reshape(-1)
-    assert fraction.min() >= 0
-    assert fraction.max() <= 1
-    standard_error = np.sqrt(1 / 12 / fraction.size)
-    assert abs(fraction.mean() - 0.5) < 5 * standard_error
-    np.testing.assert_array_equal(dequantise(jax.random.key(0), jnp.ones((2, 3)) * 0.3), jnp.ones((2, 3)) * 0.3)
-
-
-def test_a_wrong_label_of_any_class_is_each_other_class_equally_often_and_never_its_own():
-    labels = jnp.arange(4000) % 4
-    wrong = np.asarray(of_any_class(jax.random.key(0), labels, 4)).reshape(-1, 4)
-    for label, column in enumerate(wrong.T):
-        counts = np.bincount(column, minlength=4)
-        assert counts[label] == 0
-        others = np.delete(counts, label)
-        assert (np.abs(others - 1000 / 3) < 5 * np.sqrt(1000 / 3 * 2 / 3)).all()
-
-
-def test_wrong_labels_of_the_batch_are_those_of_its_other_images():
-    labels = jnp.asarray([3, 5, 3, 5, 7, 7])
-    seen = {tuple(np.asarray(of_the_batch(jax.random.key(seed), labels, 10)).tolist()) for seed in range(60)}
-    assert seen == {tuple(np.roll(labels, shift).tolist()) for shift in range(1, 6)}

@@ -18,7 +18,7 @@ from ebm_jax.distributed import parallel
 from ebm_jax.models import energy
 from ebm_jax.report import console
 from ebm_jax.sampling import replay
-from ebm_jax.types import Config, EnergyFn, Folder, Labels, Params, PRNGKey
+from ebm_jax.types import BadInput, Config, EnergyFn, Folder, Labels, Params, PRNGKey
 
 SAMPLES = 0  # the number that the samples' key is folded with
 Draw = Callable[[Path], None]
@@ -180,7 +180,10 @@ class Subject:
         state = trained.restore(
             self.folder, assemble.abstract_state(self.config, self.mesh), before=self.step + 1
         ).state
-        pixels, labels, visits = jax.device_get((state.buffer.images, state.buffer.labels, state.buffer.visits))
+        waiting = assemble.make_method(self.config).chains(state.memory)
+        if waiting is None:
+            raise BadInput("eval.samples 'buffer' needs a method with a replay buffer; use fresh")
+        pixels, labels, visits = jax.device_get((waiting.images, waiting.labels, waiting.visits))
         chains = visits.size
         rows = chosen_rows(chains, self.config.eval.num_samples, self.config.eval.seed)
         stored = jnp.asarray(pixels.reshape(chains, -1)[rows])

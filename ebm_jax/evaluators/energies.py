@@ -5,7 +5,7 @@ import numpy as np
 
 from ebm_jax.data.memory import Dataset
 from ebm_jax.evaluators.common import Subject, chosen_rows
-from ebm_jax.training.step import dequantise
+from ebm_jax.random import dequantise
 from ebm_jax.types import PRNGKey
 
 

@@ -101,7 +101,7 @@ class Chains:
 
     def __init__(self, subject: Subject, move: Move, labels: np.ndarray) -> None:
         self._subject, self._move, self._labels = subject, move, labels
-        self._base = ais.uniform(tuple(subject.config.data.shape))
+        self._base = assemble.make_base(subject.config)
         self._apply = energy.of_members(assemble.make_apply(subject.config))
         self._anneal = jax.jit(self._annealed)
 

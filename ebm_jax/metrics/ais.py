@@ -25,42 +25,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from ebm_jax import random
 from ebm_jax.models import energy
+from ebm_jax.sampling.base import Base
 from ebm_jax.sampling.kernel import Kernel, run
 from ebm_jax.types import BadInput, EnergyFn, Images, PRNGKey, Scalar
 
 GAIN = 1.0  # of log step size for each unit of acceptance beyond the target, in the pilot
 KernelOf = Callable[[Scalar], Kernel]
 """From a step size to a kernel whose law is exp(-U) on the support of the base: with a Metropolis test."""
-
-
-class Base(NamedTuple):
-    """A law that can be drawn from and whose density is known, its normaliser included."""
-
-    energy_fn: EnergyFn
-    """U₀ = -log density: ∫ exp(-U₀(x)) dx = 1."""
-    sample: Callable[[PRNGKey, int], Images]
-    """(key, n) -> [n, *event]"""
-
-
-def uniform(event_shape: tuple[int, ...]) -> Base:
-    """The uniform law on [0, 1]^d: density 1."""
-
-    def energy_fn(x: Images) -> Array:
-        return jnp.zeros(x.shape[0])
-
-    return Base(energy_fn, lambda key, n: random.uniform(key, (n, *event_shape)))
-
-
-def normal(mean: float, std: float, event_shape: tuple[int, ...]) -> Base:
-    """N(mean, std² I) on R^d."""
-    log_normaliser = math.prod(event_shape) * math.log(std * math.sqrt(2 * math.pi))
-
-    def energy_fn(x: Images) -> Array:
-        return 0.5 * jnp.square((x - mean) / std).sum(tuple(range(1, x.ndim))) + log_normaliser
-
-    return Base(energy_fn, lambda key, n: mean + std * random.normal(key, (n, *event_shape)))
 
 
 class Path(NamedTuple):

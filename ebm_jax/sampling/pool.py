@@ -14,6 +14,7 @@ from jaxtyping import Array, DTypeLike, Int
 
 from ebm_jax.distributed.parallel import REPLICATED
 from ebm_jax.sampling import replay
+from ebm_jax.sampling.base import Base
 from ebm_jax.sampling.kernel import Stages, run_stages
 from ebm_jax.sampling.replay import ReplayBuffer
 from ebm_jax.types import EnergyFn, Images, Labels, PRNGKey
@@ -31,12 +32,12 @@ class Pool(NamedTuple):
 def init(
     key: PRNGKey,
     capacity: int,
-    event_shape: tuple[int, ...],
+    base: Base,
     dtype: DTypeLike = jnp.float32,
     label_shape: tuple[int, ...] | None = None,
 ) -> Pool:
-    """`capacity` chains of uniform noise, as `replay.init`, before the first round."""
-    return Pool(replay.init(key, capacity, event_shape, dtype, label_shape), jnp.zeros((), jnp.int32))
+    """`capacity` chains drawn from `base`, as `replay.init`, before the first round."""
+    return Pool(replay.init(key, capacity, base, dtype, label_shape), jnp.zeros((), jnp.int32))
 
 
 def partition(rows: Any) -> Pool:
@@ -50,7 +51,7 @@ def advance(
     fresh_labels: Labels,
     energy_of: EnergyOfRound,
     stages: Stages,
-    event_shape: tuple[int, ...],
+    base: Base,
     *,
     restart_prob: float,
     relabel_prob: float = 0.0,
@@ -66,7 +67,7 @@ def advance(
       The pool after the round, the chains' positions [n, *event] and their labels.
     """
     key_draw, key_chain, key_store = jax.random.split(key, 3)
-    drawn = replay.draw(key_draw, pool.chains, fresh_labels, event_shape, restart_prob, relabel_prob)
+    drawn = replay.draw(key_draw, pool.chains, fresh_labels, base, restart_prob, relabel_prob)
     images, _ = run_stages(stages, key_chain, drawn.x, energy_of(pool.rounds, drawn.labels))
     chains = replay.store(key_store, pool.chains, drawn, images)
     return Pool(chains, pool.rounds + 1), images, drawn.labels

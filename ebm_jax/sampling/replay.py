@@ -2,7 +2,7 @@
 
 It holds one device's shard, flat [capacity, width]: as [capacity, h, w, c], or where a row does not fill the 128 lanes
 of a TPU's tiles, XLA:TPU would lay the whole buffer out anew twice a step, so rows of 64 pixels or more have zeros
-behind them (`row_width`); shorter ones would grow too much. It starts full of uniform noise, so nothing branches on how
+behind them (`row_width`); shorter ones would grow too much. It starts full of noise, so nothing branches on how
 full it is; until each slot was drawn once, the draws mix noise with young chains. A slot that was never drawn has no
 label yet and takes that of its first visit. Draw and store touch only the drawn rows: their cost is independent of the
 capacity, provided the caller donates the buffer.
@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, Num
 
 from ebm_jax.distributed.parallel import REPLICATED
+from ebm_jax.sampling.base import Base
 from ebm_jax.types import Images, Labels, PRNGKey
 
 LANES = 128  # of a tile of a TPU's memory; the default layout of narrower rows has pixels outermost
@@ -57,17 +58,18 @@ def row_width(pixels: int) -> int:
 def init(
     key: PRNGKey,
     capacity: int,
-    event_shape: tuple[int, ...],
+    base: Base,
     dtype: DTypeLike = jnp.float32,
     label_shape: tuple[int, ...] | None = None,
 ) -> ReplayBuffer:
-    """`capacity` chains of uniform noise that have no label yet, stored as float32, bfloat16 or uint8.
+    """`capacity` chains drawn from `base` that have no label yet, stored as float32, bfloat16 or uint8.
 
     Args:
+      dtype: uint8 only for chains in [0, 1].
       label_shape: None for integer labels, (k,) for soft ones.
     """
     key_images, key_encode = jax.random.split(key)
-    images = jax.random.uniform(key_images, (capacity, math.prod(event_shape)))
+    images = base.sample(key_images, capacity).reshape(capacity, -1)
     labels = jnp.zeros(capacity, jnp.int32) if label_shape is None else jnp.zeros((capacity, *label_shape))
     zeros = jnp.zeros(capacity, jnp.int32)
     return ReplayBuffer(_padded(encode(key_encode, images, dtype)), labels, zeros, jnp.zeros((), jnp.int32))
@@ -77,13 +79,13 @@ def draw(
     key: PRNGKey,
     buffer: ReplayBuffer,
     fresh_labels: Labels,
-    event_shape: tuple[int, ...],
+    base: Base,
     restart_prob: float,
     relabel_prob: float = 0.0,
 ) -> Draw:
     """One chain for each of `fresh_labels` ([n] or [n, k]), from n different slots drawn uniformly, n <= capacity.
 
-    With probability `restart_prob` in [0, 1] a chain starts anew from U[0, 1]. It then takes its fresh label, and so
+    With probability `restart_prob` in [0, 1] a chain starts anew from `base`. It then takes its fresh label, and so
     does a chain on its first visit; giving the labels of the data batch makes the chains' labels follow the data's. All
     others keep the label they were run under, but for a share `relabel_prob` in [0, 1] that goes on under its fresh
     label: images of one class then stand as negatives under the energy of another, without which a conditional energy
@@ -92,10 +94,10 @@ def draw(
     key_slots, key_restart, key_noise, key_relabel = jax.random.split(key, 4)
     n = fresh_labels.shape[0]
     slots = distinct_slots(key_slots, buffer.images.shape[0], n)
-    old, visits = as_images(buffer.images[slots], event_shape), buffer.visits[slots]
+    noise = base.sample(key_noise, n)
+    old, visits = as_images(buffer.images[slots], noise.shape[1:]), buffer.visits[slots]
     restart = jax.random.bernoulli(key_restart, restart_prob, (n,))
-    noise = jax.random.uniform(key_noise, (n, math.prod(event_shape))).reshape(old.shape)
-    x = jnp.where(restart.reshape(n, *(1,) * len(event_shape)), noise, old)
+    x = jnp.where(restart.reshape(n, *(1,) * (noise.ndim - 1)), noise, old)
     relabelled = jax.random.bernoulli(key_relabel, relabel_prob, (n,))
     is_new = (restart | relabelled | (visits == 0)).reshape(n, *(1,) * (fresh_labels.ndim - 1))
     labels = jnp.where(is_new, fresh_labels, buffer.labels[slots])

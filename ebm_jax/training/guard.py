@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-AHEAD = 10
-"""Steps over which the gap's trend is averaged, and over which it is followed into the future."""
+from ebm_jax.methods.method import Limits, Range
+
+Metrics = Mapping[str, np.ndarray]
 
 
 class Diverged(RuntimeError):
@@ -24,37 +25,24 @@ class Ill(Exception):
         self.step = step
 
 
-class Limits(NamedTuple):
-    """The healthy region; inf is no limit."""
-
-    energy: float
-    """Of |mean U|, of data and of samples."""
-    separation: float
-    """Of U(x-) - U(x+), means: how far samples may lie above the data."""
-    chain_grad: tuple[float, float]
-    """Between which the chains' mean |∇U| lies."""
-    patience: int
-    """Steps in a row outside the region that make a run ill."""
-
-
 class Health(NamedTuple):
-    """What the judge remembers; gap and trend have an entry for each model of the run."""
+    """What the judge remembers; entries of `before` and `trends` are [models], by the metric's name."""
 
     ill_steps: int
     """Steps in a row, up to now, outside the healthy region."""
     symptom: str
     """In words, of the last of them; empty in a healthy run."""
-    gap: np.ndarray | None
-    """U(x+) - U(x-) at the step before; None at the first."""
-    trend: np.ndarray
-    """The gap's change in a step, averaged over about `AHEAD` steps."""
+    before: Metrics
+    """The values at the step before of metrics with a trend."""
+    trends: Metrics
+    """The change of each in a step, averaged over about as many steps as its range looks ahead."""
 
 
-HEALTHY = Health(0, "", None, np.zeros(1))
+HEALTHY = Health(0, "", {}, {})
 """Where a run begins, and begins again at each checkpoint: a resumed run then judges as one that never stopped."""
 
 
-def judge(health: Health, metrics: Mapping[str, np.ndarray], limits: Limits) -> tuple[Health, str | None]:
+def judge(health: Health, metrics: Metrics, limits: Limits) -> tuple[Health, str | None]:
     """One step's metrics, scalars or [models], taken into account; with the illness in words once there is one.
 
     A value that is not finite is an illness at once; leaving the healthy region is one after `patience` steps.
@@ -66,31 +54,38 @@ def judge(health: Health, metrics: Mapping[str, np.ndarray], limits: Limits) -> 
     if (metrics["non_finite"] > 0).any():
         seen = metrics["non_finite"]
         return health, _words("non_finite", seen, seen > 0, "the number of values that are not finite")
-    gap = metrics["energy_gap"]
-    change = gap - (gap if health.gap is None else health.gap)
-    trend = health.trend + (change - health.trend) / AHEAD
-    symptom = _outside(metrics, trend, limits)
-    health = Health(health.ill_steps + 1 if symptom else 0, symptom, gap, trend)
+    ranges = [one for one in limits.ranges if all((metrics[name] == value).all() for name, value in one.given)]
+    before = {one.metric: metrics[one.metric] for one in ranges if one.ahead}
+    trends = {one.metric: _trend(health, metrics[one.metric], one) for one in ranges if one.ahead}
+    symptom = next((found for one in ranges if (found := _outside(metrics, trends, one))), "")
+    health = Health(health.ill_steps + 1 if symptom else 0, symptom, before, trends)
     if health.ill_steps < limits.patience:
         return health, None
     in_a_row = f", {health.ill_steps} steps in a row outside the healthy region" if health.ill_steps > 1 else ""
     return health, symptom + in_a_row
 
 
-def _outside(metrics: Mapping[str, np.ndarray], trend: np.ndarray, limits: Limits) -> str:
-    """The first way in which the metrics are outside the healthy region, in words; empty where they are inside."""
-    ahead = metrics["energy_gap"] + AHEAD * np.minimum(trend, 0.0)
-    healthy = {
-        "energy_data": (metrics["energy_data"], -limits.energy, limits.energy),
-        "energy_samples": (metrics["energy_samples"], -limits.energy, limits.energy),
-        f"energy_gap in {AHEAD} steps": (ahead, -limits.separation, np.inf),
-        "chain_grad_norm": (metrics["chain_grad_norm"], *limits.chain_grad),
-    }
-    for name, (value, least, most) in healthy.items():
-        outside = (value < least) | (value > most)
-        if outside.any():
-            return _words(name, value, outside, f"healthy from {least:g} to {most:g}")
-    return ""
+def _trend(health: Health, value: np.ndarray, limit: Range) -> np.ndarray:
+    """The mean change of a metric in a step; 0 at the first step that has it."""
+    if limit.metric not in health.before:
+        return np.zeros_like(value)
+    change, trend = value - health.before[limit.metric], health.trends[limit.metric]
+    return trend + (change - trend) / limit.ahead
+
+
+def _outside(metrics: Metrics, trends: Metrics, limit: Range) -> str:
+    """In which way a metric, or what its trend leads to, is outside its range, in words; empty where it is inside."""
+    name, value = limit.metric, metrics[limit.metric]
+    lowest = highest = value
+    if limit.ahead:
+        name = f"{name} in {limit.ahead} steps"
+        lowest = value + limit.ahead * np.minimum(trends[limit.metric], 0.0)
+        highest = value + limit.ahead * np.maximum(trends[limit.metric], 0.0)
+    outside = (lowest < limit.least) | (highest > limit.most)
+    if not outside.any():
+        return ""
+    shown = np.where(lowest < limit.least, lowest, highest)
+    return _words(name, shown, outside, f"healthy from {limit.least:g} to {limit.most:g}")
 
 
 def _words(name: str, value: np.ndarray, where: np.ndarray, what: str) -> str:

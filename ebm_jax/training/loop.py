@@ -150,8 +150,10 @@ def _looked(plan: Plan, actions: Actions, progress: Progress) -> Progress:
         if illness is not None:
             raise guard.Ill(step, illness)
         if step <= progress.end:
-            trend = {"energy_gap_trend": np.reshape(health.trend, np.shape(of_step["energy_gap"]))}
-            actions.show(step, _by_member(of_step | trend))
+            trends = {
+                f"{name}_trend": np.reshape(trend, np.shape(of_step[name])) for name, trend in health.trends.items()
+            }
+            actions.show(step, _by_member(of_step | trends))
         progress = _settled(plan, actions, progress._replace(health=health))
     return progress
 

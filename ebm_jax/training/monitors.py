@@ -6,16 +6,7 @@ from jaxtyping import PyTree
 
 from ebm_jax.distributed import parallel
 from ebm_jax.models import spectral
-from ebm_jax.types import Images, Metrics, Params, Scalar
-
-
-def of_chains(start: Images, end: Images) -> Metrics:
-    """How far the chains of a batch moved, and where they ended.
-
-    `chain_movement`: mean |x_K - x_0| of a pixel, in [0, 1]. `saturated`: share of the pixels of x_K that are exactly
-    0 or 1.
-    """
-    return {"chain_movement": jnp.abs(end - start).mean(), "saturated": ((end == 0.0) | (end == 1.0)).mean()}
+from ebm_jax.types import Metrics, Params, Scalar
 
 
 def of_values(values: PyTree) -> Metrics:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from ebm_jax.distributed.parallel import REPLICATED, SHARDED
+from ebm_jax.distributed.parallel import REPLICATED
+from ebm_jax.methods.method import Memory, Method
 from ebm_jax.models import spectral
 from ebm_jax.models.energy import Stacked
 from ebm_jax.sampling import replay
@@ -17,7 +18,7 @@ from ebm_jax.types import Params, PRNGKey, Scalar
 
 
 class TrainState(NamedTuple):
-    """Everything; a checkpoint is this and nothing else. Replicated, but for the replay buffer's rows."""
+    """Everything; a checkpoint is this and nothing else. Replicated, but for what the method shares out."""
 
     step: Int[Array, ""]
     """Training steps done."""
@@ -31,11 +32,12 @@ class TrainState(NamedTuple):
     """Running mean of the normalised parameters: a mean of kernels of norm 1 has at most norm 1."""
     opt_state: optax.OptState
     spectral: spectral.Vectors
-    buffer: ReplayBuffer
+    memory: Memory
+    """The method's: the replay buffer, for one."""
 
 
-def partition(rows: Any) -> TrainState:
-    """How each part lies on the mesh, as a prefix of the state's tree; `rows` is the spec of the buffer's rows."""
+def partition(method: Method, rows: Any) -> TrainState:
+    """How each part lies on the mesh, as a prefix of the state's tree; `rows` is the spec of rows over devices."""
     return TrainState(
         step=REPLICATED,
         rescues=REPLICATED,
@@ -44,12 +46,8 @@ def partition(rows: Any) -> TrainState:
         ema=REPLICATED,
         opt_state=REPLICATED,
         spectral=REPLICATED,
-        buffer=replay.partition(rows),
+        memory=method.partition(rows),
     )
-
-
-PARTITION = partition(SHARDED)
-"""That of a single model."""
 
 
 def init_state(
@@ -57,7 +55,7 @@ def init_state(
     params: Params,
     vectors: spectral.Vectors,
     optimizer: optax.GradientTransformation,
-    buffer: ReplayBuffer,
+    memory: Memory,
 ) -> TrainState:
     """The state before the first step; `vectors` are empty without spectral normalisation."""
     return TrainState(
@@ -68,7 +66,7 @@ def init_state(
         ema=spectral.normalise(params, vectors),
         opt_state=optimizer.init(params),
         spectral=vectors,
-        buffer=buffer,
+        memory=memory,
     )
 
 
@@ -79,9 +77,13 @@ def rescued(state: TrainState, number: int) -> TrainState:
 
 
 def non_finite(state: TrainState) -> Scalar:
-    """How many real numbers of the state, buffer included, are infinite or NaN."""
-    pixels = replay.decode(state.buffer.images)
-    return monitors.non_finite(state._replace(buffer=state.buffer._replace(images=pixels)))
+    """How many real numbers of the state are infinite or NaN, those that replay buffers store as bits included."""
+
+    def decoded(part: Any) -> Any:
+        return part._replace(images=replay.decode(part.images)) if isinstance(part, ReplayBuffer) else part
+
+    memory = jax.tree.map(decoded, state.memory, is_leaf=lambda part: isinstance(part, ReplayBuffer))
+    return monitors.non_finite(state._replace(memory=memory))
 
 
 def network_params(state: TrainState, ema: bool) -> Params:

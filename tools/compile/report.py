@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from ebm_jax import assemble, checks, schema, trained
 from ebm_jax.distributed import parallel
 from ebm_jax.report import console
+from ebm_jax.sampling.replay import ReplayBuffer
 from ebm_jax.types import BadInput, Config
 from tools.compile import chips, floor, hlo
 
@@ -32,7 +33,7 @@ NO_TPU = {  # what libtpu asks of a machine's metadata server, and a lock that i
 PARTS = {  # of a chip's memory, by how the paths of the arguments begin
     "parameters": ("state.params", "params"),
     "optimiser and EMA": ("state.opt_state", "state.ema", "state.spectral"),
-    "replay buffer": ("state.buffer",),
+    "replay buffer": ("state.memory",),
     "batch": ("batch",),
 }
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -148,7 +149,7 @@ def _too_large(config: Config, mesh: Mesh, chip: chips.Chip | None, state: Any, 
         else of all.
     """
     sizes: dict[str, float] = {"model.width": _local_bytes((state.params, state.ema, state.opt_state))}
-    sizes["buffer.capacity"] = _local_bytes(state.buffer)
+    sizes["buffer.capacity"] = _local_bytes(state.memory)
     arguments, found = sum(sizes.values()), re.search(r"([\d.]+)([KMGT])\b", compiler_says)
     if chip is None or found is None:
         return (
@@ -189,7 +190,9 @@ def table(
     rows.append(("collectives", *(_collectives(compiled.program) for compiled in programs)))
     rows.append(("  of these in a loop", *(_in_loops(compiled.program) for compiled in programs)))
     every_row = config.train.batch_size == config.buffer.capacity  # chains and buffer then look alike
-    copies = "a step draws all of it" if every_row else buffer_copies(step.program, state)
+    chains = assemble.make_method(config).chains(state.memory)
+    copies = "-" if chains is None else buffer_copies(step.program, chains)
+    copies = "a step draws all of it" if every_row else copies
     rows.append(("copies of the whole buffer", copies, "-"))
     flops = [hlo.flops(compiled.program) for compiled in programs]
     traffic = [hlo.traffic(compiled.program) for compiled in programs]
@@ -230,9 +233,9 @@ def donated(program: hlo.Program, leaves: int) -> str:
     return f"{_bytes(size)}, but not {', '.join(kept + lost)}"
 
 
-def buffer_copies(program: hlo.Program, state: Any) -> str:
+def buffer_copies(program: hlo.Program, buffer: ReplayBuffer) -> str:
     """The copies of a chip's whole replay buffer of a single model, in words."""
-    images = state.buffer.images
+    images: Any = buffer.images
     shape = images.sharding.shard_shape(images.shape)
     return _counts(hlo.whole_copies(program, shape[-2], int(np.prod(shape))))
 

@@ -1,0 +1,108 @@
+"""Contrastive divergence with a replay buffer: Du & Mordatch (2019), algorithm 1."""
+
+import math
+from functools import partial
+
+import jax.numpy as jnp
+from jaxtyping import DTypeLike
+
+from ebm_jax.methods.losses import Objective
+from ebm_jax.methods.method import Asked, Comparison, Keys, Limits, Method, Model, Range, answered
+from ebm_jax.sampling import kernel as kernels
+from ebm_jax.sampling import replay
+from ebm_jax.sampling.base import Base
+from ebm_jax.sampling.kernel import Stages
+from ebm_jax.sampling.replay import ReplayBuffer
+from ebm_jax.types import Batch, Energies, Images, Metrics, PRNGKey, Scalar
+
+AHEAD = 10
+"""Steps over which the gap's trend is averaged, and over which it is followed into the future."""
+
+
+def contrastive(
+    stages: Stages,
+    objective: Objective,
+    base: Base,
+    limits: Limits,
+    *,
+    capacity: int,
+    dtype: DTypeLike,
+    label_shape: tuple[int, ...] | None,
+    restart_prob: float,
+    relabel_prob: float,
+    ring: bool,
+    dropout_in_chains: bool,
+) -> Method:
+    """The objective of the energies of data and of chains; its memory is the replay buffer.
+
+    Metrics: both energies and their gap, the chains' gradient norm (mean over chains and steps), their age in visits,
+    and `of_chains`.
+
+    Args:
+      stages: what a chain does in one training step.
+      limits: as `healthy` gives them.
+      capacity: chains of the buffer, over all devices.
+      dtype, label_shape: of the buffer (`replay.init`).
+      restart_prob, relabel_prob: shares of chains (`replay.draw`).
+      ring: results overwrite the oldest chains (`replay.store`).
+      dropout_in_chains: the chains move under dropout too, a new mask at every step of theirs, as in the release, whose
+        ResNet32Large has it on in all of training (train.py:544). The loss always has it.
+    """
+
+    def init(key: PRNGKey) -> ReplayBuffer:
+        return replay.init(key, capacity, base, dtype, label_shape)
+
+    def ask(keys: Keys, model: Model, batch: Batch, buffer: ReplayBuffer) -> Asked:
+        drawn = replay.draw(keys.draw, buffer, batch.labels, base, restart_prob, relabel_prob)
+        chain_energy = partial(model.energy, drawn.labels)
+        chain = [(kernels.resampled(kernel, chain_energy), n) for kernel, n in stages] if dropout_in_chains else stages
+        x, info = kernels.run_stages(chain, keys.chain, drawn.x, chain_energy())
+        metrics = {"chain_grad_norm": info.grad_norm.mean(), "chain_visits": drawn.visits.mean()}
+
+        def loss(data: Energies, samples: Energies) -> tuple[Scalar, Metrics]:
+            return objective(data, samples), {"energy_data": data.mean(), "energy_samples": samples.mean()}
+
+        return Asked(
+            ((batch.images, batch.labels), (x, drawn.labels)),
+            loss,
+            replay.store(keys.store, buffer, drawn, x, ring=ring),
+            metrics | of_chains(drawn.x, x),
+        )
+
+    comparison = Comparison(ask, ("draw", "chain", "store"))
+    return Method(init, answered(comparison), base, limits, replay.partition, _itself, _gap, comparison)
+
+
+def healthy(*, energy: float, separation: float, chain_grad: tuple[float, float], patience: int) -> Limits:
+    """The healthy region; inf is no limit.
+
+    Args:
+      energy: most of |mean U|, of data and of samples.
+      separation: most of U(x-) - U(x+), means: how far samples may lie above the data.
+      chain_grad: between which the chains' mean |∇U| lies.
+      patience: steps in a row outside the region that make a run ill.
+    """
+    ranges = (
+        Range("energy_data", -energy, energy),
+        Range("energy_samples", -energy, energy),
+        Range("energy_gap", -separation, math.inf, ahead=AHEAD),
+        Range("chain_grad_norm", *chain_grad),
+    )
+    return Limits(ranges, patience)
+
+
+def of_chains(start: Images, end: Images) -> Metrics:
+    """How far the chains of a batch moved, and where they ended.
+
+    `chain_movement`: mean |x_K - x_0| of a pixel; not finite where one of them is not. `saturated`: share of the pixels
+    of x_K that are exactly 0 or 1.
+    """
+    return {"chain_movement": jnp.abs(end - start).mean(), "saturated": ((end == 0.0) | (end == 1.0)).mean()}
+
+
+def _itself(buffer: ReplayBuffer) -> ReplayBuffer:
+    return buffer
+
+
+def _gap(metrics: Metrics) -> Metrics:
+    return {"energy_gap": metrics["energy_data"] - metrics["energy_samples"]}

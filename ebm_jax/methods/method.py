@@ -1,0 +1,315 @@
+"""What a method is: two pure functions, the law that its chains start from, and the region where it is healthy."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int
+
+from ebm_jax.distributed.parallel import REPLICATED
+from ebm_jax.models import energy
+from ebm_jax.random import dequantise
+from ebm_jax.sampling.base import Base
+from ebm_jax.sampling.replay import ReplayBuffer
+from ebm_jax.types import BadInput, Batch, Energies, EnergyFn, Images, Labels, Metrics, Params, PRNGKey, Scalar
+
+Memory = Any
+"""What a method keeps from step to step: a tree of arrays, a part of the training state."""
+STAGE = "stage"
+
+
+class Model(NamedTuple):
+    """The network as a method sees it. Gradients flow into `params` unless the model is frozen."""
+
+    apply: energy.ApplyFn
+    params: Params
+    """After spectral normalisation."""
+
+    def energy(self, labels: Labels | None = None, dropout_key: PRNGKey | None = None) -> EnergyFn:
+        """The energy of images, one label an image where given; dropout acts only where there is a key."""
+        return energy.bind(self.apply, self.params, labels, dropout_key)
+
+    def frozen(self) -> "Model":
+        """The same network, whose parameters get no gradient."""
+        return self._replace(params=lax.stop_gradient(self.params))
+
+
+class Range(NamedTuple):
+    """Where one metric of a healthy run lies; inf is no limit."""
+
+    metric: str
+    least: float
+    most: float
+    ahead: int = 0
+    """Judge the metric by where its trend leads in so many steps; the trend is a mean over about as many steps."""
+    given: tuple[tuple[str, float], ...] = ()
+    """(metric, value): judge only steps in which these metrics have these values."""
+
+
+class Limits(NamedTuple):
+    """The healthy region. A value that is not finite is outside of every region."""
+
+    ranges: tuple[Range, ...] = ()
+    patience: int = 1
+    """Steps in a row outside the region that make a run ill."""
+
+
+def no_memory(key: PRNGKey) -> Memory:
+    """The memory of a method that keeps nothing."""
+    del key
+    return ()
+
+
+def replicated(rows: Any) -> Any:
+    """A memory of which every device has a copy."""
+    del rows
+    return REPLICATED
+
+
+def no_chains(memory: Memory) -> ReplayBuffer | None:
+    """The chains of a method that has none."""
+    del memory
+
+
+def nothing_derived(metrics: Metrics) -> Metrics:
+    """No metrics follow from others."""
+    del metrics
+    return {}
+
+
+class Keys(NamedTuple):
+    """The random streams of a step that compares energies; a key is used once."""
+
+    data: PRNGKey
+    draw: PRNGKey
+    chain: PRNGKey
+    dropout: PRNGKey
+    store: PRNGKey
+    wrong: PRNGKey
+
+
+class Asked(NamedTuple):
+    """The energies that a comparison asks for, and what it makes of them."""
+
+    pairs: tuple[tuple[Images, Labels], ...]
+    loss: Callable[..., tuple[Scalar, Metrics]]
+    """The energies [b] of each pair -> (loss, metrics)"""
+    memory: Memory
+    """For the next step."""
+    metrics: Metrics
+    """Those that need no energies."""
+
+
+class Comparison(NamedTuple):
+    """A method that only compares energies of images: several of them share one call of the network."""
+
+    ask: Callable[[Keys, Model, Batch, Memory], Asked]
+    """(keys, frozen model, batch of float images, memory) -> Asked"""
+    streams: tuple[str, ...]
+    """The names of the keys that it uses, but for `data` and `dropout`, which are the caller's."""
+
+
+class Method(NamedTuple):
+    """A way to learn an energy, with its hyper-parameters bound by a factory.
+
+    A method runs on each device, on the device's share of the batch and of the memory. Losses and metrics are means
+    over that share; the training step takes the mean over the devices.
+    """
+
+    init: Callable[[PRNGKey], Memory]
+    """The memory before the first step."""
+    loss: Callable[[PRNGKey, Model, Batch, Memory], tuple[Scalar, tuple[Memory, Metrics]]]
+    """(key, model, batch, memory) -> (loss, (memory, metrics)); the step takes the gradient in the model's params."""
+    base: Base
+    """The law that chains start from, in training and in sampling."""
+    limits: Limits
+    partition: Callable[[Any], Any] = replicated
+    """The spec of rows over devices -> a prefix of specs of the memory."""
+    chains: Callable[[Memory], ReplayBuffer | None] = no_chains
+    """The negatives that wait in the memory, for pictures and evaluation."""
+    derived: Callable[[Metrics], Metrics] = nothing_derived
+    """More metrics, which follow from the others' means over all devices."""
+    comparison: Comparison | None = None
+    """What `loss` is made of, where the method only compares energies."""
+
+
+def answered(
+    comparison: Comparison,
+) -> Callable[[PRNGKey, Model, Batch, Memory], tuple[Scalar, tuple[Memory, Metrics]]]:
+    """A method's `loss` from what it asks: one call of the network, under one dropout mask, answers all of it.
+
+    A pair that is asked for twice, the same two arrays, is computed once.
+    """
+
+    def loss(key: PRNGKey, model: Model, batch: Batch, memory: Memory) -> tuple[Scalar, tuple[Memory, Metrics]]:
+        keys = Keys(*jax.random.split(key, len(Keys._fields)))
+        batch = batch._replace(images=dequantise(keys.data, batch.images))
+        asked = comparison.ask(keys, model.frozen(), batch, memory)
+        distinct = {_identity(pair): pair for pair in asked.pairs}
+        images, labels = zip(*distinct.values(), strict=True)
+        together = model.energy(jnp.concatenate(labels), keys.dropout)(jnp.concatenate(images))
+        ends = np.cumsum([len(part) for part in images])[:-1]
+        energies: dict[Any, Energies] = dict(zip(distinct, jnp.split(together, ends), strict=True))
+        value, metrics = asked.loss(*(energies[_identity(pair)] for pair in asked.pairs))
+        return value, (asked.memory, _union(asked.metrics, metrics))
+
+    return loss
+
+
+def _identity(pair: tuple[Images, Labels]) -> tuple[int, int]:
+    images, labels = pair
+    return id(images), id(labels)
+
+
+def weighted_sum(terms: Sequence[tuple[float, Method]]) -> Method:
+    """The method whose loss is Σ weight · loss; its memory is the tuple of all memories.
+
+    Terms that are all comparisons, of different random streams, share one call of the network and the same noise and
+    dropout. Other terms run one after another, each with a key of its own. Chains start from the first term's base, and
+    the guard's patience is the first term's.
+
+    Raises:
+      BadInput: while it runs, where two terms report different metrics under one name.
+    """
+    weights, methods = zip(*terms, strict=True)
+    with_memory = [method for method in methods if method.init is not no_memory]
+
+    def init(key: PRNGKey) -> Memory:
+        # A term that alone has a memory gets the key as it is, so that the other terms change nothing of that memory
+        keys = iter([key] if len(with_memory) == 1 else jax.random.split(key, max(len(with_memory), 1)))
+        return tuple(() if method.init is no_memory else method.init(next(keys)) for method in methods)
+
+    def separately(key: PRNGKey, model: Model, batch: Batch, memory: Memory) -> tuple[Scalar, tuple[Memory, Metrics]]:
+        each = zip(methods, jax.random.split(key, len(methods)), memory, strict=True)
+        runs = [method.loss(own_key, model, batch, own_memory) for method, own_key, own_memory in each]
+        values, kept = zip(*runs, strict=True)
+        memories, metrics = zip(*kept, strict=True)
+        return _total(weights, values), (memories, functools.reduce(_union, metrics))
+
+    comparison = _sum_of_comparisons(weights, methods)
+    return Method(
+        init,
+        separately if comparison is None else answered(comparison),
+        methods[0].base,
+        Limits(tuple(one for method in methods for one in method.limits.ranges), methods[0].limits.patience),
+        lambda rows: tuple(method.partition(rows) for method in methods),
+        lambda memories: _first(method.chains(one) for method, one in zip(methods, memories, strict=True)),
+        lambda metrics: _all_derived(methods, metrics),
+        comparison,
+    )
+
+
+def _sum_of_comparisons(weights: Sequence[float], methods: Sequence[Method]) -> Comparison | None:
+    """The comparison of the weighted sum; None where one is no comparison, or two would use the same stream."""
+    parts = [method.comparison for method in methods if method.comparison is not None]
+    streams = tuple(name for part in parts for name in part.streams)
+    if len(parts) < len(methods) or len(set(streams)) < len(streams):
+        return None
+
+    def ask(keys: Keys, model: Model, batch: Batch, memory: Memory) -> Asked:
+        asked = [part.ask(keys, model, batch, one) for part, one in zip(parts, memory, strict=True)]
+
+        def loss(*energies: Energies) -> tuple[Scalar, Metrics]:
+            left = iter(energies)
+            found = [one.loss(*(next(left) for _ in one.pairs)) for one in asked]
+            values, metrics = zip(*found, strict=True)
+            return _total(weights, values), functools.reduce(_union, metrics)
+
+        pairs = tuple(pair for one in asked for pair in one.pairs)
+        metrics = functools.reduce(_union, (one.metrics for one in asked))
+        return Asked(pairs, loss, tuple(one.memory for one in asked), metrics)
+
+    return Comparison(ask, streams)
+
+
+def _total(weights: Sequence[float], values: Sequence[Scalar]) -> Scalar:
+    return functools.reduce(jnp.add, (weight * value for weight, value in zip(weights, values, strict=True)))
+
+
+class Staged(NamedTuple):
+    """The memory of `staged`."""
+
+    step: Int[Array, ""]
+    """Steps done by either method."""
+    first: Memory
+    then: Memory
+
+
+def staged(first: Method, steps: int, then: Method, name: str = STAGE) -> Method:
+    """The method that is `first` for `steps` steps and `then` ever after; both memories stay.
+
+    Only one of the two is computed in a step, but for several models in one vmapped program, which computes both. The
+    metric `name` is 0 in the steps of the first and 1 in those of the second. Metrics that one of them lacks are 0 in
+    its steps, and are judged only in the other's. Chains of samples start from the second's base.
+
+    Args:
+      name: of that metric; methods staged inside one another need different names.
+
+    Raises:
+      BadInput: while it runs, where one of the two already has a metric of this name.
+    """
+    methods = (first, then)
+
+    def init(key: PRNGKey) -> Memory:
+        key_first, key_then = jax.random.split(key)
+        return Staged(jnp.zeros((), jnp.int32), first.init(key_first), then.init(key_then))
+
+    def loss(key: PRNGKey, model: Model, batch: Batch, memory: Staged) -> tuple[Scalar, tuple[Memory, Metrics]]:
+        def run_first() -> tuple[Scalar, tuple[Memory, Metrics]]:
+            value, (kept, metrics) = first.loss(key, model, batch, memory.first)
+            return value, (memory._replace(first=kept), metrics)
+
+        def run_then() -> tuple[Scalar, tuple[Memory, Metrics]]:
+            value, (kept, metrics) = then.loss(key, model, batch, memory.then)
+            return value, (memory._replace(then=kept), metrics)
+
+        runs = (run_first, run_then)
+        names = sorted({name for run in runs for name in jax.eval_shape(run)[1][1]})
+        if name in names:
+            raise BadInput(f"a staged method already has a metric '{name}'; give staged(..., name=...) another one")
+
+        def alike(run: Callable, stage: float) -> Callable:
+            def branch() -> tuple[Scalar, tuple[Memory, Metrics]]:
+                value, (kept, found) = run()
+                zero = jnp.zeros_like(value)  # each metric also varies over devices as the loss does
+                metrics = {name: zero + found.get(name, 0.0) for name in names}
+                return value, (kept, metrics | {name: zero + stage})
+
+            return branch
+
+        value, (kept, metrics) = lax.cond(memory.step < steps, alike(run_first, 0.0), alike(run_then, 1.0))
+        return value, (kept._replace(step=memory.step + 1), metrics)
+
+    def limited(method: Method, stage: float) -> tuple[Range, ...]:
+        return tuple(one._replace(given=((name, stage), *one.given)) for one in method.limits.ranges)
+
+    return Method(
+        init,
+        loss,
+        then.base,
+        Limits(limited(first, 0.0) + limited(then, 1.0), then.limits.patience),
+        lambda rows: Staged(REPLICATED, first.partition(rows), then.partition(rows)),
+        lambda memory: _first(one for one in (then.chains(memory.then), first.chains(memory.first))),
+        lambda metrics: _all_derived(methods, metrics),
+    )
+
+
+def _first(found: Any) -> Any:
+    """The first that is not None; None where there is none."""
+    return next((one for one in found if one is not None), None)
+
+
+def _all_derived(methods: Sequence[Method], metrics: Metrics) -> Metrics:
+    return functools.reduce(lambda found, method: found | method.derived(metrics), methods, {})
+
+
+def _union(some: Mapping[str, Array], more: Mapping[str, Array]) -> Metrics:
+    """The metrics of both; one name stands for one value."""
+    for name in some.keys() & more.keys():
+        if some[name] is not more[name]:
+            raise BadInput(f"two terms of a weighted sum report a metric '{name}'; a sum needs one name for each")
+    return {**some, **more}

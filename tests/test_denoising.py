@@ -1,0 +1,150 @@
+"""Denoising score matching on a mixture of Gaussians, whose smoothed law is known in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_step import over_devices
+
+from ebm_jax.distributed import parallel
+from ebm_jax.methods.denoising import denoising
+from ebm_jax.methods.method import Model
+from ebm_jax.models import energy, networks
+from ebm_jax.sampling.base import uniform
+from ebm_jax.training.optimizer import clipped_adam
+from ebm_jax.types import Batch
+
+MEANS, WEIGHTS, STD, SIGMA = np.array([[0.3, 0.35], [0.7, 0.6]]), np.array([0.3, 0.7]), 0.07, 0.1
+SPREAD = np.hypot(STD, SIGMA)  # of each mode once it is smoothed
+SIDE = np.linspace(-0.7, 1.7, 601)
+GRID = np.stack(np.meshgrid(SIDE, SIDE, indexing="ij"), -1).reshape(-1, 2)
+METHOD = denoising(uniform((2,)), sigma=SIGMA, patience=5)
+
+
+def smoothed(params, x, labels=None, dropout_key=None):
+    """minus log of the mixture of N(mean, spread² I), up to a constant; shifted, tilted and sharpened by `params`."""
+    squares = jnp.square(x[:, None] - jnp.asarray(MEANS, jnp.float32)[None]).sum(-1)
+    logs = jnp.asarray(np.log(WEIGHTS), jnp.float32)[None] - squares / (2 * (params["spread"] * SPREAD) ** 2)
+    return -params["sharpness"] * jax.nn.logsumexp(logs, axis=1) + (x * params["tilt"][None]).sum(1) + params["shift"]
+
+
+def optimum():
+    return {"spread": jnp.ones(()), "sharpness": jnp.ones(()), "tilt": jnp.zeros(2), "shift": jnp.zeros(())}
+
+
+def density_and_score(points):
+    """The smoothed law's density on points [n, 2], float64, and ∇ log of it."""
+    away = points[:, None] - MEANS
+    parts = WEIGHTS * np.exp(-np.square(away).sum(-1) / (2 * SPREAD**2)) / (2 * np.pi * SPREAD**2)
+    density = parts.sum(-1)
+    return density, -(parts[:, :, None] * away).sum(1) / SPREAD**2 / np.maximum(density, 1e-300)[:, None]
+
+
+def least_loss():
+    """½ (d - σ² E |∇ log q|²) by summing over a grid far beyond the modes."""
+    density, score = density_and_score(GRID)
+    assert abs(density.sum() * (SIDE[1] - SIDE[0]) ** 2 - 1) < 1e-6
+    return 1.0 - 0.5 * SIGMA**2 * (density * np.square(score).sum(1)).sum() * (SIDE[1] - SIDE[0]) ** 2
+
+
+def points(rng, n):
+    return (MEANS[rng.choice(2, n, p=WEIGHTS)] + STD * rng.normal(size=(n, 2))).astype(np.float32)
+
+
+@jax.jit
+def losses(key, params, batch):
+    """[chunks] of the loss, and its gradients."""
+
+    def one(key, images):
+        def loss(params):
+            return METHOD.loss(key, Model(smoothed, params), Batch(images, jnp.zeros(len(images), jnp.int32)), ())[0]
+
+        return jax.value_and_grad(loss)(params)
+
+    return jax.lax.map(lambda chunk: one(*chunk), (jax.random.split(key, len(batch)), batch))
+
+
+def measured(params):
+    chunks = jnp.asarray(points(np.random.default_rng(0), 400_000)).reshape(100, -1, 2)
+    return jax.device_get(losses(jax.random.key(1), params, chunks))
+
+
+def test_at_the_smoothed_law_the_loss_is_its_least_value_and_its_gradient_is_zero():
+    values, gradients = measured(optimum())
+    assert abs(values.mean() - least_loss()) < 5 * values.std() / 10
+    for name, gradient in gradients.items():
+        assert (np.abs(gradient.mean(0)) <= 5 * gradient.std(0) / 10).all(), name
+    assert (gradients["shift"] == 0).all(), "a constant has no score"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"spread": 0.8},
+        {"spread": STD / SPREAD},
+        {"sharpness": 1.2},
+        {"sharpness": -1.0},
+        {"tilt": jnp.array([2.0, 0.0])},
+    ],
+    ids=["narrow", "not smoothed", "sharp", "upside down", "tilted"],
+)
+def test_every_other_energy_has_a_larger_loss_under_the_same_noise(other):
+    best, worse = (measured(optimum() | changes)[0] for changes in ({}, jax.tree.map(jnp.asarray, other)))
+    excess = worse - best
+    assert excess.mean() > 5 * excess.std() / 10
+
+
+def test_the_excess_over_the_least_loss_is_half_the_scaled_square_distance_of_the_scores():
+    tilt = np.array([2.0, -1.0], np.float32)
+    excess = measured(optimum() | {"tilt": jnp.asarray(tilt)})[0] - measured(optimum())[0]
+    expected = 0.5 * SIGMA**2 * np.square(tilt).sum()
+    assert abs(excess.mean() - expected) < 5 * excess.std() / 10
+
+
+def test_pixels_are_dequantised_and_a_constant_energy_has_the_error_of_the_noise():
+    images = np.full((4096, 3, 2, 1), 77, np.uint8)
+    seen = []
+
+    def flat(params, x, labels=None, dropout_key=None):
+        seen.append((float(x.mean()), float(x.std())))
+        return params["c"] + 0.0 * x.sum((1, 2, 3))
+
+    with jax.disable_jit():
+        value, (memory, metrics) = METHOD.loss(
+            jax.random.key(0),
+            Model(flat, {"c": jnp.zeros(())}),
+            Batch(jnp.asarray(images), jnp.zeros(4096, jnp.int32)),
+            (),
+        )
+    assert memory == ()
+    rounding = 5 / np.sqrt(2 * images.size)  # standard errors of a variance, each of relative size √(2 / n)
+    assert abs(metrics["denoising_error"] - 1) < 2 * rounding
+    assert abs(value - 3.0) < 6 * rounding
+    assert metrics["scaled_score"] == 0
+
+
+def test_a_short_training_of_a_small_network_comes_near_the_score_of_the_smoothed_law():
+    network = networks.Mlp(width=32, num_classes=1, spectral_norm=False)
+    apply, rng = energy.from_module(network), np.random.default_rng(0)
+    params = network.init(jax.random.key(0), jnp.zeros((1, 2)))["params"]
+    optimizer = clipped_adam(5e-3, 0.9, 0.999, clip_offset=np.inf)
+    mesh, step, state = over_devices(METHOD, optimizer, (), apply=apply, params=params, ema_decay=0.98)
+    for _ in range(400):
+        batch = Batch(points(rng, 512), np.zeros(512, np.int32))
+        state, metrics = step(state, parallel.place_batch(mesh, batch))
+    grid = GRID[(np.abs(GRID - 0.5) <= 0.5).all(1)]
+    density, score = density_and_score(grid)
+    learnt = -jax.grad(lambda x: apply(state.ema, x).sum())(jnp.asarray(grid, jnp.float32))
+    missed = (density * np.square(learnt - score).sum(1)).sum() / (density * np.square(score).sum(1)).sum()
+    assert missed < 0.05, "of the score's mean square; a Gaussian of the right moments misses more"
+    assert gaussian_misses(grid) > 0.1
+    assert abs(metrics["loss"] - least_loss()) < 0.2
+
+
+def gaussian_misses(grid):
+    """The share of the score that the one Gaussian of the law's mean and covariance misses."""
+    density, score = density_and_score(grid)
+    mean = WEIGHTS @ MEANS
+    covariance = SPREAD**2 * np.eye(2) + (MEANS - mean).T @ (WEIGHTS[:, None] * (MEANS - mean))
+    other = -(grid - mean) @ np.linalg.inv(covariance)
+    return (density * np.square(other - score).sum(1)).sum() / (density * np.square(score).sum(1)).sum()
