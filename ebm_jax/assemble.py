@@ -2,9 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -14,24 +13,22 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
-from ebm_jax import registry
-from ebm_jax.choices import choice, example_labels, label_shape, value_of
+from ebm_jax import registry, schema
 from ebm_jax.data.sources import member_seeds
 from ebm_jax.distributed import parallel
-from ebm_jax.methods import METHODS, losses
+from ebm_jax.labels import example_labels, label_shape
+from ebm_jax.methods import METHODS, label, losses
 from ebm_jax.methods.contrastive import healthy
-from ebm_jax.methods.label import label_contrast
 from ebm_jax.methods.method import Limits, Method, weighted_sum
 from ebm_jax.models import energy, spectral
+from ebm_jax.models.layers import ACTIVATIONS
 from ebm_jax.models.network import Network, as_network
 from ebm_jax.models.network import check as check_network
 from ebm_jax.models.networks import NETWORKS
-from ebm_jax.registry import named
-from ebm_jax.sampling import base
-from ebm_jax.sampling.hmc import hmc
+from ebm_jax.sampling import KERNELS, base
+from ebm_jax.sampling.hmc import no_walls, unit_box_walls
 from ebm_jax.sampling.kernel import Kernel, Project, Stages, scheduled
-from ebm_jax.sampling.langevin import langevin
-from ebm_jax.sampling.mala import mala
+from ebm_jax.schema import value_of
 from ebm_jax.training.optimizer import clipped_adam
 from ebm_jax.training.state import TrainState, init_state, non_finite, partition, rescued
 from ebm_jax.training.step import make_train_step
@@ -41,45 +38,28 @@ from ebm_jax.types import BadInput, Batch, Config, MembersKey, Metrics, Params, 
 def make_network(config: Config) -> Network:
     """The network of `model.name`: a row of NETWORKS, or one of the user's own by its import path.
 
-    Its factory is called with the keys of the group `model` that it takes (`_keywords`), and all of `model.own`.
+    Its factory gets those keys of the group `model` that its signature names, and all of `model.own`.
 
     Raises:
       BadInput: there is no such name, the factory refuses the keywords, or what it makes is no network.
     """
     name, model = config.model.name, config.model
-    factory = named("model.name", name, NETWORKS)
-    if not callable(factory):
-        raise BadInput(
-            f"model.name {name} is a {type(factory).__name__}; name a class or a function that makes a network"
-        )
-    common = {
-        "width": model.width,
-        "num_classes": model.num_classes,
-        "activation": choice(config, "model.activation"),
-        "spectral_norm": model.spectral_norm,
-        "dtype": choice(config, "model.dtype"),
+    factory = registry.named("model.name", name, NETWORKS)
+    offers = {
+        "width": lambda: model.width,
+        "num_classes": lambda: model.num_classes,
+        "activation": lambda: registry.named("model.activation", model.activation, ACTIVATIONS),
+        "spectral_norm": lambda: model.spectral_norm,
+        "dtype": lambda: jnp.dtype(model.dtype),
     }
-    try:
-        special = {"attention": model.resnet.attention, "dropout": model.resnet.dropout}
-        made = factory(**_keywords(factory, common, special) | model.own.to_dict())
-    except Exception as error:  # whatever the user's code raises
-        reason = " ".join(str(error).split())[:200]
-        raise BadInput(
-            f"model.name {name} makes no network of the keys of the group model ({type(error).__name__}: {reason}); "
-            "give its other parameters defaults, and these keys values that it takes"
-        ) from error
+    of_some = {"attention": lambda: model.resnet.attention, "dropout": lambda: model.resnet.dropout}
+    if callable(factory):
+        offers |= {key: of_some[key] for key in inspect.signature(factory).parameters if key in of_some}
+    made = registry.called("model.name", name, factory, offers, model.own.to_dict())
     try:
         return as_network(made)
     except BadInput as error:
         raise BadInput(f"model.name {name}: {error}") from error
-
-
-def _keywords(factory: Callable, common: dict[str, Any], special: dict[str, Any]) -> dict[str, Any]:
-    """Of the common keywords those that a factory takes, all where it takes any; of the special ones those it names."""
-    parameters = inspect.signature(factory).parameters
-    takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
-    taken = common if takes_any else {key: value for key, value in common.items() if key in parameters}
-    return taken | {key: value for key, value in special.items() if key in parameters}
 
 
 def make_apply(config: Config) -> energy.ApplyFn:
@@ -89,23 +69,31 @@ def make_apply(config: Config) -> energy.ApplyFn:
 
 def make_base(config: Config) -> base.Base:
     """The law that chains start from, and in whose set they stay."""
-    return base.uniform(tuple(config.data.shape))
+    return base.BASES[config.chain.base](tuple(config.data.shape))
 
 
-def make_kernel(config: Config, temperature: float | Scalar) -> Kernel:
-    """The chain's kernel at a temperature, above 0 where it has a Metropolis test."""
-    chain, project = config.chain, make_base(config).project
-    if chain.kernel == "mala":
-        return mala(chain.step_size, grad_clip=chain.grad_clip, temperature=temperature, project=project)
-    if chain.kernel == "hmc":
-        return hmc(chain.step_size, chain.hmc.num_leaps, temperature=temperature, project=project)
-    return _langevin(config, temperature, project)
+def make_kernel(config: Config, temperature: float | Scalar, name: str = "", project: Project | None = None) -> Kernel:
+    """The chain's kernel at a temperature, above 0 where it has a Metropolis test.
 
-
-def _langevin(config: Config, temperature: float | Scalar, project: Project) -> Kernel:
-    chain = config.chain
-    noise_scale = None if chain.langevin.tied else chain.langevin.noise_scale
-    return langevin(chain.step_size, noise_scale, grad_clip=chain.grad_clip, temperature=temperature, project=project)
+    Args:
+      name: of another kernel than `chain.kernel`.
+      project: another set than that of the law that chains start from.
+    """
+    chain, name = config.chain, name or config.chain.kernel
+    in_box = project is None and chain.base == "uniform"
+    keys = schema.group_of(config, "chain", name)
+    if name == "langevin":
+        keys = {"noise_scale": None if keys["tied"] else keys["noise_scale"]}
+    offers = {
+        "step_size": lambda: chain.step_size,
+        "temperature": lambda: temperature,
+        "grad_clip": lambda: chain.grad_clip,
+        "project": lambda: make_base(config).project if project is None else project,
+        "reflect": lambda: unit_box_walls if in_box else no_walls,
+        **{key: lambda value=value: value for key, value in keys.items()},
+    }
+    own = chain.own.to_dict() if name == chain.kernel else {}
+    return registry.called("chain.kernel", name, registry.named("chain.kernel", name, KERNELS), offers, own)
 
 
 def make_refiner(config: Config, project: Project) -> Kernel:
@@ -119,7 +107,7 @@ def make_refiner(config: Config, project: Project) -> Kernel:
             f"eval.robustness.refine_steps {config.eval.robustness.refine_steps} is for chain.kernel langevin, not "
             f"{config.chain.kernel}; use 0"
         )
-    return _langevin(config, config.eval.robustness.refine_temperature, project)
+    return make_kernel(config, config.eval.robustness.refine_temperature, project=project)
 
 
 def make_stages(config: Config, group: str = "sample") -> Stages:
@@ -133,7 +121,7 @@ def make_stages(config: Config, group: str = "sample") -> Stages:
     last = config.chain.temperature
     first = value_of(config, f"{group}.anneal_from") or last
     temperatures = np.geomspace(first, last, steps - quiet) if first != last else np.full(steps - quiet, last)
-    langevin_at = partial(_langevin, config, project=make_base(config).project)
+    langevin_at = partial(make_kernel, config, name="langevin")
     if config.chain.kernel == "langevin":
         return (_stage(langevin_at, np.concatenate([temperatures, np.zeros(quiet)])),)
     noisy = _stage(partial(make_kernel, config), temperatures)
@@ -301,47 +289,40 @@ def make_rescued(config: Config, mesh: Mesh, number: int) -> Callable:
     return jax.jit(partial(rescued, number=number), out_shardings=_shardings(config, mesh), donate_argnums=(0,))
 
 
-def make_method(config: Config, name: str = "contrastive", own: Mapping[str, Any] = MappingProxyType({})) -> Method:
-    """The way to learn that the config names, with the label contrast where `loss.label_weight` is above 0.
+def make_method(config: Config) -> Method:
+    """The way to learn that `method.name` names, with the label contrast where `loss.label_weight` is above 0.
 
-    A method's factory gets the parameters that its signature names, out of `_offers` and of its own keys.
-
-    Args:
-      name: a row of `METHODS`, or a factory of the user's own as `package.module:Name`.
-      own: the keys of the method's own group in the config.
+    A method's factory gets the parameters that its signature names, out of `_offers` and of its own group of the
+    config, and all of `method.own`.
 
     Raises:
       BadInput: there is no such method, or its factory asks for what is not there.
     """
-    factory, offers = registry.named("method.name", name, METHODS), _offers(config)
-    method = _made(factory, offers | {key: lambda value=value: value for key, value in own.items()}, name)
-    if not config.loss.label_weight:
+    name, offers, weight = config.method.name, _offers(config), config.loss.label_weight
+    keys = {key: lambda value=value: value for key, value in schema.group_of(config, "method", name).items()}
+    factory = registry.named("method.name", name, METHODS)
+    method = registry.called("method.name", name, factory, offers | keys, config.method.own.to_dict())
+    if not weight:
         return method
-    return weighted_sum([(1.0, method), (config.loss.label_weight, _made(label_contrast, offers, "label"))])
-
-
-def _made(factory: Callable[..., Method], offers: Mapping[str, Callable[[], Any]], name: str) -> Method:
-    parameters = inspect.signature(factory).parameters.values()
-    needed = {parameter.name for parameter in parameters if parameter.default is parameter.empty}
-    if missing := sorted(needed - offers.keys()):
-        raise BadInput(f"method.name '{name}' asks for {missing[0]}, which is none of {', '.join(sorted(offers))}")
-    return factory(**{p.name: offers[p.name]() for p in parameters if p.name in offers})
+    contrast = registry.called("method.name", "label", label.label_contrast, offers, {})
+    return weighted_sum([(1.0, method), (weight, contrast)])
 
 
 def _offers(config: Config) -> dict[str, Callable[[], Any]]:
     """What a method's factory can ask for by the name of a parameter."""
     model, buffer, loss = config.model, config.buffer, config.loss
-    penalty = "loss.energy_l2_form"
     return {
         "base": lambda: make_base(config),
         "stages": lambda: make_stages(config, "chain"),
         "objective": lambda: losses.regularised(
-            choice(config, "loss.objective"), loss.energy_l2, choice(config, penalty)
+            registry.named("loss.objective", loss.objective, losses.OBJECTIVES),
+            loss.energy_l2,
+            registry.named("loss.energy_l2_form", loss.energy_l2_form, losses.PENALTIES),
         ),
         "limits": lambda: make_limits(config),
         "patience": lambda: config.guard.patience,
         "capacity": lambda: buffer.capacity,
-        "dtype": lambda: choice(config, "buffer.dtype"),
+        "dtype": lambda: jnp.dtype(buffer.dtype),
         "restart_prob": lambda: buffer.restart_prob,
         "relabel_prob": lambda: buffer.relabel_prob,
         "ring": lambda: buffer.ring,
@@ -349,7 +330,7 @@ def _offers(config: Config) -> dict[str, Callable[[], Any]]:
         "num_classes": lambda: model.num_classes,
         "label_shape": lambda: label_shape(config),
         "label_margin": lambda: loss.label_margin,
-        "wrong_labels": lambda: choice(config, "loss.wrong_labels"),
+        "wrong_labels": lambda: registry.named("loss.wrong_labels", loss.wrong_labels, label.WRONG_LABELS),
     }
 
 

@@ -2,7 +2,8 @@
 
 import difflib
 import importlib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ebm_jax.types import BadInput
@@ -45,3 +46,38 @@ def imported(key: str, module: str, attribute: str) -> Any:
     if not attribute.isidentifier() or not hasattr(found, attribute):
         raise BadInput(f"{where} is not in {module}; give the name of a function or class there")
     return getattr(found, attribute)
+
+
+def called(key: str, name: str, factory: Any, offers: Mapping[str, Callable[[], Any]], own: Mapping[str, Any]) -> Any:
+    """What a factory makes of those offers that its signature names, all where it takes any keyword, and of all `own`.
+
+    Args:
+      key, name: where the config names the factory, for messages.
+      offers: by parameter, functions that give its value.
+      own: keywords from the open group of the config.
+
+    Raises:
+      BadInput: it is no function or class, asks for what nobody offers, or refuses what it gets.
+    """
+    if not callable(factory):
+        raise BadInput(f"{key} '{name}' is a {type(factory).__name__}; name a function or a class")
+    parameters = inspect.signature(factory).parameters.values()
+    takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
+    named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    for parameter in named:
+        if parameter.default is parameter.empty and parameter.name not in (*offers, *own):
+            raise BadInput(
+                f"{key} '{name}' asks for {parameter.name}, which is none of {', '.join(sorted(offers))}; give it a "
+                f"default, or a value as {key.partition('.')[0]}.own.{parameter.name}"
+            )
+    wanted = offers if takes_any else [p.name for p in named if p.name in offers]
+    try:
+        return factory(**({parameter: offers[parameter]() for parameter in wanted} | dict(own)))
+    except BadInput:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"{key} '{name}' cannot be made ({type(error).__name__}: {reason}); give its other parameters defaults, and "
+            "its keys values that it takes"
+        ) from error

@@ -315,6 +315,12 @@ def value_of(config: Config, key: str) -> Any:
     return reduce(getattr, key.split("."), config)
 
 
+def group_of(config: Config, group: str, name: str) -> dict[str, Any]:
+    """The keys of what a config names, by their last names: of the method "denoising" those of method.denoising."""
+    prefix = f"{group}.{name}."
+    return {key.removeprefix(prefix): value_of(config, key) for key in KEYS if key.startswith(prefix)}
+
+
 def with_values(config: Config, changes: dict[str, Any]) -> Config:
     """A copy of the config, locked, with other values at these dotted keys."""
     changed = canonical(config).unlock()

@@ -50,3 +50,6 @@ def of_the_batch(key: PRNGKey, labels: Int[Array, " b"], num_classes: int) -> In
     """
     del num_classes
     return jnp.roll(labels, jax.random.randint(key, (), 1, max(labels.shape[0], 2)))
+
+
+WRONG_LABELS = {"any": of_any_class, "batch": of_the_batch}

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ebm_jax.distributed import parallel
 from ebm_jax.types import Energies, Scalar
 
 Gather = Callable[[Energies], Energies]
@@ -64,3 +65,7 @@ def energy_l2_difference(data: Energies, samples: Energies) -> Scalar:
 def regularised(objective: Objective, energy_l2: float, penalty: Objective) -> Objective:
     """objective + λ · penalty, with λ = `energy_l2` >= 0."""
     return lambda data, samples: objective(data, samples) + energy_l2 * penalty(data, samples)
+
+
+OBJECTIVES = {"cd": contrastive_divergence, "softplus": softplus, "logsumexp": logsumexp(parallel.gather)}
+PENALTIES = {"sum": energy_l2_sum, "difference": energy_l2_difference}

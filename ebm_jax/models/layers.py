@@ -55,6 +55,9 @@ def leaky_relu(x: Array) -> Array:
     return jax.nn.leaky_relu(x, 0.2)
 
 
+ACTIVATIONS: dict[str, Activation] = {"leaky_relu": leaky_relu, "swish": nn.swish}
+
+
 def class_rows(table: Float[Array, "classes c"], labels: Labels | None, neutral: float) -> Float[Array, "_ 1 1 c"]:
     """What a class-conditional table says for each label, to broadcast over height and width.
 

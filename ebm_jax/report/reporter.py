@@ -120,7 +120,8 @@ class Reporter:
         self._marked, self._marked_step = now, step
 
     def _line(self, metrics: dict[str, float]) -> str:
-        shown = " ".join(f"{label} {metrics[name]:.4f}" for name, label in SHOWN.items())
+        known = {name: label for name, label in SHOWN.items() if name in metrics}
+        shown = " ".join(f"{label} {metrics[name]:.4f}" for name, label in (known or {"loss": "loss"}).items())
         return f"{self._speed:.2f} steps/s {shown}"
 
     def _keep(self, step: int, metrics: dict[str, float]) -> None:

@@ -1,1 +1,11 @@
 """Markov chains: the one loop, the kernels that run in it, and the replay buffer they restart from."""
+
+from collections.abc import Callable
+
+from ebm_jax.sampling.hmc import hmc
+from ebm_jax.sampling.kernel import Kernel
+from ebm_jax.sampling.langevin import langevin
+from ebm_jax.sampling.mala import mala
+
+KERNELS: dict[str, Callable[..., Kernel]] = {"langevin": langevin, "mala": mala, "hmc": hmc}
+"""Factories; each names in its signature what it needs (`assemble.make_kernel`)."""

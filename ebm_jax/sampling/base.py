@@ -46,3 +46,6 @@ def normal(event_shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0) ->
 def _in_rows(draw: Callable[..., Array], event_shape: tuple[int, ...]) -> Callable[[PRNGKey, int], Images]:
     """Draws as rows first: a replay buffer keeps rows, and on a TPU [n, h, w, c] would be padded to whole tiles."""
     return lambda key, n: draw(key, (n, math.prod(event_shape))).reshape(n, *event_shape)
+
+
+BASES = {"uniform": uniform, "normal": normal}
