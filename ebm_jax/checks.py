@@ -6,13 +6,28 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ebm_jax.choices import CHOICES, among, choice
-from ebm_jax.data.sources import SOURCES
+from ebm_jax.choices import choice
+from ebm_jax.data.sources import SOURCES, factory_of
 from ebm_jax.labels import SOFT, sample_labels
+from ebm_jax.methods import METHODS, label, losses
+from ebm_jax.models.layers import ACTIVATIONS
+from ebm_jax.models.networks import NETWORKS
+from ebm_jax.registry import named
+from ebm_jax.sampling import KERNELS
 from ebm_jax.schema import check_values, flat, value_of
 from ebm_jax.storage.workdir import describe, read_config
 from ebm_jax.types import BadInput, Config, Folder
 
+NAMES = {  # what the names at these keys are looked up in
+    "model.name": NETWORKS,
+    "model.activation": ACTIVATIONS,
+    "method.name": METHODS,
+    "chain.kernel": KERNELS,
+    "loss.objective": losses.OBJECTIVES,
+    "loss.energy_l2_form": losses.PENALTIES,
+    "loss.wrong_labels": label.WRONG_LABELS,
+}
+METROPOLIS = ("mala", "hmc")  # kernels with a test, which has no temperature 0 and needs one energy
 SMALLEST_SIDE = 8  # pixels: three halvings; with fewer no pixel would be left, and the energy be constant
 SMALLEST_SIDES = {"resnet128": 32}  # of networks that halve more often
 RESIDUAL = ("resnet32", "resnet32_large", "resnet32_wider", "resnet128")  # networks with dropout and attention
@@ -26,9 +41,10 @@ def check(config: Config, num_devices: int) -> None:
     """
 
     check_values(config)
-    for key in CHOICES:
-        choice(config, key)
-    among("data.source", config.data.source.partition(":")[0], SOURCES | {"density": None})
+    for key, table in NAMES.items():
+        named(key, value_of(config, key), table)
+    if config.data.source != "density":
+        factory_of(config.data.source)
     for group in ("chain", "sample"):
         steps = value_of(config, f"{group}.num_steps")
         _require(config, f"{group}.quiet_steps", range(steps + 1).__contains__, f"at most {group}.num_steps, {steps}")
@@ -37,8 +53,9 @@ def check(config: Config, num_devices: int) -> None:
                 f"{group}.anneal_from {value_of(config, f'{group}.anneal_from')} needs a chain.temperature above 0, to "
                 f"which it falls geometrically; use {group}.anneal_from=0"
             )
-    if config.chain.kernel != "langevin":
+    if config.chain.kernel in METROPOLIS:
         _check_metropolis(config)
+    _check_start(config)
     _check_shape(config)
     _check_network(config)
     for key in ("train.batch_size", "buffer.capacity"):
@@ -148,10 +165,19 @@ def _check_sampling_buffer(config: Config, group: str, number: str, num_devices:
 
 def _check_metropolis(config: Config) -> None:
     kernel = f"chain.kernel {config.chain.kernel}"
-    if not config.chain.langevin.tied or config.chain.temperature == 0:
-        raise BadInput(f"{kernel} needs chain.langevin.tied=True and a chain.temperature above 0; or use langevin")
+    if config.chain.temperature == 0:
+        raise BadInput(f"{kernel} needs a chain.temperature above 0, not 0; or use langevin")
     if config.model.resnet.dropout and config.model.resnet.dropout_in_chains:
         raise BadInput(f"{kernel} needs one energy for a whole chain; use model.resnet.dropout_in_chains=False")
+
+
+def _check_start(config: Config) -> None:
+    """Refuse a buffer that cannot hold the values that chains start with."""
+    if config.chain.base != "uniform" and config.buffer.dtype == "uint8":
+        raise BadInput(
+            f"chain.base {config.chain.base} goes beyond [0, 1], which is all that buffer.dtype uint8 can hold; use "
+            "float32 or bfloat16"
+        )
 
 
 def _check_shape(config: Config) -> None:
@@ -160,9 +186,10 @@ def _check_shape(config: Config) -> None:
         _require(config, key, lambda shape: tuple(shape) == (2,), "(2,) for a 2-D density")
         return
     _require(config, key, lambda shape: len(shape) == 3, "(height, width, channels)")
-    side = SMALLEST_SIDES.get(config.model.name, SMALLEST_SIDE)
-    limit = f"at least {side} pixels a side for model.name {config.model.name}"
-    _require(config, key, lambda shape: min(shape[:2]) >= side, limit)
+    if config.model.name in NETWORKS:
+        side = SMALLEST_SIDES.get(config.model.name, SMALLEST_SIDE)
+        limit = f"at least {side} pixels a side for model.name {config.model.name}"
+        _require(config, key, lambda shape: min(shape[:2]) >= side, limit)
     _require(config, key, lambda shape: shape[2] in (1, 3), "of 1 or 3 channels")
 
 
@@ -174,7 +201,7 @@ def _require(config: Config, key: str, holds: Callable[[Any], bool], limit: str)
 
 def _check_network(config: Config) -> None:
     model, condition = config.model, config.data.condition
-    if model.name not in RESIDUAL and (model.resnet.attention or model.resnet.dropout):
+    if model.name in NETWORKS and model.name not in RESIDUAL and (model.resnet.attention or model.resnet.dropout):
         key = "attention" if model.resnet.attention else "dropout"
         raise BadInput(
             f"model.resnet.{key} {value_of(config, f'model.resnet.{key}')} does not go with model.name {model.name}; use one of "
@@ -183,7 +210,7 @@ def _check_network(config: Config) -> None:
     halved = model.name == "dsprites" or (model.resnet.attention and model.name != "resnet32_large")
     if model.width == 1 and halved:
         raise BadInput(f"model.width 1 leaves {model.name} a layer of width / 2 = 0 channels; use at least 2")
-    if (model.name == "mlp") != (config.data.source == "density"):
+    if model.name in NETWORKS and (model.name == "mlp") != (config.data.source == "density"):
         raise BadInput(f"model.name {model.name} does not fit data.source {config.data.source}; density needs mlp")
     if model.name == "mlp" and model.num_classes > 1:
         raise BadInput(f"model.num_classes {model.num_classes} is out of range; mlp takes no labels, use 1")
@@ -195,7 +222,10 @@ def _check_network(config: Config) -> None:
     length = SOFT.get(condition)
     if length not in (None, model.num_classes):
         raise BadInput(f"model.num_classes {model.num_classes} does not fit data.condition {condition}; use {length}")
-    if condition == "soft" and config.data.source.partition(":")[0] not in ("npz", "noise"):
+    kind = config.data.source.partition(":")[0]
+    if kind not in SOURCES and config.data.source != "density":
+        return  # of the user's own, which says itself what labels it has
+    if condition == "soft" and kind not in ("npz", "noise"):
         raise BadInput(f"data.condition soft is not in data.source {config.data.source}; use class, or an .npz file")
     if condition not in ("class", "soft") and config.data.source not in ("tfds", "shapes", "noise"):
         raise BadInput(f"data.condition '{condition}' is not in data.source {config.data.source}; use class")

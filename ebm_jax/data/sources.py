@@ -3,14 +3,15 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ebm_jax.choices import among
 from ebm_jax.data import decode, densities, files, memory, source, stream, tfds, toys
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.labels import label_shape
+from ebm_jax.registry import called, named
 from ebm_jax.types import BadInput, Batch, Config
 
 NOISE_IMAGES = 256  # of data.source=noise
@@ -100,8 +101,41 @@ def load_dataset(
 
 def _named_source(config: Config) -> source.Source:
     """The images that `data.source` and `data.name` mean, with the data's own labels."""
-    kind, _, path = config.data.source.partition(":")
-    return among("data.source", kind, SOURCES)(config, path)
+    return factory_of(config.data.source)(config, config.data.source.partition(":")[2])
+
+
+def factory_of(name: str) -> Callable[[Config, str], source.Source]:
+    """What makes a source of (config, what follows the colon of `data.source`).
+
+    Raises:
+      BadInput: nothing has this name.
+    """
+    kind = name.partition(":")[0]
+    if kind in SOURCES:
+        return SOURCES[kind]
+    own = named("data.source", name, SOURCES | {"density": None})
+    return lambda config, path: _own_source(config, own)
+
+
+def _own_source(config: Config, factory: Any) -> source.Source:
+    """The source of the user's own, whose factory gets what its signature names and all of `data.own`."""
+    data = config.data
+    offers = {
+        "name": lambda: data.name,
+        "split": lambda: data.split,
+        "shape": lambda: tuple(data.shape),
+        "condition": lambda: data.condition,
+        "crop": lambda: data.crop,
+    }
+    made = called("data.source", data.source, factory, offers, data.own.to_dict())
+    if isinstance(made, memory.Dataset):
+        made = memory.as_source(made, data.name)
+    if not isinstance(made, source.Source):
+        raise BadInput(
+            f"data.source '{data.source}' gives {type(made).__name__}; return an ebm_jax.data.source.Source, or an "
+            "ebm_jax.data.memory.Dataset of arrays"
+        )
+    return made
 
 
 def make_source(config: Config) -> source.Source:
@@ -205,4 +239,4 @@ def make_density(config: Config) -> densities.Density:
     Raises:
       BadInput: none has this name.
     """
-    return among("data.name", config.data.name, densities.DENSITIES)
+    return named("data.name", config.data.name, densities.DENSITIES)
