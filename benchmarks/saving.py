@@ -20,6 +20,7 @@ from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.report import console
 from ebm_jax.storage import checkpoint
+from ebm_jax.storage.fingerprint import fingerprint
 
 PHASES = ("step", "fingerprint", "save", "files")
 
@@ -40,7 +41,7 @@ def measure(path: str, rounds: int) -> None:
                 state, metrics = train_step(state, batch)
                 jax.block_until_ready((state, metrics))
                 marks.append(time.perf_counter())
-                checkpoint.fingerprint(state)
+                fingerprint(state)
                 marks.append(time.perf_counter())
                 checkpoint.save(manager, number, state)
                 marks.append(time.perf_counter())

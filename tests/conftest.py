@@ -4,7 +4,8 @@ import os
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jaxtyping.install_import_hook("ebm_jax", "beartype.beartype")
 
 ROOT = Path(__file__).resolve().parents[1]
+FOR_EVER = 600  # seconds that no busy machine needs: the bound of every wait for something that is sure to happen
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +72,15 @@ def start(command: list[str], folder: Path = ROOT, **environment: str) -> subpro
     )
 
 
-def finished(running: list[subprocess.Popen], timeout: float = 240) -> list[tuple[int, str]]:
+def wait_until(happened: Callable[[], Any]) -> None:
+    """Wait for something that is sure to happen, however busy the machine is."""
+    deadline = time.monotonic() + FOR_EVER
+    while not happened():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
+
+
+def finished(running: list[subprocess.Popen], timeout: float = FOR_EVER) -> list[tuple[int, str]]:
     """(exit status, output) of each process; none outlives the timeout, in seconds."""
     try:
         outputs = [process.communicate(timeout=timeout)[0] for process in running]

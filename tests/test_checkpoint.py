@@ -109,7 +109,7 @@ def test_nothing_valid_restores_nothing_and_deletes_nothing(tmp_path):
 def test_the_fingerprint_is_the_same_however_the_state_lies_over_devices():
     state = make_state(5)
     alone = jax.device_put(state, jax.devices()[3])
-    assert fingerprint(state) == checkpoint.fingerprint(alone)
+    assert fingerprint(state) == fingerprint(alone)
 
 
 def test_the_fingerprint_sees_every_single_bit_two_signs_and_the_order_of_values():

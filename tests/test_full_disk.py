@@ -13,7 +13,7 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import ROOT
+from conftest import FOR_EVER, ROOT
 from test_checkpoint import abstract, bits, make_state
 from test_train import bits as bits_of_run
 from test_train import command, final_state
@@ -23,8 +23,6 @@ from ebm_jax.report import quiet
 from ebm_jax.report.events import Events
 from ebm_jax.storage import checkpoint
 from ebm_jax.types import BadInput
-
-FOR_EVER = 600  # seconds: no busy machine needs as long
 
 
 @contextlib.contextmanager

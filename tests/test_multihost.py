@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, finished, free_port, start
+from conftest import FOR_EVER, ROOT, finished, free_port, start
 from PIL import Image
 
 from configs import density2d, digits
@@ -48,7 +48,8 @@ def run_alone(workdir, devices, **changes):
 
 def run_together(workdir, count, devices, *, folders=None, homes=None, **changes):
     """`count` processes, started in these folders and with these home folders."""
-    ours = [f"--multihost --coordinator=127.0.0.1:{free_port()} --num_processes={count} --join_timeout=120".split()]
+    meeting = f"--coordinator=127.0.0.1:{free_port()} --num_processes={count} --join_timeout={FOR_EVER}"
+    ours = [["--multihost", *meeting.split()]]
     commands = [
         [sys.executable, *words(workdir, devices, **changes), *ours[0], f"--process_id={me}"] for me in range(count)
     ]
@@ -82,9 +83,9 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     alone, half, whole = folder / "alone", folder / "half", folder / "whole"
     side_by_side = [*run_alone(alone, 4), *run_together(half, 2, 2, train__num_steps=3)]
-    printed = finished(side_by_side, 400)
+    printed = finished(side_by_side)
     shutil.copytree(half, whole)
-    printed += finished(run_together(whole, 4, 1), 400)
+    printed += finished(run_together(whole, 4, 1))
     assert [status for status, _ in printed] == [0] * 7, printed
     return alone, half, whole, [out for _, out in printed]
 
@@ -144,7 +145,7 @@ def test_a_signal_to_one_of_two_processes_saves_one_step_on_both_and_ends_them(t
         read_until("step 5/", both[0])
         began = time.monotonic()
         both[whom].send_signal(signum)
-        results = finished(both, 120)
+        results = finished(both)
     finally:
         for process in both:
             process.kill()
@@ -164,7 +165,7 @@ def test_data_that_one_host_lacks_ends_all_with_one_line_and_touches_nothing(tmp
     homes = [tmp_path / "0", tmp_path / "1"]
     homes[0].mkdir()
     np.savez(homes[0] / "mine.npz", images=np.zeros((40, 8, 8), np.uint8))
-    results = finished(run_together(tmp_path / "run", 2, 1, homes=homes, data__source="npz:~/mine.npz"), 120)
+    results = finished(run_together(tmp_path / "run", 2, 1, homes=homes, data__source="npz:~/mine.npz"))
     for (status, out), whose in zip(results, ("process 1: ", ""), strict=True):
         assert status == 2
         assert f"run.py: {whose}{homes[1]}/mine.npz does not exist" in out
@@ -175,7 +176,7 @@ def test_data_that_one_host_lacks_ends_all_with_one_line_and_touches_nothing(tmp
 @pytest.mark.slow
 def test_a_workdir_that_process_0_refuses_ends_all(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    results = finished(run_together(tmp_path, 2, 1), 120)
+    results = finished(run_together(tmp_path, 2, 1))
     for (status, out), whose in zip(results, ("", "process 0: "), strict=True):
         assert status == 2
         assert f"run.py: {whose}--workdir {tmp_path} is not empty and has no config.json" in out
@@ -187,7 +188,7 @@ def test_a_workdir_that_is_another_folder_on_another_host_ends_all(tmp_path):
     folders = [tmp_path / "0", tmp_path / "1"]
     for folder in folders:
         folder.mkdir()
-    results = finished(run_together("run", 2, 1, folders=folders), 120)
+    results = finished(run_together("run", 2, 1, folders=folders))
     for status, out in results:
         assert status == 2
         assert "--workdir run is not the folder that process 0 sees there" in out
@@ -206,7 +207,7 @@ from ebm_jax.storage import checkpoint
 from pathlib import Path
 
 coordinator, me, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-with processes.joined(processes.Launch(coordinator, 2, me, 120)):
+with processes.joined(processes.Launch(coordinator, 2, me, 600)):
     jax.config.update("jax_num_cpu_devices", 2)
     mesh = parallel.device_mesh()
     arrays = {}

@@ -2,10 +2,9 @@
 
 import socket
 import sys
-import time
 
 import pytest
-from conftest import finished, free_port, start
+from conftest import FOR_EVER, finished, free_port, start
 
 from ebm_jax.distributed import processes
 from ebm_jax.types import BadInput
@@ -14,7 +13,7 @@ PROGRAM = """
 import sys, time, types
 sys.modules["ebm_jax"] = types.ModuleType("ebm_jax")  # of the package this module alone: the rest imports for seconds
 sys.modules["ebm_jax"].__path__ = ["ebm_jax"]
-from ebm_jax import processes
+from ebm_jax.distributed import processes
 from ebm_jax.types import BadInput
 
 def main():
@@ -30,7 +29,7 @@ except BadInput as error:
 """
 
 
-def together(body, count=2, *, number="2", own="me", timeout=60, started=None):
+def together(body, count=2, *, number="2", own="me", timeout=FOR_EVER, started=None):
     """(exit status, output) of `count` processes that run the lines of `body`."""
     lines = "\n".join(f"        {line}" for line in ["pass", *body.splitlines()])
     program = PROGRAM.format(body=lines, number=number, own=own, timeout=timeout)
@@ -73,10 +72,9 @@ def test_different_values_are_refused_by_all():
 )
 def test_one_that_fails_alone_ends_the_others_where_they_wait_with_its_line_and_status(culprit, failure, status):
     body = f"""
-processes.LEAVE_SECONDS = 1.0
 if me == {culprit}:
     raise {failure}
-time.sleep(100)
+time.sleep(100_000)
 """
     results = together(body)
     assert [code for code, _ in results] == [status, status]
@@ -100,13 +98,11 @@ if me == 1:
 
 
 def test_processes_that_do_not_meet_say_so_in_one_line_in_time():
-    began = time.monotonic()
     for started in ([0], [1]):
         ((status, out),) = together("", started=started, timeout=2)
         assert status == 2
         assert f"process {started[0]} of 2 did not meet the others at 127.0.0.1:" in out
         assert out.count("\n") == 1
-    assert time.monotonic() - began < 60
 
 
 def test_different_numbers_of_processes_are_refused_by_all():

@@ -153,7 +153,7 @@ objects.download = download
 from gcp_storage_emulator.server import create_server
 create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="bucket").start()
 print("up", flush=True)
-time.sleep(600)
+time.sleep(100_000)
 """
 TINY = {"model.width": 4, "chain.num_steps": 2, "train.batch_size": 16, "buffer.capacity": 64, "train.cpu_devices": 1}
 TINY |= {"checkpoint.every": 4, "log.every": 2, "sample.num_steps": 3, "sample.quiet_steps": 1, "sample.num_images": 4}

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from conftest import FOR_EVER, wait_until
 
 from ebm_jax.data import memory, stream
 from ebm_jax.data.decode import Unreadable
@@ -76,12 +77,13 @@ def test_reading_stays_at_most_three_batches_ahead():
     read_rows = []
     with stream.open_batches(noting_rows(read_rows), 5, BATCH, 2) as batches:
         batches(0)
-        time.sleep(0.2)
-        assert BATCH < len(read_rows) <= 3 * BATCH
+        wait_until(lambda: len(read_rows) > BATCH)
+        time.sleep(0.2)  # in which it would go on
+        assert len(read_rows) <= 3 * BATCH
 
 
 def test_as_many_images_are_read_at_once_as_there_are_workers():
-    workers, first_of_thread = threading.Barrier(3, timeout=5), threading.local()
+    workers, first_of_thread = threading.Barrier(3, timeout=FOR_EVER), threading.local()
 
     def read(row):
         if not hasattr(first_of_thread, "done"):
@@ -132,18 +134,11 @@ def reading_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("grain-prefetch")]
 
 
-def wait_until_no_thread_reads():
-    deadline = time.monotonic() + 5
-    while reading_threads() and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-
 def test_threads_end_with_the_context_even_after_a_jump_and_an_error():
-    wait_until_no_thread_reads()  # those of the test before
+    wait_until(lambda: not reading_threads())  # those of the test before
     with contextlib.suppress(KeyError), stream.open_batches(forgiving(source_of_noise()), 5, BATCH, 4) as batches:
         batches(0)
-        assert len(reading_threads()) == 4
+        assert reading_threads()
         batches(7)
         raise KeyError
-    wait_until_no_thread_reads()
-    assert reading_threads() == []
+    wait_until(lambda: not reading_threads())
