@@ -74,15 +74,15 @@ def trained_states(config, steps):
 
 
 def test_an_own_object_of_two_functions_trains_samples_and_exports():
-    still = {"sample__num_steps": 4, "sample__quiet_steps": 4, "chain__step_size": 0.125}
-    config = config_of("bowl", optim__learning_rate=0.05, **still)
-    states, batches = trained_states(config, 4)
+    states, batches = trained_states(config_of("bowl", optim__learning_rate=0.05), 4)
     centres = [state.params["centre"] for state in states]
     mean = np.mean([batch.images for batch in batches], (0, 1)) / 256
     distances = [np.abs(centre - mean).mean() for centre in centres]
     assert distances == sorted(distances, reverse=True), "it learns where the data are"
     assert distances[-1] < distances[0] - 0.05
 
+    still = {"sample__num_steps": 4, "sample__quiet_steps": 4, "chain__step_size": 0.125, "chain__grad_clip": 10.0}
+    config = config_of("bowl", **still)
     params, start = network_params(states[-1], ema=True), jnp.full((3, 8, 8, 1), 0.5).at[1:, :, 2].set(0.125)
     away = np.asarray(start) - np.asarray(params["centre"])
     expected = np.asarray(start) + away * ((1 - 0.125) ** 4 - 1)  # noise-free descent of a parabola
