@@ -101,26 +101,21 @@ def test_the_excess_over_the_least_loss_is_half_the_scaled_square_distance_of_th
     assert abs(excess.mean() - expected) < 5 * excess.std() / 10
 
 
-def test_pixels_are_dequantised_and_a_constant_energy_has_the_error_of_the_noise():
-    images = np.full((4096, 3, 2, 1), 77, np.uint8)
-    seen = []
+def test_of_uint8_images_it_takes_the_pixels_in_the_unit_box_and_sums_over_them():
+    images = jnp.full((4096, 3, 2, 1), 77, jnp.uint8)
+    batch = Batch(images, jnp.zeros(4096, jnp.int32))
 
-    def flat(params, x, labels=None, dropout_key=None):
-        seen.append((float(x.mean()), float(x.std())))
-        return params["c"] + 0.0 * x.sum((1, 2, 3))
+    def bowl(params, x, labels=None, dropout_key=None):
+        return params["a"] / (2 * SIGMA**2) * jnp.square(x - 77.5 / 256).sum((1, 2, 3))
 
-    with jax.disable_jit():
-        value, (memory, metrics) = METHOD.loss(
-            jax.random.key(0),
-            Model(flat, {"c": jnp.zeros(())}),
-            Batch(jnp.asarray(images), jnp.zeros(4096, jnp.int32)),
-            (),
-        )
-    assert memory == ()
-    rounding = 5 / np.sqrt(2 * images.size)  # standard errors of a variance, each of relative size √(2 / n)
-    assert abs(metrics["denoising_error"] - 1) < 2 * rounding
-    assert abs(value - 3.0) < 6 * rounding
-    assert metrics["scaled_score"] == 0
+    for sharpness, error in ((0.0, 1.0), (0.5, 0.25)):  # σ∇U - ε = (a - 1) ε, but for the 1/256 of a pixel's bin
+        model = Model(bowl, {"a": jnp.asarray(sharpness)})
+        value, (memory, metrics) = jax.jit(lambda model=model: METHOD.loss(jax.random.key(0), model, batch, ()))()
+        assert memory == ()
+        standard_error = error * np.sqrt(2 / images.size)
+        assert abs(metrics["denoising_error"] - error) < 5 * standard_error + (sharpness / 256 / SIGMA) ** 2
+        np.testing.assert_allclose(value, 3.0 * metrics["denoising_error"], rtol=1e-5)
+        np.testing.assert_allclose(metrics["scaled_score"], sharpness, atol=5 * standard_error + 1e-3)
 
 
 def test_a_short_training_of_a_small_network_comes_near_the_score_of_the_smoothed_law():
