@@ -65,6 +65,12 @@ def _langevin(config: Config, temperature: float | Scalar, project: Project = un
     return langevin(chain.step_size, noise_scale, grad_clip=chain.grad_clip, temperature=temperature, project=project)
 
 
+def equivalent_step_size(config: Config) -> float:
+    """The s of the Langevin step x - s ∇U that one gradient of the chain's kernel makes: ε²/2 of a leap of HMC."""
+    chain = config.chain
+    return chain.step_size**2 / 2 if chain.kernel == "hmc" else chain.step_size
+
+
 def make_refiner(config: Config, project: Project) -> Kernel:
     """The chain's kernel at `eval.attack_refine_temperature` under another projection, for refined classification.
 
@@ -233,14 +239,11 @@ def make_rescued(config: Config, mesh: Mesh, number: int) -> Callable:
 
 def make_limits(config: Config) -> guard.Limits:
     """What the guard holds for healthy. Without it only values that are not finite make a run ill."""
-    limits, chain = config.guard, config.chain
+    limits = config.guard
     if not limits.enabled:
         return guard.Limits(math.inf, math.inf, (0.0, math.inf), limits.patience)
     energy_l2 = max(config.loss.energy_l2, limits.least_energy_l2)
-    step_size = (
-        chain.step_size**2 / 2 if chain.kernel == "hmc" else chain.step_size
-    )  # of HMC's equivalent Langevin step
-    grad_unit = math.sqrt(math.prod(config.data.shape)) / step_size
+    grad_unit = math.sqrt(math.prod(config.data.shape)) / equivalent_step_size(config)
     return guard.Limits(
         energy=limits.max_energy / (2 * energy_l2),
         separation=limits.max_separation / energy_l2,

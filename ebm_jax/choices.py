@@ -16,8 +16,6 @@ from ebm_jax.storage import bucket
 from ebm_jax.training import step
 from ebm_jax.types import BadInput, Config, Folder, Labels, Places
 
-TASKS = ("generate", "film", "transition", "compose", "inpaint", "restore", "super_resolve", "colourise")
-TASKS += ("classify", "neighbours")
 CHOICES: dict[str, dict[str, Any]] = {
     "model.name": {
         "resnet32": networks.resnet32,
@@ -42,7 +40,6 @@ CHOICES: dict[str, dict[str, Any]] = {
     "loss.energy_l2_form": {"sum": losses.energy_l2_sum, "difference": losses.energy_l2_difference},
     "sample.weights": {"ema": True, "raw": False},
     "sample.ensemble": {"mean": False, "turns": True},
-    "sample.task": dict.fromkeys(TASKS),
     "eval.samples": {"fresh": False, "buffer": True},
     "eval.ais_kernel": {"hmc": None, "mala": None},
     "sample.corruption": dict.fromkeys(("salt_and_pepper", "noise", "blur")),
