@@ -19,7 +19,7 @@ from test_train import ROOT, command, files
 
 import run
 from configs import default, digits
-from ebm_jax import assemble, capacity, checks, cli, schema
+from ebm_jax import assemble, capacity, checks, cli, evaluators, schema, tasks
 from ebm_jax.choices import CHOICES, value_of
 from ebm_jax.distributed import parallel
 from ebm_jax.schema import FLAG, KEYS, SHAPE, as_config
@@ -74,10 +74,10 @@ def checked(values):
     """The config as a run would have it, after every check that needs no device."""
     config = as_config(ConfigDict(values), "mine.py", "begin with configs/default.py")
     checks.check(config, 8)
-    checks.check_task(config, 8)
+    tasks.check(config, 8)
     capacity.check_samples_fit(config)
     if config.data.source != "density":
-        checks.check_evaluation(config, 8)
+        evaluators.check(config, 8)
         capacity.check_evaluation_fits(config)
     return config
 
@@ -620,5 +620,5 @@ def test_data_that_cannot_be_had_are_refused_in_one_line(tmp_path, monkeypatch, 
 def test_a_working_digits_config_still_passes_all_checks():
     config = digits.get_config()
     checks.check(config, 8)
-    checks.check_task(config, 8)
+    tasks.check(config, 8)
     capacity.check_memory(config, parallel.device_mesh())
