@@ -12,10 +12,13 @@ import run
 from configs import digits
 from ebm_jax import assemble, choices
 from ebm_jax.data import memory
-from ebm_jax.models import energy
+from ebm_jax.models import energy, observations
 from ebm_jax.sampling import replay
+from ebm_jax.sampling.hmc import Phase, leapfrog
+from ebm_jax.sampling.kernel import point
 from ebm_jax.storage.workdir import claim, read_config
-from ebm_jax.tasks.common import known_pixels
+from ebm_jax.tasks.inpaint import known_pixels
+from ebm_jax.tasks.observed import likelihood_weight
 from ebm_jax.types import BadInput
 
 
@@ -59,6 +62,7 @@ def test_a_film_goes_from_noise_to_the_end_of_the_chain(workdir):
     assert (last < energies(workdir)(frames[0], arrays["labels"])).all()
     gif = Image.open(next((workdir / "samples").glob("film*.gif")))
     assert gif.n_frames == 3
+    np.testing.assert_allclose(frames[-1], sampled(workdir)["images"], atol=1e-5)
 
 
 @pytest.mark.slow
@@ -101,8 +105,13 @@ def test_every_mask_hides_about_what_its_name_says(mask):
         assert known[[0, -1]].all()
 
 
-def test_inpainting_keeps_known_pixels_bit_for_bit(workdir):
+def test_inpainting_keeps_known_pixels_bit_for_bit_and_says_its_error_beside_that_of_the_mean_image(workdir, capsys):
+    capsys.readouterr()
     arrays = sampled(workdir, "inpaint")
+    said, unknown = capsys.readouterr().out, ~np.broadcast_to(arrays["known"], arrays["images"].shape)
+    mean = memory.digits("train").images.astype(np.float64).mean(0) / 255
+    of_mean, of_filled = (np.square(guess - arrays["images"])[unknown].mean() for guess in (mean, arrays["filled"]))
+    assert f"mean squared error there {of_filled:.4f}, of the training set's mean image {of_mean:.4f}\n" in said
     known = np.broadcast_to(arrays["known"], arrays["images"].shape)
     np.testing.assert_array_equal(arrays["filled"][known], arrays["images"][known])
     assert np.abs(arrays["filled"] - arrays["images"])[~known].mean() > 0.1, "what is hidden is not known"
@@ -147,8 +156,9 @@ def test_classification_is_by_the_lowest_energy(workdir, capsys):
     assert f"accuracy {accuracy:.4f} on 359 images" in capsys.readouterr().out
 
 
-def test_neighbours_are_the_nearest_training_images(workdir):
+def test_neighbours_are_the_training_images_nearest_to_the_samples_that_generate_writes(workdir):
     arrays = sampled(workdir, "neighbours", sample__neighbours=2)
+    np.testing.assert_array_equal(arrays["images"], sampled(workdir)["images"])
     train = (memory.digits("train").images / np.float32(255)).reshape(-1, 64)
     distances = np.linalg.norm(arrays["images"].reshape(16, 1, 64) - train, axis=-1)
     np.testing.assert_allclose(arrays["distances"], np.sort(distances, 1)[:, :2], rtol=1e-3, atol=1e-3)
@@ -198,6 +208,64 @@ def test_members_share_one_buffer_at_their_mean_or_in_turns(workdir):
         (workdir / "sampling_buffer_48").rename(workdir / f"{name}_aside")
     np.testing.assert_allclose(ended["turns"], ended["newest"], atol=1e-5)  # round 0 is member 0, the newest
     assert np.abs(ended["mean"] - ended["newest"]).max() > 1e-5
+
+
+OWN_TASK = """
+import numpy as np
+from ebm_jax.tasks.common import Result
+from ebm_jax.types import BadInput
+
+class Darkest:
+    @staticmethod
+    def check(config):
+        if config.sample.num_images == 7:
+            raise BadInput("sample.num_images 7 is too few for the darkest; use 8")
+
+    @staticmethod
+    def run(run, key):
+        samples = run.samples(key)
+        row = samples.images.sum((1, 2, 3)).argmin()
+        draw = lambda path: path.with_suffix(".png").write_bytes(b"a picture")
+        return Result({"darkest": samples.images[row]}, draw, f"the darkest of {len(samples.images)}")
+"""
+
+
+def test_a_task_of_the_users_own_runs_by_its_import_path(workdir, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_task.py").write_text(OWN_TASK)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert run.main(command(workdir, "sample", sample__task="own_task:Darkest")) == 0
+    assert "the darkest of 16\n" in capsys.readouterr().out
+    written = workdir / "samples" / "own_task-Darkest_000006_0"
+    assert written.with_suffix(".png").read_bytes() == b"a picture"
+    images = sampled(workdir)["images"]
+    np.testing.assert_array_equal(np.load(written.with_suffix(".npz"))["darkest"], min(images, key=lambda x: x.sum()))
+    for words, message in {
+        ("own_task:Darkest", 7): "sample.num_images 7 is too few for the darkest; use 8",
+        (
+            "own_task:Result",
+            8,
+        ): "sample.task 'own_task:Result' has no function check; give an object with check(config)",
+        ("own_task:Brightest", 8): "is not in own_task",
+        ("no_such_module:Task", 8): "sample.task 'no_such_module:Task' cannot be imported",
+    }.items():
+        task, number = words
+        assert run.main(command(workdir, "sample", sample__task=task, sample__num_images=number)) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("kernel", ["langevin", "mala", "hmc"])
+def test_one_gradient_of_any_kernel_removes_the_share_strength_of_the_misfit(kernel):
+    config = digits.get_config().copy_and_resolve_references().unlock()
+    config.chain.kernel, config.chain.step_size, config.sample.strength = kernel, 0.02, 0.25
+    x, observed = jnp.full((1, 8, 8, 1), 0.3), jnp.full((1, 8, 8, 1), 0.5)
+    weight = likelihood_weight(config)
+    energy_fn = observations.gaussian_likelihood(observations.identity, weight=weight, observed=observed)
+    at = point(x, energy_fn)
+    leap_from_rest = leapfrog(Phase(at, jnp.zeros_like(x)), energy_fn, 0.02, 1).at.x
+    moved = leap_from_rest if kernel == "hmc" else x - 0.02 * at.grad
+    np.testing.assert_allclose((observed - moved) / (observed - x), 0.75, rtol=1e-5)
 
 
 BAD = {
