@@ -12,6 +12,7 @@ import run
 from configs import digits
 from ebm_jax import assemble, choices
 from ebm_jax.data import memory
+from ebm_jax.distributed import parallel
 from ebm_jax.models import energy, observations
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.hmc import Phase, leapfrog
@@ -208,6 +209,44 @@ def test_members_share_one_buffer_at_their_mean_or_in_turns(workdir):
         (workdir / "sampling_buffer_48").rename(workdir / f"{name}_aside")
     np.testing.assert_allclose(ended["turns"], ended["newest"], atol=1e-5)  # round 0 is member 0, the newest
     assert np.abs(ended["mean"] - ended["newest"]).max() > 1e-5
+
+
+def test_a_run_opened_in_research_code_has_the_energies_samples_and_data_of_the_command(workdir):
+    of_run = ebm_jax.open_run(str(workdir), mesh=parallel.device_mesh())
+    config, params = ebm_jax.load(workdir)
+    assert isinstance(of_run, ebm_jax.TrainedRun)
+    assert (of_run.config, of_run.step, of_run.folder, of_run.skipped) == (config, 6, workdir, {})
+    jax.tree.map(np.testing.assert_array_equal, of_run.params, params)
+    found, written = of_run.samples(jax.random.key(config.sample.seed)), sampled(workdir)
+    for name, values in found._asdict().items():
+        np.testing.assert_array_equal(values, written[name])
+    expected = energies(workdir)(found.images, found.labels)
+    for values in (
+        of_run.energy_of(*found[:2]),
+        of_run.energy_fn(jnp.asarray(found.labels))(jnp.asarray(found.images)),
+    ):
+        np.testing.assert_allclose(values, expected, atol=1e-5)
+    np.testing.assert_array_equal(of_run.data("test").images, memory.digits("test").images)
+    with pytest.raises(BadInput, match="label 10 is out of range"):
+        of_run.energy_fn(jnp.array([10]))(jnp.zeros((1, 8, 8, 1)))
+
+
+def test_another_chain_starts_from_the_noise_of_the_samples_and_another_energy_has_the_places(workdir):
+    of_run, key = ebm_jax.open_run(workdir), jax.random.key(0)
+    config = of_run.config.copy_and_resolve_references().unlock()
+    config.sample.num_images, config.sample.batch_size = 10, 4
+    of_run = of_run._replace(config=config)
+    ends = of_run.chains(key)
+    np.testing.assert_allclose(ends, of_run.samples(key).images, atol=1e-5)
+    at_places = of_run.chains(
+        key,
+        lambda key, x, energy_fn, stages: (x, energy_fn(x)),
+        energy_of=lambda params, places: lambda x: params * places,
+        params=jnp.float32(2.0),
+    )
+    np.testing.assert_array_equal(at_places[1], 2 * np.arange(10))
+    assert 0.2 < at_places[0].std() < 0.4, "uniform noise has 0.29"
+    assert len(np.unique(at_places[0].reshape(10, -1), axis=0)) == 10, "every batch has a key of its own"
 
 
 OWN_TASK = """
