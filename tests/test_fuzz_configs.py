@@ -142,7 +142,8 @@ ODD = ODD_NUMBERS + ODD_TEXTS + ODD_TYPES
 
 def names_of(key):
     """The valid words for a key that has some, so that checks across keys are met too."""
-    return [*CHOICES.get(key, {}), *{"data.source": ["density", "noise", "shapes", "npz:x"]}.get(key, [])]
+    sources = {"data.source": ["density", "noise", "shapes", "npz:x"], "sample.task": [*tasks.TASKS]}
+    return [*CHOICES.get(key, {}), *sources.get(key, [])]
 
 
 def try_odd_values(stride):
