@@ -309,7 +309,7 @@ def test_a_measurement_that_metrics_share_is_made_once_and_again_where_it_failed
 
 
 OWN_METRIC = """
-from ebm_jax.evaluators.common import Evaluator, Outcome, Value
+from ebm_jax.evaluators.common import Evaluator, Outcome, Value, unchecked
 from ebm_jax.types import BadInput
 
 def check(config):
@@ -322,7 +322,7 @@ def measure(run, evidence):
     return Outcome(values, {}, {"mine": draw})
 
 BRIGHTNESS = Evaluator(check, measure, ("eval.split",))
-MISTAKEN = Evaluator(check, measure, ("test",))
+MISTAKEN = Evaluator(unchecked, measure, ("test",))
 """
 
 
