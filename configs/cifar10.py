@@ -17,5 +17,5 @@ from configs import default
 def get_config():
     config = default.get_config()
     config.model.name = "resnet32_large"
-    config.model.dropout = 0.5
+    config.model.resnet.dropout = 0.5
     return config

@@ -24,7 +24,7 @@ def get_config():
     config.model.activation = "swish"
     config.model.spectral_norm = False
     config.chain.kernel = "mala"
-    config.chain.tied = True
+    config.chain.langevin.tied = True
     config.chain.num_steps = 20
     config.chain.step_size = 3e-4
     config.chain.grad_clip = 60.0  # of the proposal alone: keeps chains on steep walls moving, the law stays exact

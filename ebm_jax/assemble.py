@@ -34,7 +34,9 @@ from ebm_jax.types import BadInput, Batch, Config, MembersKey, Metrics, Params, 
 def make_network(config: Config) -> nn.Module:
     """The Flax module of the energy."""
     model = config.model
-    only_residual = {"attention": model.attention, "dropout": model.dropout} if model.name in RESIDUAL else {}
+    only_residual = (
+        {"attention": model.resnet.attention, "dropout": model.resnet.dropout} if model.name in RESIDUAL else {}
+    )
     return choice(config, "model.name")(
         width=model.width,
         num_classes=model.num_classes,
@@ -55,13 +57,13 @@ def make_kernel(config: Config, temperature: float | Scalar) -> Kernel:
     if chain.kernel == "mala":
         return mala(chain.step_size, grad_clip=chain.grad_clip, temperature=temperature)
     if chain.kernel == "hmc":
-        return hmc(chain.step_size, chain.num_leaps, temperature=temperature)
+        return hmc(chain.step_size, chain.hmc.num_leaps, temperature=temperature)
     return _langevin(config, temperature)
 
 
 def _langevin(config: Config, temperature: float | Scalar, project: Project = unit_box) -> Kernel:
     chain = config.chain
-    noise_scale = None if chain.tied else chain.noise_scale
+    noise_scale = None if chain.langevin.tied else chain.langevin.noise_scale
     return langevin(chain.step_size, noise_scale, grad_clip=chain.grad_clip, temperature=temperature, project=project)
 
 
@@ -72,17 +74,17 @@ def equivalent_step_size(config: Config) -> float:
 
 
 def make_refiner(config: Config, project: Project) -> Kernel:
-    """The chain's kernel at `eval.attack_refine_temperature` under another projection, for refined classification.
+    """The chain's kernel at `eval.robustness.refine_temperature` under another projection, for refined classification.
 
     Raises:
       BadInput: it has a Metropolis test, through whose decisions no gradient goes.
     """
     if config.chain.kernel != "langevin":
         raise BadInput(
-            f"eval.attack_refine_steps {config.eval.attack_refine_steps} is for chain.kernel langevin, not "
+            f"eval.robustness.refine_steps {config.eval.robustness.refine_steps} is for chain.kernel langevin, not "
             f"{config.chain.kernel}; use 0"
         )
-    return _langevin(config, config.eval.attack_refine_temperature, project)
+    return _langevin(config, config.eval.robustness.refine_temperature, project)
 
 
 def make_stages(config: Config, group: str = "sample") -> Stages:
@@ -316,7 +318,7 @@ def _local_step(config: Config, rescues: int) -> Callable:
         ring=config.buffer.ring,
         ema_decay=config.optim.ema_decay,
         rescue_learning_rate=config.guard.rescue_learning_rate,
-        dropout_in_chains=config.model.dropout > 0 and config.model.dropout_in_chains,
+        dropout_in_chains=config.model.resnet.dropout > 0 and config.model.resnet.dropout_in_chains,
     )
 
     def step_of_members(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

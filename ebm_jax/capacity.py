@@ -46,7 +46,7 @@ def check_samples_fit(config: Config) -> None:
       BadInput: with the size, the memory and the key to lower.
     """
     sample = config.sample
-    frames = 1 + -(-sample.num_steps // sample.film_every) if sample.task == "film" else 1
+    frames = 1 + -(-sample.num_steps // sample.film.every) if sample.task == "film" else 1
     for key, copies in {"sample.num_images": frames, "sample.buffer_capacity": 1}.items():
         _check_images_fit(config, key, copies)
 

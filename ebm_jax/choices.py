@@ -41,8 +41,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "sample.weights": {"ema": True, "raw": False},
     "sample.ensemble": {"mean": False, "turns": True},
     "eval.samples": {"fresh": False, "buffer": True},
-    "eval.ais_kernel": {"hmc": None, "mala": None},
-    "sample.corruption": dict.fromkeys(("salt_and_pepper", "noise", "blur")),
+    "eval.ais.kernel": {"hmc": None, "mala": None},
+    "sample.restore.corruption": dict.fromkeys(("salt_and_pepper", "noise", "blur")),
 }
 SOFT = {"soft": None, "size": 1, "position": 2, "rotation": 2}  # conditions whose labels are vectors, of what length
 EXAMPLES = {  # labels to sample under, of conditions that are not classes

@@ -31,8 +31,8 @@ def without_key_checks():
 def config_of(**changes):
     config = checks.dry_run(digits.get_config()).unlock()
     config.model.width, config.model.num_classes = 4, 10
-    config.eval.batch_size, config.eval.attack_images, config.eval.attack_restarts = 100, 40, 1
-    config.eval.attack_linf, config.eval.attack_l2 = "8,0", "0,0.5"
+    config.eval.batch_size, config.eval.robustness.images, config.eval.robustness.restarts = 100, 40, 1
+    config.eval.robustness.linf, config.eval.robustness.l2 = "8,0", "0,0.5"
     for key, value in changes.items():
         group, name = key.split("__")
         setattr(config[group], name, value)
@@ -114,7 +114,7 @@ def test_each_image_is_attacked_under_its_own_label_at_radii_in_their_keys_units
 
     monkeypatch.setattr(robustness, "pgd", attack)
     monkeypatch.setattr(robustness, "noise", lambda *args, **many: attack(*args[:5], args[5] / 2, **many))
-    one = untrained(eval__attack_linf="51,0,25.5", eval__attack_l2="0,0.2")
+    one = untrained(eval__robustness__linf="51,0,25.5", eval__robustness__l2="0,0.2")
     found = {name: value.number for name, value in attacks.measure(one, evidence(one)).values.items()}
     test, rows = one.data("test"), np.sort(np.random.default_rng(one.config.eval.seed).permutation(359)[:40])
     limits = test.labels[rows] * test.images[rows].mean((1, 2, 3)) / 2550
@@ -126,7 +126,9 @@ def test_each_image_is_attacked_under_its_own_label_at_radii_in_their_keys_units
 
 
 def test_refined_logits_are_those_of_the_chain_kept_near_the_image():
-    one = untrained(eval__attack_refine_steps=2, eval__attack_refine_temperature=0.0, eval__attack_refine_radius=4.0)
+    one = untrained(
+        eval__robustness__refine_steps=2, eval__robustness__refine_temperature=0.0, eval__robustness__refine_radius=4.0
+    )
     images = one.data("test").images[:5]
     refined = classification.logits_of(one, jax.random.key(0), images, lambda words: None)
     apply = energy.of_members(assemble.make_apply(one.config))
@@ -149,11 +151,14 @@ def test_refined_logits_are_those_of_the_chain_kept_near_the_image():
             {"data__condition": "soft"},
             "need a model of several classes, and this one has model.num_classes 10, data.cond",
         ),
-        ({"eval__attack_linf": "1,two"}, "eval.attack_linf '1,two' is no list of radii; use numbers apart by commas"),
-        ({"eval__attack_l2": "0,-1"}, "eval.attack_l2 '0,-1' has a radius that is out of range"),
         (
-            {"eval__attack_refine_steps": 2, "chain__kernel": "mala", "chain__tied": True},
-            "eval.attack_refine_steps 2 is for chain.kernel langevin, not mala; use 0",
+            {"eval__robustness__linf": "1,two"},
+            "eval.robustness.linf '1,two' is no list of radii; use numbers apart by commas",
+        ),
+        ({"eval__robustness__l2": "0,-1"}, "eval.robustness.l2 '0,-1' has a radius that is out of range"),
+        (
+            {"eval__robustness__refine_steps": 2, "chain__kernel": "mala", "chain__langevin__tied": True},
+            "eval.robustness.refine_steps 2 is for chain.kernel langevin, not mala; use 0",
         ),
     ],
 )

@@ -33,7 +33,7 @@ BAD = {
     "no step size": ([DIGITS, "--config.chain.step_size=0"], "chain.step_size 0.0 is out of range; it must be greater"),
     "a step size that is no number": ([DIGITS, "--config.chain.step_size=nan"], "chain.step_size nan is out of range"),
     "an infinite step size": ([DIGITS, "--config.chain.step_size=inf"], "chain.step_size inf is out of range"),
-    "negative noise": ([DIGITS, "--config.chain.noise_scale=-0.1"], "chain.noise_scale -0.1"),
+    "negative noise": ([DIGITS, "--config.chain.langevin.noise_scale=-0.1"], "chain.langevin.noise_scale -0.1"),
     "not a probability": ([DIGITS, "--config.buffer.restart_prob=1.5"], "a probability, 0 to 1"),
     "a decay of one": ([DIGITS, "--config.optim.ema_decay=1.0"], "at least 0 and below 1"),
     "misspelt choice": ([DIGITS, "--config.loss.objective=sofplus"], "did you mean softplus?"),
@@ -74,10 +74,13 @@ BAD = {
     "a shape of images": ([DENSITY, "--config.data.shape=(8,8,1)"], "it must be (2,)"),
     "classes of a density": ([DENSITY, "--config.model.num_classes=4"], "mlp takes no labels, use 1"),
     "dropout that the network lacks": (
-        [DIGITS, "--config.model.dropout=0.5"],
-        "model.dropout 0.5 does not go with model.name small; use one of resnet32, ",
+        [DIGITS, "--config.model.resnet.dropout=0.5"],
+        "model.resnet.dropout 0.5 does not go with model.name small; use one of resnet32, ",
     ),
-    "attention that the network lacks": ([DIGITS, "--config.model.attention=True"], "model.attention True does not go"),
+    "attention that the network lacks": (
+        [DIGITS, "--config.model.resnet.attention=True"],
+        "model.resnet.attention True does not go",
+    ),
     "a label of another length": (
         [DIGITS, "--config.data.condition=position"],
         "model.num_classes 1 does not fit data.condition position; use 2",

@@ -330,7 +330,7 @@ def test_a_metric_of_the_users_own_is_measured_by_its_import_path(workdir, capsy
     (tmp_path / "own_metric.py").write_text(OWN_METRIC)
     monkeypatch.syspath_prepend(tmp_path)
     name = "own_metric:BRIGHTNESS"
-    folder, _ = evaluated(workdir, capsys, f"chains,{name}", eval__chains_number=8, eval__chains_steps=16)
+    folder, _ = evaluated(workdir, capsys, f"chains,{name}", eval__chains__number=8, eval__chains__steps=16)
     content = json.loads((folder / "evaluation.json").read_text())
     assert set(content["metrics"]) == {"chains", name}
     assert content["metrics"][name]["values"]["brightness"]["value"] == memory.digits("test").images.mean()

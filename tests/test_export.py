@@ -239,10 +239,10 @@ KINDS = {
     "strided": shrunk("mnist"),
     "residual, spectral norm, classes": shrunk("cifar10_conditional"),
     "a density by MALA": shrunk("density2d"),
-    "attention": shrunk("folder", model__attention=True),
+    "attention": shrunk("folder", model__resnet__attention=True),
     "soft labels": shrunk("dsprites_position"),
     "bfloat16": shrunk("digits", model__dtype="bfloat16"),
-    "tied noise": shrunk("digits", chain__tied=True, chain__step_size=1e-3),
+    "tied noise": shrunk("digits", chain__langevin__tied=True, chain__step_size=1e-3),
 }
 
 

@@ -46,8 +46,8 @@ def small(monkeypatch, tmp_path):
 def judged(folder, images=TEST, **changes):
     """An untrained run and what an evaluation of it has made so far: these samples."""
     config = config_of("digits").copy_and_resolve_references().unlock()
-    config.eval.num_samples, config.eval.inception_sha256 = len(images), ""
-    config.eval.kid_subset_size, config.eval.kid_subsets, config.eval.splits = 50, 20, 2
+    config.eval.num_samples, config.eval.inception.sha256 = len(images), ""
+    config.eval.kid.subset_size, config.eval.kid.subsets, config.eval.splits = 50, 20, 2
     for key, value in changes.items():
         setattr(config.eval, key, value)
     samples = Samples(images.astype(np.float32) / 255, np.zeros(len(images), np.int32), "made up")
@@ -126,7 +126,9 @@ def test_a_saved_reference_of_something_else_is_refused_in_one_line(change, smal
         np.savez(small, kernel=np.ones((64, 16), np.float32))
     else:
         images = TEST.repeat(2, 1)
-    with pytest.raises(BadInput, match=r"^eval.reference .*saved.npz has other statistics: .* give another path.*$"):
+    with pytest.raises(
+        BadInput, match=r"^eval.inception.reference .*saved.npz has other statistics: .* give another path.*$"
+    ):
         measured(judged(tmp_path, images, **options), "fid")
 
 
@@ -157,13 +159,13 @@ def test_sets_of_different_shapes_are_refused_in_one_line(small, tmp_path):
             r"^eval.num_samples 128 are too few for classifier_dist.* 129;.*$",
         ),
         ("inception_score", {"num_samples": 1}, r"^eval.splits 2 is too many.*at most 1$"),
-        ("kid", {"kid_subset_size": 360}, r"^eval.kid_subset_size 360 .* use at most 359$"),
+        ("kid", {"kid_subset_size": 360}, r"^eval.kid.subset_size 360 .* use at most 359$"),
         (
             "precision_recall",
             {"kept_features": 3},
-            r"^eval.precision_neighbours 3.*at most 2$",
+            r"^eval.precision_recall.neighbours 3.*at most 2$",
         ),
-        ("density_coverage", {"num_samples": 5}, r"^eval.coverage_neighbours 5.*at most 4$"),
+        ("density_coverage", {"num_samples": 5}, r"^eval.density_coverage.neighbours 5.*at most 4$"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(name, changes, line, small, tmp_path):

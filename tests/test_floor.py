@@ -23,7 +23,7 @@ def flops(fn, *args):
 
 @pytest.mark.parametrize("kernel_name", ["langevin", "mala", "hmc"])
 def test_a_chain_takes_as_many_gradients_as_are_counted(kernel_name):
-    config = density(**{"chain.kernel": kernel_name, "chain.quiet_steps": 1, "chain.num_leaps": 4})
+    config = density(**{"chain.kernel": kernel_name, "chain.quiet_steps": 1, "chain.hmc.num_leaps": 4})
     apply, x = assemble.make_apply(config), jnp.zeros((POINTS, 2))
     params = assemble.abstract_raw_params(config)[0]
 

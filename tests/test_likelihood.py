@@ -63,7 +63,7 @@ def evidence(samples=None):
 
 def test_bounds_and_likelihood_of_a_model_of_classes_are_those_of_each_class_under_its_own_z(monkeypatch):
     temperature = 0.5
-    of_run = of_digits(monkeypatch, eval__ais_temperature=temperature)
+    of_run = of_digits(monkeypatch, eval__ais__temperature=temperature)
     with jax.debug_key_reuse(False):
         found = likelihood.measure(of_run, evidence(exact_draws()))
     test = memory.digits("test")
@@ -124,7 +124,7 @@ def test_the_verdict_names_a_sandwich_that_closes_one_that_does_not_and_one_that
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"eval__ais_chains": 16}, "eval.ais_chains 16 is too small for 10 classes.* at least 20"),
+        ({"eval__ais__chains": 16}, "eval.ais.chains 16 is too small for 10 classes.* at least 20"),
         ({"data__condition": "soft"}, "data.condition is soft, and each of its labels has another Z"),
     ],
 )
@@ -151,7 +151,7 @@ def test_energies_are_those_of_the_images_in_their_order_whatever_the_batch(monk
 
 @pytest.mark.slow
 def test_chains_of_a_metropolis_kernel_mix_to_the_closed_forms_mean_energy(monkeypatch, tmp_path):
-    chain = {"chain__kernel": "hmc", "chain__step_size": 0.5, "chain__num_leaps": 3, "chain__temperature": 1.0}
+    chain = {"chain__kernel": "hmc", "chain__step_size": 0.5, "chain__hmc__num_leaps": 3, "chain__temperature": 1.0}
     of_run = of_digits(monkeypatch, num_classes=1, **chain)
     with jax.debug_key_reuse(False):
         found = chains.measure(of_run, evidence())
@@ -170,7 +170,12 @@ def test_chains_of_a_metropolis_kernel_mix_to_the_closed_forms_mean_energy(monke
 
 @pytest.mark.slow
 def test_langevin_has_no_acceptance_of_its_own_and_malas_stands_for_it_by_name(monkeypatch):
-    tied = {"chain__tied": True, "chain__step_size": 1e-4, "chain__grad_clip": float("inf"), "eval__chains_steps": 16}
+    tied = {
+        "chain__langevin__tied": True,
+        "chain__step_size": 1e-4,
+        "chain__grad_clip": float("inf"),
+        "eval__chains__steps": 16,
+    }
     with jax.debug_key_reuse(False):
         found = chains.measure(of_digits(monkeypatch, num_classes=1, **tied), evidence())
     assert 0.0 < found.values["acceptance"].number < 0.9, "64 pixels, each near a wall at times"

@@ -145,7 +145,7 @@ def test_what_cannot_be_made_is_refused():
 
 
 def named(workdir, words, **changes):  # noqa: F811
-    of_run = opened(workdir, eval__ood_sets=words, eval__ood_images=30, **changes)
+    of_run = opened(workdir, eval__ood__sets=words, eval__ood__images=30, **changes)
     splits = {"eval.split": "test", "eval.reference_split": "train"}
     return of_run, Evidence({key: of_run.data(split) for key, split in splits.items()})
 
@@ -197,9 +197,9 @@ def test_the_evaluator_gives_every_set_under_every_score_with_its_hash(workdir):
 @pytest.mark.parametrize(
     ("words", "changes", "message"),
     [
-        ("unifrom", {}, "eval.ood_sets 'unifrom' is unknown; use some of uniform, constant"),
-        ("sklearn:digit", {}, "eval.ood_sets sklearn:digit: data.name 'digit' is not in"),
-        ("npz:/no/such.npz", {}, "eval.ood_sets npz:/no/such.npz: /no/such.npz does not exist"),
+        ("unifrom", {}, "eval.ood.sets 'unifrom' is unknown; use some of uniform, constant"),
+        ("sklearn:digit", {}, "eval.ood.sets sklearn:digit: data.name 'digit' is not in"),
+        ("npz:/no/such.npz", {}, "eval.ood.sets npz:/no/such.npz: /no/such.npz does not exist"),
         ("sklearn:digits@tset", {}, "use one of train, test"),
         ("rotation", {"data__shape": (8, 9, 1)}, "rotation needs square images"),
         ("uniform", {"data__condition": "soft"}, "are vectors; leave it out of eval.metrics"),
@@ -207,7 +207,7 @@ def test_the_evaluator_gives_every_set_under_every_score_with_its_hash(workdir):
 )
 def test_a_set_that_is_not_there_is_refused_before_anything_is_measured(workdir, words, changes, message):  # noqa: F811
     config = opened(workdir).config
-    config.eval.ood_sets = words
+    config.eval.ood.sets = words
     for key, value in changes.items():
         group, name = key.split("__")
         setattr(config[group], name, value)

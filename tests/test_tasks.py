@@ -55,7 +55,7 @@ def test_labels_asked_for_come_in_turn(workdir):
 
 @pytest.mark.slow
 def test_a_film_goes_from_noise_to_the_end_of_the_chain(workdir):
-    arrays = sampled(workdir, "film", sample__film_every=2)
+    arrays = sampled(workdir, "film", sample__film__every=2)
     frames = arrays["frames"]
     assert frames.shape == (3, 16, 8, 8, 1), "the start, after 2 steps and after the 3rd, the last"
     assert 0.2 < frames[0].std() < 0.4, "uniform noise has 0.29"
@@ -84,16 +84,16 @@ def test_composition_of_two_labels_lowers_the_sum_of_their_energies(workdir):
     noise = np.random.default_rng(0).uniform(size=images.shape)
     u, ones = energies(workdir), np.ones(16, int)
     assert (u(images, ones) + u(images, 3 * ones)).mean() < (u(noise, ones) + u(noise, 3 * ones)).mean()
-    other = sampled(workdir, "compose", sample__labels="1", sample__with_runs=workdir, sample__with_labels="3")[
-        "images"
-    ]
+    other = sampled(
+        workdir, "compose", sample__labels="1", sample__with_runs=workdir, sample__compose__with_labels="3"
+    )["images"]
     np.testing.assert_allclose(other, images, atol=1e-5)
 
 
 @pytest.mark.parametrize("mask", ["lower", "upper", "left", "right", "centre", "random"])
 def test_every_mask_hides_about_what_its_name_says(mask):
     config = digits.get_config()
-    config.sample.mask = mask
+    config.sample.inpaint.mask = mask
     known = known_pixels(config)
     assert known.shape == (8, 8, 1)
     share = {"centre": 0.75}.get(mask, 0.5)
@@ -121,7 +121,7 @@ def test_inpainting_keeps_known_pixels_bit_for_bit_and_says_its_error_beside_tha
 @pytest.mark.parametrize("corruption", ["salt_and_pepper", "noise", "blur"])
 def test_restoration_starts_from_damage_of_the_stated_amount(workdir, corruption):
     amount = {"salt_and_pepper": 0.3, "noise": 0.1, "blur": 1.0}[corruption]
-    arrays = sampled(workdir, "restore", sample__corruption=corruption, sample__amount=amount)
+    arrays = sampled(workdir, "restore", sample__restore__corruption=corruption, sample__restore__amount=amount)
     difference = arrays["observed"] - arrays["images"]
     assert np.abs(difference).max() > 0
     if corruption == "salt_and_pepper":
@@ -158,7 +158,7 @@ def test_classification_is_by_the_lowest_energy(workdir, capsys):
 
 
 def test_neighbours_are_the_training_images_nearest_to_the_samples_that_generate_writes(workdir):
-    arrays = sampled(workdir, "neighbours", sample__neighbours=2)
+    arrays = sampled(workdir, "neighbours", sample__neighbours__number=2)
     np.testing.assert_array_equal(arrays["images"], sampled(workdir)["images"])
     train = (memory.digits("train").images / np.float32(255)).reshape(-1, 64)
     distances = np.linalg.norm(arrays["images"].reshape(16, 1, 64) - train, axis=-1)
@@ -314,12 +314,18 @@ BAD = {
     "a sum to generate": ({"sample__labels": "1+3"}, "that is sample.task=compose"),
     "one energy to compose": ({"sample__task": "compose", "sample__labels": "1"}, "has one energy only"),
     "labels of no run": (
-        {"sample__task": "compose", "sample__labels": "1", "sample__with_labels": "1+2"},
+        {"sample__task": "compose", "sample__labels": "1", "sample__compose__with_labels": "1+2"},
         "has 2 parts for 0 runs",
     ),
-    "unknown mask": ({"sample__task": "inpaint", "sample__mask": "lowr"}, "sample.mask 'lowr' is unknown"),
-    "no mask file": ({"sample__task": "inpaint", "sample__mask": "/no/such.npy"}, "/no/such.npy cannot be read"),
-    "factor": ({"sample__task": "super_resolve", "sample__factor": 3}, "3"),
+    "unknown mask": (
+        {"sample__task": "inpaint", "sample__inpaint__mask": "lowr"},
+        "sample.inpaint.mask 'lowr' is unknown",
+    ),
+    "no mask file": (
+        {"sample__task": "inpaint", "sample__inpaint__mask": "/no/such.npy"},
+        "/no/such.npy cannot be read",
+    ),
+    "factor": ({"sample__task": "super_resolve", "sample__super_resolve__factor": 3}, "3"),
     "gray images to colourise": ({"sample__task": "colourise"}, "needs images of 3 channels; digits has 1"),
     "turns without a buffer": ({"sample__ensemble": "turns"}, "needs a sampling buffer"),
     "a buffer for a film": ({"sample__task": "film", "sample__buffer_capacity": 64}, "not film; use 0"),
@@ -346,7 +352,7 @@ def test_a_mask_of_the_wrong_shape_or_type_is_named(tmp_path):
     config = digits.get_config()
     for mask in (np.ones((8, 7), bool), np.ones((8, 8))):
         np.save(tmp_path / "mask.npy", mask)
-        config.sample.mask = str(tmp_path / "mask.npy")
+        config.sample.inpaint.mask = str(tmp_path / "mask.npy")
         with pytest.raises(BadInput, match=r"it must be bool \(8, 8\)"):
             known_pixels(config)
 

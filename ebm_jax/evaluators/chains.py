@@ -33,13 +33,13 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     Chains of the run's kernel from uniform noise, at its constant temperature; the first half is thrown away.
     """
     config = run.config
-    number = -(-config.eval.chains_number // run.mesh.size) * run.mesh.size
+    number = -(-config.eval.chains.number // run.mesh.size) * run.mesh.size
     key_noise, key_run, key_mala, key_data, key_more = jax.random.split(key_of(config, CHAINS), 5)
     labels = np.asarray(choices.sample_labels(config, jnp.arange(number)))
     noise = _noise(key_noise, (number, *config.data.shape))
     kernel = assemble.make_kernel(config, config.chain.temperature)
-    x, traces, acceptances = _traced(run, kernel, config.eval.chains_steps, key_run, noise, labels)
-    kept = traces[config.eval.chains_steps // 2 :]
+    x, traces, acceptances = _traced(run, kernel, config.eval.chains.steps, key_run, noise, labels)
+    kept = traces[config.eval.chains.steps // 2 :]
     mixing = diagnostics.mixing(kept)
     correlation = diagnostics.autocorrelation(kept, -(-len(kept) // LAGS))
     energies = _energies_beside(run, evidence, key_data, key_more) | {"chains": kept.ravel().astype(np.float64)}
@@ -60,7 +60,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     return Outcome(
         values,
         {
-            "chains": f"{number} of {config.chain.kernel} from uniform noise, {config.eval.chains_steps} steps at "
+            "chains": f"{number} of {config.chain.kernel} from uniform noise, {config.eval.chains.steps} steps at "
             f"temperature {config.chain.temperature:g}, the first half thrown away; longest lag {len(correlation) - 1}",
             "chains, mixing": "rank-normalised split R-hat and bulk effective sample size by BlackJAX; "
             + _verdict(mixing),
@@ -127,7 +127,7 @@ def _acceptance(
 def _langevin_temperature(config: Config) -> float:
     """T of the law exp(-U/T) whose tied Langevin chain has this step and noise: σ²/(2s) where they are untied."""
     chain = config.chain
-    return chain.temperature * (1.0 if chain.tied else chain.noise_scale**2 / (2 * chain.step_size))
+    return chain.temperature * (1.0 if chain.langevin.tied else chain.langevin.noise_scale**2 / (2 * chain.step_size))
 
 
 def _mean(values: np.ndarray, independent: float) -> Value:

@@ -32,7 +32,7 @@ def check(config: Config) -> None:
             f"the metrics classification and robustness need a model of several classes, and this one has {kind}; "
             "leave them out of eval.metrics"
         )
-    if config.eval.attack_refine_steps:
+    if config.eval.robustness.refine_steps:
         assemble.make_refiner(config, unit_box)
 
 
@@ -70,33 +70,33 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
 def logits_in_words(config: Config) -> str:
     """What the logits are, for a protocol."""
     settings = config.eval
-    if not settings.attack_refine_steps:
+    if not settings.robustness.refine_steps:
         return f"-U(x, y), {config.sample.weights} weights"
     return (
-        f"-U(x', y), {config.sample.weights} weights, x' after {settings.attack_refine_steps} steps of the chain under "
-        f"U(·, y) from x, within {settings.attack_refine_radius:g}/255 of it, temperature "
-        f"{settings.attack_refine_temperature:g}, mean over {_num_keys(config)} chains"
+        f"-U(x', y), {config.sample.weights} weights, x' after {settings.robustness.refine_steps} steps of the chain under "
+        f"U(·, y) from x, within {settings.robustness.refine_radius:g}/255 of it, temperature "
+        f"{settings.robustness.refine_temperature:g}, mean over {_num_keys(config)} chains"
     )
 
 
 def _num_keys(config: Config) -> int:
     """How many chains' logits are averaged; one says all where there is no noise."""
-    noisy = config.eval.attack_refine_steps and config.eval.attack_refine_temperature
-    return config.eval.attack_keys if noisy else 1
+    noisy = config.eval.robustness.refine_steps and config.eval.robustness.refine_temperature
+    return config.eval.robustness.chains if noisy else 1
 
 
 def make_logits_fn(config: Config, energy_of: Callable[..., Energies]) -> robustness.LogitsFn:
     """Minus the energies of all classes, of the image or of the image that a chain refined."""
     settings, num_classes = config.eval, config.model.num_classes
-    if not settings.attack_refine_steps:
+    if not settings.robustness.refine_steps:
         plain = energy.class_energies(lambda _, images, labels: energy_of(images, labels), None, num_classes)
         return lambda key, images: -plain(images)
     refined = applications.refined_class_energies(
         lambda labels: partial(energy_of, labels=labels),
         num_classes,
         partial(assemble.make_refiner, config),
-        num_steps=settings.attack_refine_steps,
-        radius=settings.attack_refine_radius / LEVELS,
+        num_steps=settings.robustness.refine_steps,
+        radius=settings.robustness.refine_radius / LEVELS,
     )
     return robustness.expected(lambda key, images: -refined(key, images), _num_keys(config))
 

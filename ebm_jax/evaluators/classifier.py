@@ -91,20 +91,22 @@ def trained(run: TrainedRun, evidence: Evidence) -> tuple[Params, str]:
         "images": sha256(dataset.images),
         "labels": sha256(dataset.labels),
         "classes": str(dataset.num_classes),
-        "steps": str(config.eval.classifier_steps),
-        "seed": str(config.eval.classifier_seed),
+        "steps": str(config.eval.classifier_distance.steps),
+        "seed": str(config.eval.classifier_distance.seed),
     }
     name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    folder = bucket.folder_of(config.eval.classifier_dir) if config.eval.classifier_dir else run.folder
+    folder = (
+        bucket.folder_of(config.eval.classifier_distance.dir) if config.eval.classifier_distance.dir else run.folder
+    )
     path = folder / "classifier" / f"{name}.npz"
     if not path.exists():
-        evidence.note(f"training the classifier, {config.eval.classifier_steps:,} steps")
+        evidence.note(f"training the classifier, {config.eval.classifier_distance.steps:,} steps")
         params = classifier.train(
-            config.eval.classifier_seed,
+            config.eval.classifier_distance.seed,
             dataset.images,
             dataset.labels,
             num_classes=dataset.num_classes,
-            num_steps=config.eval.classifier_steps,
+            num_steps=config.eval.classifier_distance.steps,
         )
         archive.write(path, {key: np.asarray(leaf) for key, leaf in _flat(params).items()}, recipe)
     saved = archive.read(path)

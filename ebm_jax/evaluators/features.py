@@ -33,13 +33,13 @@ def require_weights(metric: str, config: Config) -> None:
     Raises:
       BadInput: with the way to get them, and what can be measured without; or with both hashes.
     """
-    if not config.eval.inception_weights:
+    if not config.eval.inception.weights:
         raise BadInput(
             f"{metric} needs the FID's Inception weights: download {WEIGHTS} (96 MB) and name the file by "
-            "--config.eval.inception_weights=FILE; or use eval.metrics=classifier_distance, which needs none and is "
+            "--config.eval.inception.weights=FILE; or use eval.metrics=classifier_distance, which needs none and is "
             "no FID"
         )
-    weights.digest_of(Path(config.eval.inception_weights), config.eval.inception_sha256)
+    weights.digest_of(Path(config.eval.inception.weights), config.eval.inception.sha256)
 
 
 def check_fid(config: Config) -> None:
@@ -82,7 +82,7 @@ def check_kid(config: Config) -> None:
       BadInput: as `require_weights`; or with the size and the limit.
     """
     require_weights("kid", config)
-    _require_fewer(config, "eval.kid_subset_size", config.eval.kid_subset_size, _kept(config) + 1)
+    _require_fewer(config, "eval.kid.subset_size", config.eval.kid.subset_size, _kept(config) + 1)
 
 
 def check_precision_recall(config: Config) -> None:
@@ -92,7 +92,7 @@ def check_precision_recall(config: Config) -> None:
       BadInput: as `require_weights`; or with the number and the limit.
     """
     require_weights("precision_recall", config)
-    _require_fewer(config, "eval.precision_neighbours", config.eval.precision_neighbours, _kept(config))
+    _require_fewer(config, "eval.precision_recall.neighbours", config.eval.precision_recall.neighbours, _kept(config))
 
 
 def check_density_coverage(config: Config) -> None:
@@ -102,24 +102,24 @@ def check_density_coverage(config: Config) -> None:
       BadInput: as `require_weights`; or with the number and the limit.
     """
     require_weights("density_coverage", config)
-    _require_fewer(config, "eval.coverage_neighbours", config.eval.coverage_neighbours, _kept(config))
+    _require_fewer(config, "eval.density_coverage.neighbours", config.eval.density_coverage.neighbours, _kept(config))
 
 
 def _kept(config: Config) -> int:
-    return min(config.eval.num_samples, config.eval.kept_features)
+    return min(config.eval.num_samples, config.eval.inception.kept_features)
 
 
 def _require_fewer(config: Config, key: str, value: int, limit: int) -> None:
     if value >= limit:
         raise BadInput(
-            f"{key} {value} is too many for eval.num_samples {config.eval.num_samples} and eval.kept_features "
-            f"{config.eval.kept_features}; use at most {limit - 1}"
+            f"{key} {value} is too many for eval.num_samples {config.eval.num_samples} and eval.inception.kept_features "
+            f"{config.eval.inception.kept_features}; use at most {limit - 1}"
         )
 
 
 def needs(config: Config) -> Needs:
     """Samples, and the reference split where its statistics are not read from a file."""
-    is_saved = config.eval.reference and Path(config.eval.reference).exists()
+    is_saved = config.eval.inception.reference and Path(config.eval.inception.reference).exists()
     return (SAMPLES,) if is_saved else (SAMPLES, "eval.reference_split")
 
 
@@ -162,13 +162,13 @@ def kid(run: TrainedRun, evidence: Evidence) -> Outcome:
 
 def precision_recall(run: TrainedRun, evidence: Evidence) -> Outcome:
     """Improved precision and recall of the samples against the reference split."""
-    found, protocol = _cover(evidence, run.config.eval.precision_neighbours)
+    found, protocol = _cover(evidence, run.config.eval.precision_recall.neighbours)
     return Outcome({"precision": Value(found.precision), "recall": Value(found.recall)}, protocol, {})
 
 
 def density_coverage(run: TrainedRun, evidence: Evidence) -> Outcome:
     """Density and coverage of the samples against the reference split."""
-    found, protocol = _cover(evidence, run.config.eval.coverage_neighbours)
+    found, protocol = _cover(evidence, run.config.eval.density_coverage.neighbours)
     return Outcome({"density": Value(found.density), "coverage": Value(found.coverage)}, protocol, {})
 
 
@@ -265,15 +265,15 @@ def _reference(
         "feature weights": digest,
         "images": inception.CONVENTION,
     }
-    path = Path(config.eval.reference)
-    if config.eval.reference and path.exists():
+    path = Path(config.eval.inception.reference)
+    if config.eval.inception.reference and path.exists():
         return _saved_reference(path, wanted)
     images = evidence.data["eval.reference_split"].images
     fn = noted(evidence.note, "the reference", feature_fn, len(images))
-    made = features.summarise(fn, images, num_groups=1, keep=config.eval.kept_features)
+    made = features.summarise(fn, images, num_groups=1, keep=config.eval.inception.kept_features)
     (found,) = made.moments
     words = described(config, config.eval.reference_split, images)
-    if config.eval.reference:
+    if config.eval.inception.reference:
         arrays = {"count": np.array(found.count), "mean": found.mean, "scatter": found.scatter, "kept": made.kept}
         written = archive.write(path, arrays, wanted | {"images of the set": words})
         words += f"; saved as {path.name}, SHA-256 {written}"
@@ -286,7 +286,7 @@ def _saved_reference(path: Path, wanted: dict[str, str]) -> tuple[Moments, np.nd
         found = saved.description.get(name, "absent")
         if found != value:
             raise BadInput(
-                f"eval.reference {path} has other statistics: {name} is {found} there and {value} here; give another "
+                f"eval.inception.reference {path} has other statistics: {name} is {found} there and {value} here; give another "
                 "path, and they are made"
             )
     arrays = saved.arrays

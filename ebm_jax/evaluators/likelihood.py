@@ -1,6 +1,6 @@
 """The log-likelihood of a trained run on images that it never saw, between bounds by annealed importance sampling.
 
-The law is q(x) = exp(-U(x) / T) / Z on [0, 1]^d at the temperature `eval.ais_temperature`, 1 for the model itself. It
+The law is q(x) = exp(-U(x) / T) / Z on [0, 1]^d at the temperature `eval.ais.temperature`, 1 for the model itself. It
 is not the law that the release's untied Langevin chains follow: those are near the temperature σ²/(2s), 1.25e-6.
 Of a model of classes it is q(x | y), each class with its own Z by chains of its own, and the likelihood of an image is
 that under its label.
@@ -44,10 +44,10 @@ class Move(NamedTuple):
 
 
 def make_move(config: Config) -> Move:
-    """That of `eval.ais_kernel`. A proposal that leaves the box is refused by MALA, and bounces back in HMC."""
-    if config.eval.ais_kernel == "mala":
+    """That of `eval.ais.kernel`. A proposal that leaves the box is refused by MALA, and bounces back in HMC."""
+    if config.eval.ais.kernel == "mala":
         return Move(mala, 0.574, 0.5)
-    return Move(partial(hmc, num_leaps=config.eval.ais_leaps), 0.651, 1.0)
+    return Move(partial(hmc, num_leaps=config.eval.ais.leaps), 0.651, 1.0)
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
@@ -57,7 +57,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
       BadInput: a class has no sample to start at.
     """
     config, groups = run.config, run.config.model.num_classes
-    chains = _rounded_up(config.eval.ais_chains, groups * run.mesh.size)
+    chains = _rounded_up(config.eval.ais.chains, groups * run.mesh.size)
     labels = np.repeat(np.arange(groups, dtype=np.int32), chains // groups)
     keys = jax.random.split(key_of(config, AIS), 8)
     chain = Chains(run, make_move(config), labels)
@@ -73,27 +73,27 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
         for below, above in zip(forward.reshape(groups, -1), backward.reshape(groups, -1), strict=True)
     ]
     data = evidence.data["eval.split"]
-    test = energies_of(run, dequantised(keys[6], data.images), data.labels, evidence.note) / config.eval.ais_temperature
+    test = energies_of(run, dequantised(keys[6], data.images), data.labels, evidence.note) / config.eval.ais.temperature
     classes = data.labels if groups > 1 else np.zeros(len(test), np.int32)
-    likelihood = Likelihood(bounds, test, classes, math.prod(config.data.shape), config.eval.ais_tolerance)
+    likelihood = Likelihood(bounds, test, classes, math.prod(config.data.shape), config.eval.ais.tolerance)
     shares = np.asarray(path.shares[1:], np.float64)
     nats = -shares * test.mean() - along @ np.bincount(classes, minlength=groups) / len(classes)
     return Outcome(
         likelihood.values(),
         {
-            "AIS": f"{chains} chains either way{_a_class(groups)}, {config.eval.ais_steps} temperatures, one move of "
+            "AIS": f"{chains} chains either way{_a_class(groups)}, {config.eval.ais.steps} temperatures, one move of "
             f"{_kernel_in_words(config)} at each, step sizes and path from a pilot run whose chains are thrown away; "
             f"mean acceptance {acceptance:.2f}",
             "AIS base": "uniform on [0, 1]^d, log Z 0",
-            "AIS law": f"exp(-U/T)/Z at T = {config.eval.ais_temperature:g}{' of each class' if groups > 1 else ''}"
+            "AIS law": f"exp(-U/T)/Z at T = {config.eval.ais.temperature:g}{' of each class' if groups > 1 else ''}"
             f"{_temperature_of_chains(config)}",
             "AIS reverse starts": f"APPROXIMATE samples of the model: {evidence.samples.origin}, then "
-            f"{config.eval.ais_burn_in} moves at T; split R-hat of their energy in the last half {mixing.r_hat:.3f}",
+            f"{config.eval.ais.burn_in} moves at T; split R-hat of their energy in the last half {mixing.r_hat:.3f}",
             "AIS bounds": likelihood.verdict(),
             "likelihood": f"density on [0, 1]^d of {len(test)} images of {config.eval.split}, uint8 v as (v + U[0, 1])"
             f"/256; bits per dimension are -log2 of it a dimension, plus {math.log2(LEVELS):g}: 8 for uniform noise",
         },
-        {"likelihood_by_temperature": _curve(config.eval.ais_temperature / shares, nats)},
+        {"likelihood_by_temperature": _curve(config.eval.ais.temperature / shares, nats)},
     )
 
 
@@ -107,7 +107,7 @@ class Chains:
         self._anneal = jax.jit(self._annealed)
 
     def _bound(self, params, labels: Labels) -> EnergyFn:
-        return energy.tempered(energy.bind(self._apply, params, labels), self._run.config.eval.ais_temperature)
+        return energy.tempered(energy.bind(self._apply, params, labels), self._run.config.eval.ais.temperature)
 
     def _annealed(self, key: PRNGKey, params, x: Images, labels: Labels, path: ais.Path) -> ais.Annealed:
         return ais.anneal(key, x, self._base, self._bound(params, labels), self._move.kernel_of, path)
@@ -130,13 +130,13 @@ class Chains:
                 self._base,
                 self._bound(params, labels),
                 self._move.kernel_of,
-                evaluation.ais_steps,
+                evaluation.ais.steps,
                 acceptance=self._move.acceptance,
                 largest_step=self._move.largest_step,
             )
 
         found = tried(key, self._run.params, *self._placed(self._noise(key_start)))
-        return ais.path_of(jax.device_get(found), evaluation.ais_steps)
+        return ais.path_of(jax.device_get(found), evaluation.ais.steps)
 
     def forward(self, key_start: PRNGKey, key: PRNGKey, path: ais.Path) -> tuple[np.ndarray, np.ndarray, float]:
         """Log-weights [chains] from exact draws of the base; log Z of each class at each stop [steps, classes]; mean
@@ -152,7 +152,7 @@ class Chains:
 
     def starts(self, key: PRNGKey, path: ais.Path, samples: Samples) -> tuple[np.ndarray, diagnostics.Mixing]:
         """The run's samples of each chain's class, moved on under the law itself; and how their energies mix there."""
-        steps = self._run.config.eval.ais_burn_in
+        steps = self._run.config.eval.ais.burn_in
         kernel = self._move.kernel_of(path.step_sizes[-1])
 
         @jax.jit
@@ -228,14 +228,14 @@ class Likelihood(NamedTuple):
         if gap < -CROSSED * error and -gap > self.tolerance:
             return (
                 f"THE BOUNDS CROSS, gap {said}: the reverse chains did not start in the model's law, or all chains "
-                "miss a part of it; log Z is not known, more of eval.ais_burn_in and eval.ais_steps may tell"
+                "miss a part of it; log Z is not known, more of eval.ais.burn_in and eval.ais.steps may tell"
             )
         if abs(gap) + 2 * error <= self.tolerance:
             return f"closed, gap {said}: log Z is known to that"
         return (
             f"THE SANDWICH DOES NOT CLOSE, gap {said}: log Z lies between the bounds in expectation, if the reverse "
             "chains start in the model's law, and the log-likelihood is known to that width only; more of "
-            "eval.ais_steps and eval.ais_chains narrow it"
+            "eval.ais.steps and eval.ais.chains narrow it"
         )
 
 
@@ -245,16 +245,16 @@ def check(config: Config) -> None:
     Raises:
       BadInput: with the key, its value and what to do.
     """
-    choices.choice(config, "eval.ais_kernel")
+    choices.choice(config, "eval.ais.kernel")
     groups = config.model.num_classes
     if choices.label_shape(config) is not None:
         raise BadInput(
             f"metric ais needs an unconditional model or one of classes; data.condition is {config.data.condition}, "
             "and each of its labels has another Z"
         )
-    if config.eval.ais_chains < 2 * groups:
+    if config.eval.ais.chains < 2 * groups:
         raise BadInput(
-            f"eval.ais_chains {config.eval.ais_chains} is too small for {groups} classes, each with its own Z; use at "
+            f"eval.ais.chains {config.eval.ais.chains} is too small for {groups} classes, each with its own Z; use at "
             f"least {2 * groups}"
         )
 
@@ -282,17 +282,17 @@ def _a_class(groups: int) -> str:
 
 
 def _kernel_in_words(config: Config) -> str:
-    if config.eval.ais_kernel == "mala":
+    if config.eval.ais.kernel == "mala":
         return "MALA that stays in the box by refusal"
-    return f"HMC of {config.eval.ais_leaps} leaps that bounces at the box's walls"
+    return f"HMC of {config.eval.ais.leaps} leaps that bounces at the box's walls"
 
 
 def _temperature_of_chains(config: Config) -> str:
     """The temperature of the chains that train and sample, where it is not 1."""
     chain = config.chain
-    if chain.kernel != "langevin" or chain.tied:
+    if chain.kernel != "langevin" or chain.langevin.tied:
         return f"; the run's own chains are at T = {chain.temperature:g}"
-    return f"; the run's own chains are near T = {chain.temperature * chain.noise_scale**2 / (2 * chain.step_size):.3g}"
+    return f"; the run's own chains are near T = {chain.temperature * chain.langevin.noise_scale**2 / (2 * chain.step_size):.3g}"
 
 
 def _curve(temperatures: np.ndarray, nats: np.ndarray) -> Draw:

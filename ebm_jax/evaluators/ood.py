@@ -53,14 +53,14 @@ def check(config: Config) -> None:
         )
     for word in asked_sets(config):
         if word == "rotation" and config.data.shape[0] != config.data.shape[1]:
-            raise BadInput(f"eval.ood_sets rotation needs square images, not {config.data.shape}; leave it out")
+            raise BadInput(f"eval.ood.sets rotation needs square images, not {config.data.shape}; leave it out")
         if word not in MADE and word != "train":
             _named(word, partial(sources.make_source, _config_of(config, word)))
 
 
 def asked_sets(config: Config) -> list[str]:
-    """The sets of `eval.ood_sets`, each once."""
-    return list(dict.fromkeys(word.strip() for word in config.eval.ood_sets.split(",") if word.strip()))
+    """The sets of `eval.ood.sets`, each once."""
+    return list(dict.fromkeys(word.strip() for word in config.eval.ood.sets.split(",") if word.strip()))
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
@@ -149,7 +149,7 @@ def _compared(name: str, inside: np.ndarray, outside: np.ndarray, seed: int) -> 
 
 
 def _rows(config: Config, length: int) -> np.ndarray:
-    return chosen_rows(length, config.eval.ood_images, config.eval.seed)
+    return chosen_rows(length, config.eval.ood.images, config.eval.seed)
 
 
 def _config_of(config: Config, word: str) -> Config:
@@ -161,7 +161,7 @@ def _config_of(config: Config, word: str) -> Config:
     kind, _, name = place.partition(":")
     if kind not in NAMED + PATHS:
         known = ", ".join([*MADE, "train", *(f"{kind}:NAME" for kind in NAMED), *(f"{kind}:PATH" for kind in PATHS)])
-        raise BadInput(f"eval.ood_sets '{word}' is unknown; use some of {known}")
+        raise BadInput(f"eval.ood.sets '{word}' is unknown; use some of {known}")
     other = with_split(config, split or config.eval.split).unlock()
     other.data.source, other.data.name = (place if kind in PATHS else kind), name
     other.data.crop, other.data.condition, other.model.num_classes = True, "class", 1
@@ -173,7 +173,7 @@ def _named(word: str, make: Callable):
     try:
         return make()
     except BadInput as error:
-        raise BadInput(f"eval.ood_sets {word}: {error}; another split is asked for by {word}@SPLIT") from error
+        raise BadInput(f"eval.ood.sets {word}: {error}; another split is asked for by {word}@SPLIT") from error
 
 
 def _protocol(config: Config, sets: dict[str, np.ndarray]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from ebm_jax.trained import Note, TrainedRun
 from ebm_jax.types import BadInput, Config, PRNGKey
 
 ROBUSTNESS = 32  # the number that this evaluator's key is folded with
-NORMS = {"L∞": (robustness.LINF, "eval.attack_linf", LEVELS), "L2": (robustness.L2, "eval.attack_l2", 1.0)}
+NORMS = {"L∞": (robustness.LINF, "eval.robustness.linf", LEVELS), "L2": (robustness.L2, "eval.robustness.l2", 1.0)}
 
 
 def check(config: Config) -> None:
@@ -38,7 +38,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     In L∞ and in L2, on random images of `eval.split`.
     """
     config, data = run.config, evidence.data["eval.split"]
-    rows = chosen_rows(len(data.images), config.eval.attack_images, config.eval.seed)
+    rows = chosen_rows(len(data.images), config.eval.robustness.images, config.eval.seed)
     images, labels = data.images[rows].astype(np.float32) / LEVELS, data.labels[rows]
     key = key_of(config, ROBUSTNESS)
     values, protocol, panels = {}, _attack_protocol(config, data.images, len(rows)), {}
@@ -81,8 +81,8 @@ def _curve(
 ) -> robustness.Curve:
     """Which images stand each attack; radii in pixel values, rising. All radii go through one program."""
     settings = run.config.eval
-    steps, restarts = settings.attack_steps, settings.attack_restarts
-    least = settings.attack_step_size / LEVELS if norm is robustness.LINF else 0.0
+    steps, restarts = settings.robustness.steps, settings.robustness.restarts
+    least = settings.robustness.step_size / LEVELS if norm is robustness.LINF else 0.0
     key_pgd, key_noise = jax.random.split(key)
 
     def pgd(apply, images, labels, places, radius, step):
@@ -113,9 +113,9 @@ def _attack_protocol(config: Config, images: np.ndarray, number: int) -> dict[st
         "images attacked": f"{number} random ones of {described(config, settings.split, images)}",
         "logits attacked": logits_in_words(config),
         "attack": f"projected gradient ascent on the margin, around the clean image and inside [0, 1]; "
-        f"{settings.attack_steps} steps, {settings.attack_restarts} random starts in the ball, the worst point of all "
+        f"{settings.robustness.steps} steps, {settings.robustness.restarts} random starts in the ball, the worst point of all "
         f"for each image; step: the larger of {robustness.STEPS_ACROSS} radius / steps and, in L∞, "
-        f"{settings.attack_step_size:g}/255",
-        "noise": f"the worst of {settings.attack_steps * settings.attack_restarts} random points at the radius",
+        f"{settings.robustness.step_size:g}/255",
+        "noise": f"the worst of {settings.robustness.steps * settings.robustness.restarts} random points at the radius",
         "standard error under attack": "over images",
     }

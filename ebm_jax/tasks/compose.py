@@ -53,11 +53,13 @@ def _terms(run: TrainedRun) -> list[tuple[Config, Params, LabelsAt]]:
 
 
 def _others(config: Config) -> list[tuple[Folder, str]]:
-    """The folder of each run of `sample.with_runs`, and its labels as `sample.with_labels` has them."""
-    folders, asked = choices.other_runs(config), config.sample.with_labels
+    """The folder of each run of `sample.with_runs`, and its labels as `sample.compose.with_labels` has them."""
+    folders, asked = choices.other_runs(config), config.sample.compose.with_labels
     texts = asked.split("+") if asked else [""] * len(folders)
     if len(texts) != len(folders):
-        raise BadInput(f"sample.with_labels '{asked}' has {len(texts)} parts for {len(folders)} runs; apart by '+'")
+        raise BadInput(
+            f"sample.compose.with_labels '{asked}' has {len(texts)} parts for {len(folders)} runs; apart by '+'"
+        )
     return list(zip(folders, texts, strict=True))
 
 

@@ -26,7 +26,7 @@ def check(config: Config) -> None:
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
     """The chains of the samples that `generate` writes, as a film and a strip of some of them."""
-    number, every = run.config.sample.num_images, run.config.sample.film_every
+    number, every = run.config.sample.num_images, run.config.sample.film.every
 
     def chain(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages) -> jax.Array:
         return jnp.moveaxis(applications.film(key, x, energy_fn, stages, every), 0, 1)

@@ -54,12 +54,12 @@ def mean_image(run: TrainedRun) -> np.ndarray:
 
 
 def known_pixels(config: Config) -> np.ndarray:
-    """The mask [h, w, c] of `sample.mask`, True where a pixel is known.
+    """The mask [h, w, c] of `sample.inpaint.mask`, True where a pixel is known.
 
     Raises:
       BadInput: no mask has this name, the file cannot be read, or its shape is not that of the images.
     """
-    name, (h, w, c) = config.sample.mask, config.data.shape
+    name, (h, w, c) = config.sample.inpaint.mask, config.data.shape
     y, x = np.mgrid[:h, :w]
     known = {
         "lower": y < h // 2,
@@ -72,15 +72,21 @@ def known_pixels(config: Config) -> np.ndarray:
     if name in known:
         return known[name][:, :, None].repeat(c, 2)
     if not name.endswith(".npy"):
-        raise BadInput(f"sample.mask '{name}' is unknown; use one of {', '.join(known)}, or a .npy file, True: known")
+        raise BadInput(
+            f"sample.inpaint.mask '{name}' is unknown; use one of {', '.join(known)}, or a .npy file, True: known"
+        )
     try:
         mask = np.load(name, allow_pickle=False)
     except Exception as error:  # NumPy, zipfile and the system each raise their own
-        raise BadInput(f"sample.mask {name} cannot be read ({error}); save a boolean array by numpy.save") from error
+        raise BadInput(
+            f"sample.inpaint.mask {name} cannot be read ({error}); save a boolean array by numpy.save"
+        ) from error
     if not isinstance(mask, np.ndarray):
-        raise BadInput(f"sample.mask {name} is no single array; save a boolean one by numpy.save")
+        raise BadInput(f"sample.inpaint.mask {name} is no single array; save a boolean one by numpy.save")
     if mask.dtype != bool or mask.shape not in ((h, w), (h, w, 1), (h, w, c)):
-        raise BadInput(f"sample.mask {name} is {mask.dtype} {mask.shape}; it must be bool {(h, w)} or {(h, w, c)}")
+        raise BadInput(
+            f"sample.inpaint.mask {name} is {mask.dtype} {mask.shape}; it must be bool {(h, w)} or {(h, w, c)}"
+        )
     if mask.all():
-        raise BadInput(f"sample.mask {name} leaves nothing to fill in; save False where a pixel is unknown")
+        raise BadInput(f"sample.inpaint.mask {name} leaves nothing to fill in; save False where a pixel is unknown")
     return mask.reshape(h, w, -1).repeat(c // mask.reshape(h, w, -1).shape[2], 2)

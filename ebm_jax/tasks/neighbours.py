@@ -22,7 +22,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     """The samples that `generate` writes, beside the nearest images of the training set."""
     samples = run.samples(key).images
     reference = run.data(run.config.data.split).images.astype(np.float32) / 255.0
-    rows, distances = nearest_neighbours(samples, reference, run.config.sample.neighbours)
+    rows, distances = nearest_neighbours(samples, reference, run.config.sample.neighbours.number)
     nearest = {f"neighbour_{k + 1}": reference[rows[:, k]] for k in range(rows.shape[1])}
     line = (
         f"median L2 distance of {len(samples)} samples to the nearest training image {np.median(distances[:, 0]):.3f}"

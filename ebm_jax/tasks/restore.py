@@ -1,4 +1,4 @@
-"""Task `restore`: images damaged by `sample.corruption`, and restored."""
+"""Task `restore`: images damaged by `sample.restore.corruption`, and restored."""
 
 import math
 from functools import partial
@@ -31,9 +31,11 @@ def check(config: Config) -> None:
         "noise": (0.0, math.inf, ""),
         "blur": (1e-3, side, f"from 0.001 to {side} pixels"),
     }
-    low, high, limit = limits[sample.corruption]
-    if not low <= sample.amount <= high:
-        raise BadInput(f"sample.amount {sample.amount} is out of range; for {sample.corruption} it must be {limit}")
+    low, high, limit = limits[sample.restore.corruption]
+    if not low <= sample.restore.amount <= high:
+        raise BadInput(
+            f"sample.restore.amount {sample.restore.amount} is out of range; for {sample.restore.corruption} it must be {limit}"
+        )
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
@@ -41,15 +43,17 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     sample = run.config.sample
     images, labels = images_to_start_from(run.config)
     key_damage, weight = jax.random.fold_in(key, DAMAGE), likelihood_weight(run.config)
-    if sample.corruption == "salt_and_pepper":
-        observed = observations.salt_and_pepper(key_damage, jnp.asarray(images), sample.amount)
+    if sample.restore.corruption == "salt_and_pepper":
+        observed = observations.salt_and_pepper(key_damage, jnp.asarray(images), sample.restore.amount)
         likelihood = partial(observations.impulse_likelihood, weight=weight, width=WIDTH)
-    elif sample.corruption == "noise":
-        observed = jnp.clip(observations.gaussian_noise(key_damage, jnp.asarray(images), sample.amount), 0.0, 1.0)
+    elif sample.restore.corruption == "noise":
+        observed = jnp.clip(
+            observations.gaussian_noise(key_damage, jnp.asarray(images), sample.restore.amount), 0.0, 1.0
+        )
         likelihood = partial(observations.gaussian_likelihood, observations.identity, weight=weight)
     else:
-        forward = observations.blur(sample.amount)
+        forward = observations.blur(sample.restore.amount)
         observed = forward(jnp.asarray(images))
         likelihood = partial(observations.gaussian_likelihood, forward, weight=weight)
     seen = np.asarray(observed)
-    return restored(run, key, images, labels, seen, seen, likelihood, sample.corruption)
+    return restored(run, key, images, labels, seen, seen, likelihood, sample.restore.corruption)

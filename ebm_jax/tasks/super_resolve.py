@@ -20,17 +20,17 @@ def check(config: Config) -> None:
     """
     check_images(config, "super_resolve")
     check_one_label_each(config)
-    if any(size % config.sample.factor for size in config.data.shape[:2]):
+    if any(size % config.sample.super_resolve.factor for size in config.data.shape[:2]):
         height, width, _ = config.data.shape
         raise BadInput(
-            f"sample.factor {config.sample.factor} does not divide {height}x{width} pixels; use one that does"
+            f"sample.super_resolve.factor {config.sample.super_resolve.factor} does not divide {height}x{width} pixels; use one that does"
         )
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Images of `sample.split` from the means of blocks of `sample.factor` pixels a side."""
+    """Images of `sample.split` from the means of blocks of `sample.super_resolve.factor` pixels a side."""
     images, labels = images_to_start_from(run.config)
-    factor = run.config.sample.factor
+    factor = run.config.sample.super_resolve.factor
     forward = observations.downsample(factor)
     observed = np.asarray(forward(jnp.asarray(images)))
     weight = likelihood_weight(run.config) * factor**2  # over ‖A‖²

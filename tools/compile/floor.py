@@ -28,7 +28,7 @@ def num_gradients(config: Config) -> int:
     noisy = chain.num_steps - chain.quiet_steps
     if chain.kernel == "langevin" or not noisy:
         return chain.num_steps
-    leaps = chain.num_leaps if chain.kernel == "hmc" else 1
+    leaps = chain.hmc.num_leaps if chain.kernel == "hmc" else 1
     return 1 + noisy * leaps + chain.quiet_steps
 
 
