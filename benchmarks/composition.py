@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from ebm_jax import assemble, random, trained
+from ebm_jax import TrainedRun, assemble, open_run, random
 from ebm_jax.data.toys import MARGIN, SHAPES, render
 from ebm_jax.models import energy
 from ebm_jax.report import pictures
 from ebm_jax.sampling.kernel import Kernel, alternating, run_stages
-from ebm_jax.types import Config, EnergyFn, Params, PRNGKey
+from ebm_jax.types import EnergyFn, PRNGKey
 
 TOLERANCE = 1.5  # pixels between the position asked for and found
 LATTICE = 29  # template positions a side: a quarter of a pixel apart in images of 16x16
@@ -92,25 +92,15 @@ def shares(images: np.ndarray, asked: Asked) -> Shares:
     return Shares(float(shape.mean()), float(position.mean()), float(both.mean()), float(residual))
 
 
-class Model(NamedTuple):
-    """A trained run: its config, and its parameters."""
-
-    config: Config
-    params: Params
-
-    def energy_fn(self, labels: np.ndarray) -> EnergyFn:
-        """The energy under one label an image."""
-        return energy.bind(assemble.make_apply(self.config), self.params, jnp.asarray(labels))
-
-
-def sample_all(shape_model: Model, position_model: Model, asked: Asked, seed: int) -> dict[str, np.ndarray]:
+def sample_all(shape_model: TrainedRun, position_model: TrainedRun, asked: Asked, seed: int) -> dict[str, np.ndarray]:
     """Chains from uniform noise, one for each thing asked, under both models together and under each alone.
 
     The kernels are those of the shape model's run.
     """
     key_init, key_sum, key_in_turn, key_shape, key_position = jax.random.split(jax.random.key(seed), 5)
     init = random.uniform(key_init, (len(asked.shapes), *shape_model.config.data.shape))
-    shape, position = shape_model.energy_fn(asked.shapes), position_model.energy_fn(asked.positions)
+    shape = shape_model.energy_fn(jnp.asarray(asked.shapes))
+    position = position_model.energy_fn(jnp.asarray(asked.positions))
     both = energy.conjunction(shape, position)
 
     config = shape_model.config
@@ -152,7 +142,7 @@ def main() -> None:
     parser.add_argument("--picture", default="composition.png")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    shape_model, position_model = (Model(*trained.load(folder)) for folder in (args.shape_run, args.position_run))
+    shape_model, position_model = (open_run(folder) for folder in (args.shape_run, args.position_run))
     asked = every_pair(ASKED, CHAINS)
     samples = sample_all(shape_model, position_model, asked, args.seed)
     print(f"{len(asked.shapes)} of each; position within {TOLERANCE} pixels")

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from ebm_jax import applications, assemble, trained
+from ebm_jax import TrainedRun, applications, assemble, open_run, trained
 from ebm_jax.data import memory, sources
 from ebm_jax.metrics import neighbours
 from ebm_jax.models import energy
@@ -61,20 +61,21 @@ def baselines(
     return {name: np.where(known, images, values) for name, values in filled.items()}
 
 
-def inpainting(config: Config, params: Params, images: np.ndarray, labels: np.ndarray, known: np.ndarray) -> np.ndarray:
+def inpainting(run: TrainedRun, images: np.ndarray, labels: np.ndarray, known: np.ndarray) -> np.ndarray:
     """The images [CHAINS, n, h, w, c], their unknown pixels drawn under the energy of the class by each chain anew."""
-    apply, stages = energy.of_members(assemble.make_apply(config)), assemble.make_stages(config)
+    stages = assemble.make_stages(run.config)
 
     @jax.jit
     def fill(key: PRNGKey, images: jax.Array, labels: jax.Array) -> jax.Array:
-        return applications.inpaint(key, images, jnp.asarray(known), energy.bind(apply, params, labels), stages)
+        return applications.inpaint(key, images, jnp.asarray(known), run.energy_fn(labels), stages)
 
     keys = jax.random.split(jax.random.key(0), CHAINS)
     return np.stack([np.asarray(fill(key, jnp.asarray(images), jnp.asarray(labels))) for key in keys])
 
 
-def measure(config: Config, params: Params) -> tuple[dict[str, float], dict[str, np.ndarray], np.ndarray]:
+def measure(run: TrainedRun) -> tuple[dict[str, float], dict[str, np.ndarray], np.ndarray]:
     """The numbers by name; images of lower halves, original, known and filled in each way; samples of each class."""
+    config, params = run.config, run.params
     test, labels = images_and_labels(config, "test")
     train, train_labels = images_and_labels(config, "train")
     numbers = {f"classification by energy, accuracy on {len(test)} test images": accuracy(config, params, test, labels)}
@@ -82,7 +83,7 @@ def measure(config: Config, params: Params) -> tuple[dict[str, float], dict[str,
     chosen = np.random.default_rng(0).permutation(len(test))[:INPAINTED]
     images = test[chosen]
     known = np.broadcast_to(np.arange(test.shape[1])[:, None, None] < test.shape[1] // 2, test.shape[1:])
-    filled = inpainting(config, params, images, labels[chosen], known)
+    filled = inpainting(run, images, labels[chosen], known)
     ways = {"energy": filled[0], f"energy, mean of {CHAINS} chains": filled.mean(0)}
     ways |= baselines(images, labels[chosen], train, train_labels, known)
     for name, values in ways.items():
@@ -105,7 +106,7 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--picture-folder", default="")
     args = parser.parse_args()
-    numbers, rows, samples = measure(*trained.load(args.run))
+    numbers, rows, samples = measure(open_run(args.run))
     for name, number in numbers.items():
         print(f"{name}: {number:.4f}")
     if args.picture_folder:

@@ -5,9 +5,18 @@ The algebra of energies is `ebm_jax.models.energy`; what an energy does for a us
 
 from ebm_jax.assemble import init_params, make_stages
 from ebm_jax.models.energy import stack
-from ebm_jax.trained import init_sampling_buffer, load, make_buffered_sample_fn, make_energy_fn, make_sample_fn
+from ebm_jax.trained import (
+    TrainedRun,
+    init_sampling_buffer,
+    load,
+    make_buffered_sample_fn,
+    make_energy_fn,
+    make_sample_fn,
+    open_run,
+)
 
 __all__ = [
+    "TrainedRun",
     "init_params",
     "init_sampling_buffer",
     "load",
@@ -15,5 +24,6 @@ __all__ = [
     "make_energy_fn",
     "make_sample_fn",
     "make_stages",
+    "open_run",
     "stack",
 ]

@@ -96,6 +96,12 @@ def make_kernel(config: Config, temperature: float | Scalar, name: str = "", pro
     return registry.called("chain.kernel", name, registry.named("chain.kernel", name, KERNELS), offers, own)
 
 
+def equivalent_step_size(config: Config) -> float:
+    """The s of the Langevin step x - s ∇U that one gradient of the chain's kernel makes: ε²/2 of a leap of HMC."""
+    chain = config.chain
+    return chain.step_size**2 / 2 if chain.kernel == "hmc" else chain.step_size
+
+
 def make_refiner(config: Config, project: Project) -> Kernel:
     """The chain's kernel at `eval.robustness.refine_temperature` under another projection, for refined classification.
 
@@ -336,14 +342,11 @@ def _offers(config: Config) -> dict[str, Callable[[], Any]]:
 
 def make_limits(config: Config) -> Limits:
     """The healthy region of contrastive divergence. Without the guard only values that are not finite are ill."""
-    limits, chain = config.guard, config.chain
+    limits = config.guard
     if not limits.enabled:
         return healthy(energy=math.inf, separation=math.inf, chain_grad=(0.0, math.inf), patience=limits.patience)
     energy_l2 = max(config.loss.energy_l2, limits.least_energy_l2)
-    step_size = (
-        chain.step_size**2 / 2 if chain.kernel == "hmc" else chain.step_size
-    )  # of HMC's equivalent Langevin step
-    grad_unit = math.sqrt(math.prod(config.data.shape)) / step_size
+    grad_unit = math.sqrt(math.prod(config.data.shape)) / equivalent_step_size(config)
     return healthy(
         energy=limits.max_energy / (2 * energy_l2),
         separation=limits.max_separation / energy_l2,
@@ -399,8 +402,7 @@ def _over_devices(config: Config, mesh: Mesh, fn: Callable, batch_spec: Any) -> 
 
 def _local_step(config: Config, rescues: int) -> Callable:
     """The training step of one device, of all its models."""
-    config = config.copy_and_resolve_references()
-    config.chain.num_steps = rescued_chain(config, rescues)
+    config = schema.with_values(config, {"chain.num_steps": rescued_chain(config, rescues)})
     step = make_train_step(
         make_apply(config),
         make_method(config),

@@ -1,22 +1,17 @@
 """What the values of a config may be together, on a number of devices."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
-
-from ebm_jax.choices import choice
 from ebm_jax.data.sources import SOURCES, factory_of
-from ebm_jax.labels import SOFT, sample_labels
+from ebm_jax.labels import SOFT
 from ebm_jax.methods import METHODS, label, losses
 from ebm_jax.models.layers import ACTIVATIONS
 from ebm_jax.models.networks import NETWORKS
 from ebm_jax.registry import named
 from ebm_jax.sampling import KERNELS
-from ebm_jax.schema import check_values, flat, value_of
-from ebm_jax.storage.workdir import describe, read_config
-from ebm_jax.types import BadInput, Config, Folder
+from ebm_jax.schema import check_values, value_of
+from ebm_jax.types import BadInput, Config
 
 NAMES = {  # what the names at these keys are looked up in
     "model.name": NETWORKS,
@@ -74,93 +69,6 @@ def _require_multiple(config: Config, key: str, divisor: int, of: str) -> None:
         low = value // divisor * divisor
         options = f"{low} or {low + divisor}" if low else f"{divisor}"
         raise BadInput(f"{key} {value} is not divisible by {divisor} {of}; use {options}")
-
-
-def check_task(config: Config, num_devices: int) -> None:
-    """Refuse what `--mode=sample` cannot do with a run, beyond what `check` refuses.
-
-    Raises:
-      BadInput: with the key, its value, the limit and what to do.
-    """
-    sample, needs_images = config.sample, ("transition", "inpaint", "restore", "super_resolve", "colourise", "classify")
-    if len(config.data.shape) != 3 and sample.task not in ("generate", "compose"):
-        raise BadInput(f"sample.task {sample.task} needs images; {config.data.name} is a 2-D density, use generate")
-    if config.data.source == "density" and sample.task in needs_images:
-        raise BadInput(f"sample.task {sample.task} needs images to start from; a density has none")
-    if sample.task != "compose":
-        sample_labels(config, jnp.zeros(1, jnp.int32))
-    if sample.task == "restore":
-        side = max(config.data.shape[:2])
-        limits = {
-            "salt_and_pepper": (0.0, 1.0, "a share from 0 to 1"),
-            "blur": (1e-3, side, f"from 0.001 to {side} pixels"),
-        }
-        low, high, limit = limits.get(sample.restore.corruption, (0.0, math.inf, ""))
-        if not low <= sample.restore.amount <= high:
-            raise BadInput(
-                f"sample.restore.amount {sample.restore.amount} is out of range; for {sample.restore.corruption} it must be {limit}"
-            )
-    if sample.task == "super_resolve" and any(size % sample.super_resolve.factor for size in config.data.shape[:2]):
-        height, width, _ = config.data.shape
-        raise BadInput(
-            f"sample.super_resolve.factor {sample.super_resolve.factor} does not divide {height}x{width} pixels; use one that does"
-        )
-    if sample.buffer_capacity and sample.task != "generate":
-        raise BadInput(f"sample.buffer_capacity is for sample.task generate, not {sample.task}; use 0")
-    _check_sampling_buffer(config, "sample", "num_images", num_devices)
-
-
-def check_evaluation(config: Config, num_devices: int) -> None:
-    """Refuse what `--mode=evaluate` cannot do with a run on this many devices, beyond what `check` refuses.
-
-    Raises:
-      BadInput: with the key, its value, the limit and what to do.
-    """
-    if config.data.source == "density":
-        raise BadInput(
-            f"--mode=evaluate needs images, and {config.data.name} is a 2-D density; its exact divergence is in the "
-            "run's evaluation.jsonl"
-        )
-    if choice(config, "eval.samples") and config.sample.buffer_capacity:
-        raise BadInput(
-            "eval.samples buffer judges the training buffer, and sample.buffer_capacity "
-            f"{config.sample.buffer_capacity} asks for a sampling buffer; use sample.buffer_capacity=0, or "
-            "eval.samples=fresh"
-        )
-    _check_sampling_buffer(config, "eval", "num_samples", num_devices)
-    chains = config.buffer.capacity * config.train.num_models
-    if choice(config, "eval.samples") and config.eval.num_samples > chains:
-        raise BadInput(
-            f"eval.num_samples {config.eval.num_samples} is more than the {chains} chains of the training buffer; use "
-            f"at most {chains}, or eval.samples=fresh"
-        )
-    sample_labels(config, jnp.zeros(1, jnp.int32))
-
-
-def check_member(config: Config, folder: Folder) -> None:
-    """Refuse a run that cannot be a member of an ensemble with a run of `config`.
-
-    Raises:
-      BadInput: its network or images are others.
-    """
-    mine, other = flat(config), flat(read_config(folder))
-    keys = [key for key in mine if key.startswith("model.") or key == "data.shape"]
-    if differing := {key: (other.get(key, "absent"), mine[key]) for key in keys if other.get(key) != mine[key]}:
-        raise BadInput(f"{folder} cannot be a member of this ensemble: {describe(differing)}; use runs of one network")
-
-
-def _check_sampling_buffer(config: Config, group: str, number: str, num_devices: int) -> None:
-    """Refuse turns without a sampling buffer, and one too small for `group`'s images and batches, or not divisible."""
-    sample, images, batch = config.sample, config[group][number], config[group].batch_size
-    if sample.ensemble == "turns" and not sample.buffer_capacity:
-        raise BadInput("sample.ensemble turns needs a sampling buffer; set sample.buffer_capacity, 1000 for example")
-    smallest = max(images, -(-min(images, batch) // num_devices) * num_devices)
-    if sample.buffer_capacity and (sample.buffer_capacity < smallest or sample.buffer_capacity % num_devices):
-        use = -(-max(sample.buffer_capacity, smallest) // num_devices) * num_devices
-        raise BadInput(
-            f"sample.buffer_capacity {sample.buffer_capacity} must hold {group}.{number} {images} and be divisible by "
-            f"{num_devices} devices; use {use}"
-        )
 
 
 def _check_metropolis(config: Config) -> None:

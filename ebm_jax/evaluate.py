@@ -5,17 +5,21 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from ebm_jax import capacity, checks, choices, trained
+from ebm_jax import capacity, checks, evaluators, schema, trained
 from ebm_jax.data import sources
+from ebm_jax.data.memory import Dataset
 from ebm_jax.distributed import parallel
-from ebm_jax.evaluators import CHECKS, EVALUATORS, card
+from ebm_jax.evaluators import card, samples
 from ebm_jax.evaluators.card import Evaluation, Measured
-from ebm_jax.evaluators.common import Subject, with_split
+from ebm_jax.evaluators.common import SAMPLES, Evaluator, Evidence, Needs, described
 from ebm_jax.models import energy
 from ebm_jax.report import console
-from ebm_jax.storage import bucket, provenance
-from ebm_jax.storage.workdir import flat, unused, write_atomically
+from ebm_jax.schema import flat
+from ebm_jax.storage import bucket, provenance, workdir
+from ebm_jax.storage.workdir import unused, write_atomically
+from ebm_jax.trained import Note, TrainedRun
 from ebm_jax.types import BadInput, Config, Folder
 
 JSON, CARD = "evaluation.json", "card.md"
@@ -33,22 +37,19 @@ def evaluate(config: Config, folder: Folder) -> int:
     parallel.split_cpu(config.train.cpu_devices, *sizes)
     mesh = parallel.device_mesh()
     checks.check(config, mesh.size)
-    checks.check_evaluation(config, mesh.size)
+    evaluators.check(config, mesh.size)
     capacity.check_evaluation_fits(config)
-    names = asked_metrics(config)
-    for name in names:
-        CHECKS.get(name, lambda config: None)(config)
+    evaluators.check_metrics(config)
     for split in dict.fromkeys((config.eval.split, config.eval.reference_split)):
-        sources.make_source(with_split(config, split))
-    found = trained.restore_ensemble(folder, config, mesh)
-    console.warn_skipped(found.skipped)
-    step = found.step or 0
-    evaluation = Evaluation(_protocol(config, folder, step, energy.num_members(found.params) or 1), {}, {})
-    into = unused(folder / "evaluation", f"{step:06d}")
-    with console.Pieces(names) as pieces:
-        subject = Subject(config, found.params, mesh, step, folder, pieces.note)
+        sources.make_source(trained.with_split(config, split))
+    run = trained.open_run(folder, config, mesh)
+    console.warn_skipped(run.skipped)
+    evaluation, metrics = Evaluation(_protocol(run), {}, {}), evaluators.evaluators_of(config)
+    into = unused(folder / "evaluation", f"{run.step:06d}")
+    made: dict[Any, Any] = {}  # samples, splits by their names, and measurements that metrics share by their functions
+    with console.Pieces(list(metrics)) as pieces:
         for name in pieces:
-            _measure(evaluation, subject, name)
+            _measure(evaluation, run, name, metrics[name], made, pieces.note)
             _write(evaluation, name, folder, into)
     for name, measured in evaluation.measured.items():
         for table in card.tables(measured.outcome):
@@ -60,44 +61,67 @@ def evaluate(config: Config, folder: Folder) -> int:
     return 0
 
 
-def asked_metrics(config: Config) -> list[str]:
-    """The metrics of `eval.metrics`, each once.
-
-    Raises:
-      BadInput: one of them is unknown, or there is none.
-    """
-    names = list(dict.fromkeys(name.strip() for name in config.eval.metrics.split(",") if name.strip()))
-    if not names:
-        raise BadInput(f"eval.metrics '{config.eval.metrics}' names none; use some of {', '.join(EVALUATORS)}")
-    for name in names:
-        choices.among("eval.metrics", name, EVALUATORS)
-    return names
-
-
-def _measure(evaluation: Evaluation, subject: Subject, name: str) -> None:
-    """Add what one metric finds, or why it finds nothing."""
+def _measure(
+    evaluation: Evaluation, run: TrainedRun, name: str, evaluator: Evaluator, made: dict[Any, Any], note: Note
+) -> None:
+    """Add what one metric finds, or why it finds nothing; what it needs and nobody needed before is added to `made`."""
     began = time.perf_counter()
-    subject.used.clear()
     try:
-        outcome = EVALUATORS[name](subject)
+        needs = evaluator.needed(run.config)
+        evidence = gathered(run, evaluator, needs, made, note)
+        outcome = evaluator.measure(run, evidence)
     except BadInput as error:
         evaluation.failed[name] = str(error)
         console.warn(f"{name}: {error}")
         return
     seconds = time.perf_counter() - began
-    evaluation.measured[name] = Measured(outcome, subject.used_in_words(), seconds)
+    evaluation.measured[name] = Measured(outcome, used_in_words(run.config, evidence, needs), seconds)
 
 
-def _protocol(config: Config, folder: Folder, step: int, members: int) -> dict[str, str]:
+def gathered(
+    run: TrainedRun, evaluator: Evaluator, needs: Needs, made: dict[Any, Any], note: Note = lambda words: None
+) -> Evidence:
+    """What an evaluator needs, out of `made`, where anything that is missing is added."""
+
+    def once(key: Any, make: Callable[[], Any]) -> Any:
+        if key not in made:
+            made[key] = make()
+        return made[key]
+
+    def read(split: str) -> Dataset:
+        note(f"reading {run.config.data.name} {split}")
+        return run.data(split)
+
+    drawn = once(SAMPLES, lambda: samples.draw(run, note)) if SAMPLES in needs else None
+    splits = {key: schema.value_of(run.config, key) for key in needs if key != SAMPLES}
+    data = {key: once(("split", split), lambda split=split: read(split)) for key, split in splits.items()}
+    evidence = Evidence(data, drawn, None, note)
+    if evaluator.shared is None:
+        return evidence
+    share = evaluator.shared
+    return evidence._replace(shared=once(share, lambda: share(run, evidence)))
+
+
+def used_in_words(config: Config, evidence: Evidence, needs: Needs) -> dict[str, str]:
+    """What of the run went into a metric, for a protocol: samples and sets."""
+    used = {}
+    if SAMPLES in needs:
+        used["samples"] = f"{len(evidence.samples.images):,}, {evidence.samples.origin}"
+    images = {schema.value_of(config, key): dataset.images for key, dataset in evidence.data.items()}
+    return used | {f"split {split}": described(config, split, images[split]) for split in sorted(images)}
+
+
+def _protocol(run: TrainedRun) -> dict[str, str]:
     """What holds for all metrics, in words."""
+    config, folder, members = run.config, run.folder, energy.num_members(run.params) or 1
     weights = {"ema": "running mean (EMA) of the weights", "raw": "raw weights of the last step"}
     alone = "one model" if members == 1 else f"an ensemble of {members} members, the mean of their energies"
-    if members > 1 and choices.choice(config, "sample.ensemble"):
+    if members > 1 and config.sample.ensemble == "turns":
         alone += ", but for samples, which one member at a time made by turns"
     return {
         "command": _command(config, folder),
         "run": f"{folder}, trained on {config.data.name} {config.data.split}",
-        "checkpoint": f"step {step}, {weights[config.sample.weights]}, {alone}",
+        "checkpoint": f"step {run.step}, {weights[config.sample.weights]}, {alone}",
         "seed": str(config.eval.seed),
         "code": provenance.commit(),
         "versions": provenance.versions(),
@@ -108,7 +132,7 @@ def _protocol(config: Config, folder: Folder, step: int, members: int) -> dict[s
 
 def _command(config: Config, folder: Folder) -> str:
     """The command that asks for the same again, with all that differs from the run's own config."""
-    own = flat(trained.read_run(folder))
+    own = flat(workdir.read_config(folder))
     changes = [f"--config.{key}={value}" for key, value in flat(config).items() if value != own[key]]
     return shlex.join(["python", "run.py", "--mode=evaluate", f"--workdir={folder}", *changes])
 

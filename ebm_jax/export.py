@@ -13,8 +13,9 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import checks, choices, random, trained
+from ebm_jax import checks, random, trained
 from ebm_jax.distributed import parallel
+from ebm_jax.labels import label_shape
 from ebm_jax.models.energy import Stacked
 from ebm_jax.report import console
 from ebm_jax.storage import exported
@@ -48,12 +49,12 @@ def export(config: Config, folder: Folder) -> int:
     """
     checks.check(config, 1)
     mesh = parallel.device_mesh(jax.local_devices()[:1])
-    found = trained.restore_params(folder, config, mesh, config.sample.snapshots)
-    console.warn_skipped(found.skipped)
-    files = artifact(config, found.params, found.step)
-    path = _write(folder / "export", found.step, files)
+    run = trained.open_run(folder, config, mesh, ensemble=False)
+    console.warn_skipped(run.skipped)
+    files = artifact(config, run.params, run.step)
+    path = _write(folder / "export", run.step, files)
     sizes = ", ".join(f"{name} {len(content):,} bytes" for name, content in files.items())
-    console.say(f"exported step {found.step}, {config.sample.weights} weights: {sizes}")
+    console.say(f"exported step {run.step}, {config.sample.weights} weights: {sizes}")
     console.say(f"wrote {path}; python {path / 'example.py'} needs jax, numpy and flatbuffers alone")
     return 0
 
@@ -63,8 +64,8 @@ def make_sampler(config: Config) -> Callable[[Params, PRNGKey, Labels], Images]:
     sample_fn, shape = trained.make_sample_fn(config), tuple(config.data.shape)
 
     def sampler(params: Params, key: PRNGKey, labels: Labels) -> Images:
-        key_init, key_chain = jax.random.split(key)
-        init = random.uniform(key_init, (labels.shape[0], *shape))  # len() of a symbolic size does not exist
+        key_init, key_chain = jax.random.split(key)  # twice in all, as ever: a seed's images are those of older exports
+        init = random.uniform(key_init, (labels.shape[0], *shape))
         return sample_fn(params, key_chain, labels=labels, init=init)
 
     return sampler
@@ -97,7 +98,7 @@ def programs(config: Config, params: Params) -> tuple[jax.export.Exported, jax.e
     return exported_of(make_sampler(config), key, labels), exported_of(make_energy(config), images, labels)
 
 
-def artifact(config: Config, params: Params, step: int | None) -> dict[str, bytes]:
+def artifact(config: Config, params: Params, step: int) -> dict[str, bytes]:
     """The files of an export by their names."""
     sampler, energy = programs(config, params)
     files = {exported.SAMPLER: bytes(sampler.serialize()), exported.ENERGY: bytes(energy.serialize())}
@@ -124,7 +125,7 @@ def artifact(config: Config, params: Params, step: int | None) -> dict[str, byte
 
 def _label(config: Config) -> tuple[tuple[int, ...], Any]:
     """Shape and type of one label."""
-    soft = choices.label_shape(config)
+    soft = label_shape(config)
     return ((), jnp.int32) if soft is None else (soft, jnp.float32)
 
 
@@ -141,7 +142,7 @@ def _npz(params: Params) -> bytes:
     return buffer.getvalue()
 
 
-def _write(parent: Folder, step: int | None, files: dict[str, bytes]) -> Folder:
+def _write(parent: Folder, step: int, files: dict[str, bytes]) -> Folder:
     """Write the files into the first folder STEP_N that is not there; a folder under that name is whole."""
     try:
         parent.mkdir(exist_ok=True)

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,6 +27,11 @@ def named(key: str, name: str, table: Mapping[str, Any]) -> Any:
     near = difflib.get_close_matches(str(name), table, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise BadInput(f"{key} '{name}' is unknown; use one of {', '.join(table)}{hint}")
+
+
+def file_name(name: str) -> str:
+    """A name of a config as a part of a file's name, where a colon or a dot would say something else."""
+    return re.sub(r"\W", "-", name)
 
 
 def imported(key: str, module: str, attribute: str) -> Any:

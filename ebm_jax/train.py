@@ -13,13 +13,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from ebm_jax import assemble, capacity, checks, choices, trained
+from ebm_jax import assemble, capacity, checks, trained
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.report import console
 from ebm_jax.report.reporter import METRICS, Reporter
 from ebm_jax.sampling import replay
-from ebm_jax.storage import checkpoint, workdir
+from ebm_jax.schema import with_values
+from ebm_jax.storage import checkpoint, provenance, workdir
 from ebm_jax.training import guard, loop, recovery
 from ebm_jax.training.guard import Diverged, Ill
 from ebm_jax.training.state import TrainState, network_params
@@ -64,13 +65,16 @@ def train(config: Config, folder: Folder) -> int:
         with processes.agreed():
             if processes.is_first():
                 stack.enter_context(workdir.locked(folder))
-                workdir.claim(folder, config)
+                if note := workdir.claim(folder, config):
+                    console.warn(note)
         workdir.require_shared(folder)
         manager = stack.enter_context(checkpoint.open_manager(folder, config.checkpoint.keep, warn=console.warn))
         beginning = recovery.begin(config, mesh, manager, folder)
         if beginning.step >= config.train.num_steps:
             console.say(f"{folder} has done its {beginning.step} steps; raise train.num_steps to go on")
             return 0
+        if processes.is_first():
+            provenance.record(folder, beginning.step)
         if beginning.step:
             console.say(f"going on from step {beginning.step}")
         console.say(
@@ -165,8 +169,7 @@ def _actions(
 
 def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[int, TrainState], None]:
     """The function that writes a grid of the replay buffer, and one of chains from fresh noise, of a state."""
-    few = config.copy_and_resolve_references()
-    few.sample.num_images = few.sample.batch_size = GRID
+    few = with_values(config, {"sample.num_images": GRID, "sample.batch_size": GRID})
     sampler, chains = trained.make_sampler(few, mesh), assemble.make_method(config).chains
     each = -(-GRID // config.train.num_models)
 
@@ -180,7 +183,7 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[
         if (waiting := chains(state.memory)) is not None:
             rows = np.asarray(first_rows(waiting))
             reporter.image("buffer", step, rows.reshape(-1, *config.data.shape)[:GRID])
-        images, _, _ = sampler(network_params(state, choices.choice(config, "sample.weights")), key, 0)
+        images, _, _ = sampler(network_params(state, config.sample.weights == "ema"), key, 0)
         reporter.image("chains", step, parallel.on_host(images)[:GRID])
 
     return draw
@@ -194,7 +197,7 @@ def _density_watcher(config: Config, mesh: Mesh, reporter: Reporter) -> Callable
     )
 
     def draw(step: int, state: TrainState) -> None:
-        params = network_params(state, choices.choice(config, "sample.weights"))
+        params = network_params(state, config.sample.weights == "ema")
         points, _, _ = sampler(params, jax.random.key(config.sample.seed), 0)
         points, params = parallel.on_host((points, params))
         if processes.is_first():

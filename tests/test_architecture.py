@@ -11,7 +11,7 @@ from ebm_jax.models.layers import average_pool
 
 LAYERS = [  # each part may import the parts above its own line, and itself
     {"types"},
-    {"random", "labels", "distributed"},
+    {"random", "labels", "distributed", "registry"},
     {"models", "sampling", "data", "storage", "report"},
     {"methods", "metrics", "applications"},
     {"training"},

@@ -12,10 +12,12 @@ import ebm_jax
 from configs import digits
 from ebm_jax import assemble, schema
 from ebm_jax.distributed import parallel
-from ebm_jax.evaluators import classify
-from ebm_jax.evaluators.common import Subject
+from ebm_jax.evaluators import classification
+from ebm_jax.evaluators import robustness as attacks
+from ebm_jax.evaluators.common import Evidence
 from ebm_jax.metrics import calibration, robustness
 from ebm_jax.models import energy
+from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput
 
 
@@ -37,7 +39,7 @@ def config_of(**changes):
     return config.lock()
 
 
-def subject(**changes):
+def untrained(**changes):
     config = config_of(**changes)
     params = assemble.init_params(config, jax.random.key(0))
     # Gains at random tell the classes apart, as training would; a second convolution starts at 0
@@ -47,7 +49,11 @@ def subject(**changes):
         "conv2": {**block["conv2"], "kernel": jax.random.normal(jax.random.key(2), block["conv2"]["kernel"].shape)}
     }
     params = {**params, "block": {**block, **gains, **kernels}}
-    return Subject(config, params, parallel.device_mesh(jax.devices()[:1]), 7, Path("nowhere"))
+    return TrainedRun(config, params, parallel.device_mesh(jax.devices()[:1]), 7, Path("nowhere"), {})
+
+
+def evidence(one):
+    return Evidence({"eval.split": one.data("test"), "eval.reference_split": one.data("train")})
 
 
 def logits_by_hand(one, images):
@@ -58,8 +64,8 @@ def logits_by_hand(one, images):
 
 
 def test_classification_is_that_of_the_energies_one_class_after_the_other(tmp_path):
-    one = subject()
-    outcome = classify.classification(one)
+    one = untrained()
+    outcome = classification.measure(one, evidence(one))
     test, train = one.data("test"), one.data("train")
     logits, labels = logits_by_hand(one, test.images), test.labels
     report = calibration.report(logits, labels)
@@ -81,8 +87,8 @@ def test_classification_is_that_of_the_energies_one_class_after_the_other(tmp_pa
 
 @pytest.mark.slow
 def test_robustness_at_radius_0_is_the_accuracy_of_the_images_attacked_and_the_verdict_is_in_words(tmp_path):
-    one = subject()
-    outcome = classify.robustness_to_attacks(one)
+    one = untrained()
+    outcome = attacks.measure(one, evidence(one))
     rows = np.sort(np.random.default_rng(one.config.eval.seed).permutation(359)[:40])
     test = one.data("test")
     clean = (logits_by_hand(one, test.images)[rows].argmax(1) == test.labels[rows]).mean()
@@ -108,8 +114,8 @@ def test_each_image_is_attacked_under_its_own_label_at_radii_in_their_keys_units
 
     monkeypatch.setattr(robustness, "pgd", attack)
     monkeypatch.setattr(robustness, "noise", lambda *args, **many: attack(*args[:5], args[5] / 2, **many))
-    one = subject(eval__robustness__linf="51,0,25.5", eval__robustness__l2="0,0.2")
-    found = {name: value.number for name, value in classify.robustness_to_attacks(one).values.items()}
+    one = untrained(eval__robustness__linf="51,0,25.5", eval__robustness__l2="0,0.2")
+    found = {name: value.number for name, value in attacks.measure(one, evidence(one)).values.items()}
     test, rows = one.data("test"), np.sort(np.random.default_rng(one.config.eval.seed).permutation(359)[:40])
     limits = test.labels[rows] * test.images[rows].mean((1, 2, 3)) / 2550
     assert 0 < (limits > 0.2).mean() < (limits > 0.1).mean() < (limits > 0).mean()
@@ -120,11 +126,11 @@ def test_each_image_is_attacked_under_its_own_label_at_radii_in_their_keys_units
 
 
 def test_refined_logits_are_those_of_the_chain_kept_near_the_image():
-    one = subject(
+    one = untrained(
         eval__robustness__refine_steps=2, eval__robustness__refine_temperature=0.0, eval__robustness__refine_radius=4.0
     )
     images = one.data("test").images[:5]
-    refined = classify._logits(one, jax.random.key(0), images)
+    refined = classification.logits_of(one, jax.random.key(0), images, lambda words: None)
     apply = energy.of_members(assemble.make_apply(one.config))
     x = clean = jnp.asarray(images / 255.0, jnp.float32)
     labels, chain = jnp.full(5, 3), one.config.chain
@@ -158,5 +164,5 @@ def test_refined_logits_are_those_of_the_chain_kept_near_the_image():
 )
 def test_what_cannot_be_attacked_is_one_clear_line(changes, message):
     with pytest.raises(BadInput, match=message.replace(".", r"\.")) as caught:
-        classify.check_attacks(config_of(**changes))
+        attacks.check(config_of(**changes))
     assert "\n" not in str(caught.value)

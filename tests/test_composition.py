@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import composition
-from ebm_jax import trained
+from ebm_jax import open_run
 from ebm_jax.sampling.kernel import alternating, run, unbounded
 from ebm_jax.sampling.langevin import langevin
 from ebm_jax.sampling.mala import mala
@@ -54,7 +54,7 @@ def trained_run(name, folder):
     command = [sys.executable, "run.py", f"--config=configs/{name}.py", f"--workdir={folder / name}"]
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device a core, as measured
     subprocess.run(command, cwd=ROOT, env=env, check=True)
-    return composition.Model(*trained.load(folder / name))
+    return open_run(folder / name)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from benchmarks import conditional
-from ebm_jax import trained
+from ebm_jax import open_run
 
 
 @pytest.mark.slow
@@ -22,7 +22,7 @@ def test_a_conditional_model_knows_its_classes(tmp_path, shared_data):
     command += [f"--config.data.manual_dir={shared_data / 'fashion_mnist'}", f"--config.data.dir={tmp_path / 'tfds'}"]
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device a core, as measured
     subprocess.run(command, cwd=ROOT, env=env, check=True)
-    check_bounds(conditional.measure(*trained.load(tmp_path / "run"))[0])
+    check_bounds(conditional.measure(open_run(tmp_path / "run"))[0])
 
 
 def check_bounds(numbers):

@@ -11,11 +11,11 @@ from PIL import Image
 from test_train import command, files
 
 import run
-from ebm_jax import assemble, checks, evaluators, trained
+from ebm_jax import assemble, evaluate, evaluators, trained
 from ebm_jax.data import memory
 from ebm_jax.distributed import parallel
-from ebm_jax.evaluators import card
-from ebm_jax.evaluators.common import Outcome, Subject, Value, sha256
+from ebm_jax.evaluators import card, samples
+from ebm_jax.evaluators.common import Evaluator, Outcome, Value, described, sha256, unchecked
 from ebm_jax.storage.workdir import read_config
 from ebm_jax.types import BadInput
 
@@ -28,31 +28,35 @@ def workdir(tmp_path_factory):
     return folder
 
 
-def subject(workdir, **changes):
+def opened(workdir, **changes):
+    """The run with other values in the groups `sample` and `eval`, and the checks that the verb makes of them."""
     config, mesh = read_config(workdir).copy_and_resolve_references().unlock(), parallel.device_mesh()
     config.eval.num_samples, config.eval.batch_size = 20, 16
     for key, value in changes.items():
         group, name = key.split("__")
         setattr(config[group], name, value)
-    checks.check_evaluation(config, mesh.size)
-    found = trained.restore_ensemble(workdir, config, mesh)
-    return Subject(config, found.params, mesh, found.step, workdir)
+    evaluators.check(config, mesh.size)
+    return trained.open_run(workdir, config, mesh)
+
+
+def drawn(of_run):
+    """What the run's evaluation judges."""
+    return samples.draw(of_run, lambda words: None)
 
 
 def test_the_data_are_the_runs_own_with_their_labels_whatever_the_model_is_conditioned_on(workdir):
     for num_classes in (10, 1):
-        of_run = subject(workdir)
+        of_run = opened(workdir)
         of_run.config.model.num_classes = num_classes
         for split in ("train", "test"):
             found, expected = of_run.data(split), memory.digits(split)
             np.testing.assert_array_equal(found.images, expected.images)
             np.testing.assert_array_equal(found.labels, expected.labels)
-            assert of_run.data(split) is found
-            assert sha256(expected.images) in of_run.described(split)
+            assert sha256(expected.images) in described(of_run.config, split, found.images)
 
 
 def test_members_from_other_runs_lie_on_all_devices_as_the_runs_own_do(workdir):
-    alone, both = (jax.tree.leaves(subject(workdir, sample__with_runs=runs).params) for runs in ("", str(workdir)))
+    alone, both = (jax.tree.leaves(opened(workdir, sample__with_runs=runs).params) for runs in ("", str(workdir)))
     for one, pair in zip(alone, both, strict=True):
         assert len(pair.sharding.device_set) == 8
         np.testing.assert_array_equal(pair, np.stack([one, one]))
@@ -69,8 +73,8 @@ def test_the_hash_of_a_set_changes_with_one_pixel_and_with_the_shape():
 
 @pytest.mark.slow
 def test_fresh_samples_are_chains_of_the_sampling_steps_whatever_the_size_of_a_batch(workdir):
-    of_run = subject(workdir)
-    images, labels, origin = of_run.samples
+    of_run = opened(workdir)
+    images, labels, origin = drawn(of_run)
     assert origin == "fresh chains of 3 steps of langevin from uniform noise, the last 1 without noise"
     assert images.shape == (20, 8, 8, 1)
     np.testing.assert_array_equal(labels, np.arange(20) % 10)
@@ -78,12 +82,12 @@ def test_fresh_samples_are_chains_of_the_sampling_steps_whatever_the_size_of_a_b
     noise = np.random.default_rng(0).uniform(size=images.shape).astype(np.float32)
     energy_fn = of_run.energy_fn(jnp.asarray(labels))
     assert energy_fn(jnp.asarray(images)).mean() < energy_fn(jnp.asarray(noise)).mean()
-    np.testing.assert_array_equal(subject(workdir).samples.images, images)
-    assert (subject(workdir, eval__seed=1).samples.images != images).any()
+    np.testing.assert_array_equal(drawn(opened(workdir)).images, images)
+    assert (drawn(opened(workdir, eval__seed=1)).images != images).any()
 
 
 def test_samples_of_the_buffer_are_its_decoded_chains_with_their_labels_and_say_so(workdir):
-    images, labels, origin = subject(workdir, eval__samples="buffer").samples
+    images, labels, origin = drawn(opened(workdir, eval__samples="buffer"))
     assert origin.startswith("THE TRAINING BUFFER, not fresh chains: 20 of its 64 chains")
     config, mesh = read_config(workdir), parallel.device_mesh()
     buffer = trained.restore(workdir, assemble.abstract_state(config, mesh)).state.memory
@@ -99,12 +103,13 @@ def test_samples_by_turns_are_of_one_member_a_round_and_say_so(workdir):
     """Two snapshots; a buffer that a round moves whole, so that a chain's rounds are known."""
     buffered = {"sample__buffer_capacity": 24, "sample__restart_prob": 0.0, "eval__batch_size": 24}
 
-    def drawn(**changes):
-        return subject(workdir, eval__num_samples=24, **buffered, **changes).samples
+    def judged(**changes):
+        return drawn(opened(workdir, eval__num_samples=24, **buffered, **changes))
 
     turns = {"sample__snapshots": 2, "sample__ensemble": "turns"}
-    newest, first, second = drawn(sample__rounds=1), drawn(sample__rounds=1, **turns), drawn(sample__rounds=2, **turns)
-    mean, twice = drawn(sample__rounds=1, sample__snapshots=2), drawn(sample__rounds=2)
+    newest, first = judged(sample__rounds=1), judged(sample__rounds=1, **turns)
+    second = judged(sample__rounds=2, **turns)
+    mean, twice = judged(sample__rounds=1, sample__snapshots=2), judged(sample__rounds=2)
     np.testing.assert_allclose(first.images, newest.images, atol=1e-5)  # round 0 is member 0, the newest
     np.testing.assert_array_equal(first.labels, newest.labels)
     assert np.abs(mean.images - newest.images).max() > 1e-5
@@ -135,21 +140,23 @@ def test_samples_by_turns_are_of_one_member_a_round_and_say_so(workdir):
 )
 def test_an_evaluation_that_cannot_be_is_refused_with_the_cure(workdir, changes, message):
     with pytest.raises(BadInput, match=message):
-        subject(workdir, **changes)
+        opened(workdir, **changes)
 
 
 def test_a_function_of_energies_is_mapped_over_any_number_of_images(workdir):
-    of_run, images = subject(workdir, eval__batch_size=13), memory.digits("test").images[:37].astype(np.float32) / 255
+    of_run, images = opened(workdir), memory.digits("test").images[:37].astype(np.float32) / 255
     labels = np.arange(37, dtype=np.int32) % 10
-    found = of_run.map(lambda energy_of, x, y: {"u": energy_of(x, y), "first": x[:, 0, 0, 0]}, images, labels)
+    found = of_run.map(
+        lambda energy_of, x, y: {"u": energy_of(x, y), "first": x[:, 0, 0, 0]}, images, labels, batch_size=13
+    )
     expected = of_run.energy_fn(jnp.asarray(labels))(jnp.asarray(images))
     np.testing.assert_allclose(found["u"], expected, atol=1e-5)
     np.testing.assert_array_equal(found["first"], images[:, 0, 0, 0])
 
 
-def mean_of_samples(of_run):
-    """An evaluator whose number is known."""
-    images = of_run.samples.images
+def mean_of_samples(of_run, evidence):
+    """A measurement whose number is known."""
+    images = evidence.samples.images
     values = {
         "mean": Value(float(images.mean()), 0.0123),
         "row / column": Value(math.inf),
@@ -158,18 +165,21 @@ def mean_of_samples(of_run):
     return Outcome(values, {"of": "all pixels"}, {"grid": lambda path: Image.new("L", (60, 60)).save(path)})
 
 
-def of_the_data(of_run):
-    return Outcome({"n": Value(len(of_run.data("test").images))}, {}, {})
+def of_the_data(of_run, evidence):
+    return Outcome({"n": Value(len(evidence.data["eval.split"].images))}, {}, {})
 
 
-def refuse(of_run):
+def refuse(of_run, evidence):
     raise BadInput("the moon is full; wait")
 
 
 @pytest.fixture
 def known_evaluators(monkeypatch):
-    known = {"mean": mean_of_samples, "data": of_the_data, "refuse": refuse}
-    monkeypatch.setattr("ebm_jax.evaluate.EVALUATORS", known)  # imports it, before its source is another
+    known = {
+        "mean": Evaluator(unchecked, mean_of_samples, ("samples",)),
+        "data": Evaluator(unchecked, of_the_data, ("eval.split",)),
+        "refuse": Evaluator(unchecked, refuse, ()),
+    }
     monkeypatch.setattr(evaluators, "EVALUATORS", known)
 
 
@@ -191,7 +201,7 @@ def test_json_card_and_table_have_the_numbers_and_how_they_came_about(workdir, c
     assert files(earlier) == kept
     content, text = json.loads((folder / "evaluation.json").read_text()), (folder / "card.md").read_text()
     mean = content["metrics"]["mean"]
-    expected = subject(workdir, sample__weights="raw").samples.images.mean()
+    expected = drawn(opened(workdir, sample__weights="raw")).images.mean()
     assert abs(mean["values"]["mean"]["value"] - expected) < 1e-5
     assert mean["values"]["mean"]["standard_error"] == 0.0123
     assert mean["values"]["row / column"]["value"] == "inf"
@@ -229,15 +239,114 @@ def test_a_metric_that_fails_costs_no_other_and_the_status_says_so(workdir, caps
 
 
 def test_an_interrupt_keeps_what_was_measured_before(workdir, capsys, known_evaluators, monkeypatch):
-    def interrupt(of_run):
+    def interrupt(of_run, evidence):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(evaluators.EVALUATORS, "refuse", interrupt)
+    monkeypatch.setitem(evaluators.EVALUATORS, "refuse", Evaluator(unchecked, interrupt, ()))
     before = set((workdir / "evaluation").glob("*"))
     with pytest.raises(KeyboardInterrupt):
         run.main(command(workdir, "evaluate", eval__metrics="data,refuse"))
     (folder,) = set((workdir / "evaluation").glob("*")) - before
     assert set(json.loads((folder / "evaluation.json").read_text())["metrics"]) == {"data"}
+
+
+class Counted:
+    """A function of the package that says how often it is called, and with which split of which config."""
+
+    def __init__(self, monkeypatch, module, name):
+        self.calls, self.fn = [], getattr(module, name)
+        monkeypatch.setattr(module, name, self)
+
+    def __call__(self, first, *rest):
+        config = getattr(first, "config", first)
+        self.calls.append(config.data.split)
+        return self.fn(first, *rest)
+
+
+def test_what_no_metric_needs_is_neither_sampled_nor_read_and_what_two_need_is_made_once(
+    workdir, capsys, known_evaluators, monkeypatch
+):
+    sampled = Counted(monkeypatch, samples, "draw")
+    read = Counted(monkeypatch, trained.sources, "load_dataset")
+    evaluated(workdir, capsys, "data")
+    assert (sampled.calls, read.calls) == ([], ["test"])
+    both = Evaluator(unchecked, mean_of_samples, ("samples", "eval.split", "eval.reference_split"))
+    monkeypatch.setitem(evaluators.EVALUATORS, "both", both)
+    folder, _ = evaluated(workdir, capsys, "mean,both,data,mean")
+    assert len(sampled.calls) == 1
+    assert read.calls == ["test", "test", "train"]
+    said = {
+        name: set(of["protocol"])
+        for name, of in json.loads((folder / "evaluation.json").read_text())["metrics"].items()
+    }
+    assert said["mean"] == {"samples", "of"}
+    assert said["both"] == {"samples", "split test", "split train", "of"}
+
+
+def test_a_metric_that_did_not_say_that_it_needs_samples_is_told_to(workdir, capsys, known_evaluators, monkeypatch):
+    monkeypatch.setitem(evaluators.EVALUATORS, "mean", Evaluator(unchecked, mean_of_samples, ()))
+    _, printed = evaluated(workdir, capsys, "mean", status=2)
+    assert "add 'samples' to the needs of its Evaluator" in printed.err
+
+
+def test_a_measurement_that_metrics_share_is_made_once_and_again_where_it_failed(workdir):
+    tries = []
+
+    def share(of_run, evidence):
+        tries.append(len(evidence.data))
+        if len(tries) == 1:
+            raise BadInput("not now")
+        return "shared"
+
+    one, other = (Evaluator(unchecked, measure, ("eval.split",), share) for measure in (of_the_data, refuse))
+    of_run, made = opened(workdir), {}
+    with pytest.raises(BadInput, match="not now"):
+        evaluate.gathered(of_run, one, one.needs, made)
+    found = [evaluate.gathered(of_run, evaluator, evaluator.needs, made) for evaluator in (one, other)]
+    assert [evidence.shared for evidence in found] == ["shared", "shared"]
+    assert tries == [1, 1]
+    assert found[0].data["eval.split"] is found[1].data["eval.split"]
+
+
+OWN_METRIC = """
+from ebm_jax.evaluators.common import Evaluator, Outcome, Value, unchecked
+from ebm_jax.types import BadInput
+
+def check(config):
+    if config.eval.num_samples == 21:
+        raise BadInput("eval.num_samples 21 is out of range for brightness; use another")
+
+def measure(run, evidence):
+    draw = lambda path: path.write_bytes(b"a picture")
+    values = {"brightness": Value(float(evidence.data["eval.split"].images.mean()))}
+    return Outcome(values, {}, {"mine": draw})
+
+BRIGHTNESS = Evaluator(check, measure, ("eval.split",))
+MISTAKEN = Evaluator(unchecked, measure, ("test",))
+"""
+
+
+def test_a_metric_of_the_users_own_is_measured_by_its_import_path(workdir, capsys, tmp_path, monkeypatch):
+    (tmp_path / "own_metric.py").write_text(OWN_METRIC)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "own_metric:BRIGHTNESS"
+    folder, _ = evaluated(workdir, capsys, f"chains,{name}", eval__chains__number=8, eval__chains__steps=16)
+    content = json.loads((folder / "evaluation.json").read_text())
+    assert set(content["metrics"]) == {"chains", name}
+    assert content["metrics"][name]["values"]["brightness"]["value"] == memory.digits("test").images.mean()
+    assert set(content["metrics"][name]["protocol"]) == {"split test"}
+    assert content["metrics"][name]["pictures"] == ["own_metric-BRIGHTNESS_mine.png"]
+    assert (folder / "own_metric-BRIGHTNESS_mine.png").read_bytes() == b"a picture"
+    for words, message in {
+        "own_metric:BRIGHTNES": "is not in own_metric",
+        "own_metric:check": "is function; give an ebm_jax.evaluators.common.Evaluator",
+        "own_metric:MISTAKEN": "needs 'test', which is neither samples nor the key of a split",
+        name: "eval.num_samples 21 is out of range for brightness",
+    }.items():
+        assert run.main(command(workdir, "evaluate", eval__metrics=words, eval__num_samples=21)) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
 
 
 BAD = {

@@ -17,7 +17,8 @@ import pytest
 from test_train import files
 
 import run
-from ebm_jax import assemble, checks, choices, export, random, trained
+from ebm_jax import assemble, export, random, schema, trained
+from ebm_jax.labels import example_labels
 from ebm_jax.models import energy
 from ebm_jax.storage import exported
 
@@ -227,7 +228,7 @@ def test_a_run_is_exported_by_its_folder_alone(whole_run, folder, capsys):
 
 
 def shrunk(name, **changes):
-    config = checks.dry_run(importlib.import_module(f"configs.{name}").get_config()).unlock()
+    config = schema.dry_run(importlib.import_module(f"configs.{name}").get_config()).unlock()
     config.model.width, config.sample.num_steps, config.sample.quiet_steps = 4, 2, 0
     for key, value in changes.items():
         group, _, name = key.partition("__")
@@ -264,15 +265,15 @@ def reloaded(program):
 
 def both_ways(config):
     """Samples and energies of 3 chains from reloaded programs, and from the functions that were exported."""
-    params, labels = moved_params(config), example_labels(config, 3)
+    params, labels = moved_params(config), labels_for(config, 3)
     sampler, energy_fn = map(reloaded, export.programs(config, params))
     images = expected_samples(config, params, jax.random.key(0), labels, quick_jit)
     energies = quick_jit(trained.make_energy_fn(config))(params, images, labels)
     return (sampler(params, jax.random.key(0), labels), energy_fn(params, images, labels)), (images, energies)
 
 
-def example_labels(config, n):
-    return choices.example_labels(config, jnp.arange(n))
+def labels_for(config, n):
+    return example_labels(config, jnp.arange(n))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -287,7 +288,7 @@ def test_every_kind_of_model_is_exported_but_for_rounding(kind):
 
 def test_labels_reach_both_programs():
     config = KINDS["soft labels"]
-    params, labels = moved_params(config), example_labels(config, 3)
+    params, labels = moved_params(config), labels_for(config, 3)
     sampler, energy_fn = export.programs(config, params)
     images = sampler.call(params, jax.random.key(0), labels)
     assert (sampler.call(params, jax.random.key(0), labels + 1) != images).any()

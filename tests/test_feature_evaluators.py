@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 from test_configs import config_of
 
-from ebm_jax.data import memory
+from ebm_jax.data import memory, sources
 from ebm_jax.distributed import parallel
-from ebm_jax.evaluators import CHECKS, EVALUATORS
-from ebm_jax.evaluators.common import Samples, Subject, sha256
+from ebm_jax.evaluate import gathered
+from ebm_jax.evaluators import EVALUATORS
+from ebm_jax.evaluators.common import Samples, sha256
+from ebm_jax.evaluators.features import compare
 from ebm_jax.metrics import classifier, inception, moments
 from ebm_jax.metrics.frechet import gaussian, jackknifed_distance
 from ebm_jax.storage import archive, weights
+from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput
 
 OF_INCEPTION = ("fid", "inception_score", "kid", "precision_recall", "density_coverage")
@@ -40,31 +43,37 @@ def small(monkeypatch, tmp_path):
     return tmp_path / "weights.npz"
 
 
-def subject(folder, images=TEST, **changes):
+def judged(folder, images=TEST, **changes):
+    """An untrained run and what an evaluation of it has made so far: these samples."""
     config = config_of("digits").copy_and_resolve_references().unlock()
     config.eval.num_samples, config.eval.inception.sha256 = len(images), ""
     config.eval.kid.subset_size, config.eval.kid.subsets, config.eval.splits = 50, 20, 2
     for key, value in changes.items():
         setattr(config.eval, key, value)
-    made = Subject(config, {}, parallel.device_mesh(), 1, folder)
-    made._samples = Samples(images.astype(np.float32) / 255, np.zeros(len(images), np.int32), "made up")
-    return made
+    samples = Samples(images.astype(np.float32) / 255, np.zeros(len(images), np.int32), "made up")
+    return TrainedRun(config, {}, parallel.device_mesh(), 1, folder, {}), {"samples": samples}
 
 
-def measured(of_run, *names):
+def outcome_of(name, judged):
+    of_run, made = judged
+    evaluator = EVALUATORS[name]
+    return evaluator.measure(of_run, gathered(of_run, evaluator, evaluator.needed(of_run.config), made))
+
+
+def measured(judged, *names):
     for name in names:
-        CHECKS[name](of_run.config)
-    return {key: value for name in names for key, value in EVALUATORS[name](of_run).values.items()}
+        EVALUATORS[name].check(judged[0].config)
+    return {key: value for name in names for key, value in outcome_of(name, judged).values.items()}
 
 
 def test_a_set_compared_with_itself_and_shifted_by_one_pixel(small, tmp_path):
     options = {"inception_weights": str(small), "reference_split": "test"}
-    same = measured(subject(tmp_path, **options), *OF_INCEPTION)
+    same = measured(judged(tmp_path, **options), *OF_INCEPTION)
     assert set(same) == {"FID", "Inception Score", "KID", "precision", "recall", "density", "coverage"}
     assert same["FID"].number < 1e-6
     assert abs(same["KID"].number) < 5 * same["KID"].standard_error
     assert [same[name].number for name in ("precision", "recall", "coverage")] == [1, 1, 1]
-    shifted = measured(subject(tmp_path, np.roll(TEST, 1, 2), **options), *OF_INCEPTION)
+    shifted = measured(judged(tmp_path, np.roll(TEST, 1, 2), **options), *OF_INCEPTION)
     assert shifted["FID"].number > 5 * shifted["FID"].standard_error
     assert shifted["KID"].number > 10 * shifted["KID"].standard_error
     assert all(shifted[name].number < 1 for name in ("precision", "recall", "coverage"))
@@ -77,7 +86,7 @@ def test_a_set_compared_with_itself_and_shifted_by_one_pixel(small, tmp_path):
 
 def test_samples_of_one_class_are_precise_and_recall_little(small, tmp_path):
     zeros = TEST[memory.digits("test").labels == 0]
-    found = measured(subject(tmp_path, zeros, inception_weights=str(small), reference_split="test"), "precision_recall")
+    found = measured(judged(tmp_path, zeros, inception_weights=str(small), reference_split="test"), "precision_recall")
     assert found["precision"].number == 1
     assert found["recall"].number < 0.5
 
@@ -86,21 +95,21 @@ def test_all_metrics_of_an_evaluation_share_one_pass(small, tmp_path, monkeypatc
     passes = []
     original = inception.params_of
     monkeypatch.setattr(inception, "params_of", lambda state: passes.append(1) or original(state))
-    of_run = subject(tmp_path, inception_weights=str(small))
-    measured(of_run, *OF_INCEPTION)
+    of_run, made = judged(tmp_path, inception_weights=str(small))
+    measured((of_run, made), *OF_INCEPTION)
     assert len(passes) == 1
-    assert of_run.used == {"samples", "train"}
+    assert set(made) == {"samples", ("split", "train"), compare}
 
 
-def test_a_saved_reference_gives_the_same_numbers_without_its_images(small, tmp_path):
+def test_a_saved_reference_gives_the_same_numbers_without_its_images(small, tmp_path, monkeypatch):
     path = tmp_path / "statistics" / "digits.npz"
     options = {"inception_weights": str(small), "reference": str(path)}
-    plain = measured(subject(tmp_path, inception_weights=str(small)), *OF_INCEPTION)
-    made = measured(subject(tmp_path, **options), *OF_INCEPTION)
+    plain = measured(judged(tmp_path, inception_weights=str(small)), *OF_INCEPTION)
+    made = measured(judged(tmp_path, **options), *OF_INCEPTION)
     assert path.exists()
-    again = subject(tmp_path, **options)
-    again.data = None  # nothing is read
-    outcome = EVALUATORS["fid"](again)
+    again = judged(tmp_path, **options)
+    monkeypatch.setattr(sources, "load_dataset", None)  # nothing is read
+    outcome = outcome_of("fid", again)
     assert plain == made == measured(again, *OF_INCEPTION)
     assert "read from digits.npz, SHA-256" in outcome.protocol["reference"]
     assert "digits train, 1,438 images" in outcome.protocol["reference"]
@@ -109,7 +118,7 @@ def test_a_saved_reference_gives_the_same_numbers_without_its_images(small, tmp_
 @pytest.mark.parametrize("change", ["split", "weights", "shape"])
 def test_a_saved_reference_of_something_else_is_refused_in_one_line(change, small, tmp_path):
     options = {"inception_weights": str(small), "reference": str(tmp_path / "saved.npz")}
-    measured(subject(tmp_path, **options), "fid")
+    measured(judged(tmp_path, **options), "fid")
     images = TEST
     if change == "split":
         options["reference_split"] = "test"
@@ -120,14 +129,14 @@ def test_a_saved_reference_of_something_else_is_refused_in_one_line(change, smal
     with pytest.raises(
         BadInput, match=r"^eval.inception.reference .*saved.npz has other statistics: .* give another path.*$"
     ):
-        measured(subject(tmp_path, images, **options), "fid")
+        measured(judged(tmp_path, images, **options), "fid")
 
 
 def test_sets_of_different_shapes_are_refused_in_one_line(small, tmp_path):
-    larger = subject(tmp_path, TEST.repeat(2, 1), inception_weights=str(small))
+    larger = judged(tmp_path, TEST.repeat(2, 1), inception_weights=str(small))
     for name in ("fid", "classifier_distance"):
         with pytest.raises(BadInput, match=r"^samples of 16x8x1 cannot be compared with images of 8x8x1; .*$"):
-            EVALUATORS[name](larger)
+            outcome_of(name, larger)
 
 
 @pytest.mark.parametrize(
@@ -161,23 +170,22 @@ def test_sets_of_different_shapes_are_refused_in_one_line(small, tmp_path):
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(name, changes, line, small, tmp_path):
     with pytest.raises(BadInput, match=line):
-        CHECKS[name](subject(tmp_path, **{"inception_weights": str(small)} | changes).config)
+        EVALUATORS[name].check(judged(tmp_path, **{"inception_weights": str(small)} | changes)[0].config)
 
 
 def test_weights_of_the_wrong_hash_are_refused_and_the_right_one_is_recorded(small, tmp_path):
-    wrong = subject(tmp_path, inception_weights=str(small), inception_sha256="6726825d")
+    wrong, _ = judged(tmp_path, inception_weights=str(small), inception_sha256="6726825d")
     with pytest.raises(BadInput, match=r"^.*weights.npz has the SHA-256 [0-9a-f]{64}, not 6726825d; .*$"):
-        CHECKS["fid"](wrong.config)
+        EVALUATORS["fid"].check(wrong.config)
     digest = weights.read(small, "").digest
-    protocol = EVALUATORS["fid"](subject(tmp_path, inception_weights=str(small), inception_sha256=digest)).protocol
+    protocol = outcome_of("fid", judged(tmp_path, inception_weights=str(small), inception_sha256=digest)).protocol
     assert digest in protocol["feature weights"]
     assert "align_corners=False" in protocol["images"]
 
 
 def test_classifier_distance_names_itself_keeps_its_classifier_and_tells_samples_from_data(tmp_path, monkeypatch):
     options = {"classifier_steps": 30}
-    of_run = subject(tmp_path, **options)
-    outcome = EVALUATORS["classifier_distance"](of_run)
+    outcome = outcome_of("classifier_distance", judged(tmp_path, **options))
     of_data, of_same = (outcome.values[f"{name} / classifier distance"].number for name in ("samples", "test images"))
     assert of_data == pytest.approx(of_same, rel=1e-9), "the samples are the test images"
     assert 0.8 < outcome.values["samples / class coverage"].number <= 1
@@ -190,30 +198,27 @@ def test_classifier_distance_names_itself_keeps_its_classifier_and_tells_samples
     assert (described["images"], described["labels"]) == (sha256(train.images), sha256(train.labels))
     assert kept.name in outcome.protocol["classifier"]
     monkeypatch.setattr(classifier, "train", None)  # another evaluation does not train
-    ones = EVALUATORS["classifier_distance"](
-        subject(tmp_path, TEST[memory.digits("test").labels == 1].repeat(8, 0), **options)
-    )
+    only_ones = judged(tmp_path, TEST[memory.digits("test").labels == 1].repeat(8, 0), **options)
+    ones = outcome_of("classifier_distance", only_ones)
     assert ones.values["samples / classifier distance"].number > 5 * of_data
     assert ones.values["samples / class coverage"].number < 0.3
 
 
 def test_another_recipe_is_another_classifier_and_a_damaged_one_is_refused(tmp_path):
     for seed in (0, 1):
-        EVALUATORS["classifier_distance"](subject(tmp_path, classifier_steps=2, classifier_seed=seed))
+        outcome_of("classifier_distance", judged(tmp_path, classifier_steps=2, classifier_seed=seed))
     kept = sorted((tmp_path / "classifier").iterdir())
     assert len(kept) == 2
     for path in kept:
         path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(BadInput, match=r"^.*\.npz .*delete it to have it made anew$"):
-        EVALUATORS["classifier_distance"](subject(tmp_path, classifier_steps=2))
+        outcome_of("classifier_distance", judged(tmp_path, classifier_steps=2))
 
 
 def test_classifier_distance_of_images_without_classes_is_refused_in_one_line(tmp_path):
-    of_run = subject(tmp_path)
-    for split in ("train", "test"):
-        found = of_run.data(split)
-        of_run._splits[split] = found._replace(num_classes=1)
+    of_run, made = judged(tmp_path)
+    made |= {("split", split): of_run.data(split)._replace(num_classes=1) for split in ("train", "test")}
     with pytest.raises(
         BadInput, match=r"^classifier_distance needs images of classes, and those of digits have none.*$"
     ):
-        EVALUATORS["classifier_distance"](of_run)
+        outcome_of("classifier_distance", (of_run, made))

@@ -19,8 +19,7 @@ from test_train import ROOT, command, files
 
 import run
 from configs import default, digits
-from ebm_jax import assemble, capacity, checks, cli, schema
-from ebm_jax.choices import CHOICES
+from ebm_jax import assemble, capacity, checks, cli, evaluators, schema, tasks
 from ebm_jax.distributed import parallel
 from ebm_jax.schema import FLAG, KEYS, SHAPE, as_config, flat, value_of
 from ebm_jax.storage.workdir import read_config
@@ -74,10 +73,10 @@ def checked(values):
     """The config as a run would have it, after every check that needs no device."""
     config = as_config(ConfigDict(values), "mine.py", "begin with configs/default.py")
     checks.check(config, 8)
-    checks.check_task(config, 8)
+    tasks.check(config, 8)
     capacity.check_samples_fit(config)
     if config.data.source != "density":
-        checks.check_evaluation(config, 8)
+        evaluators.check(config, 8)
         capacity.check_evaluation_fits(config)
     return config
 
@@ -142,7 +141,8 @@ ODD = ODD_NUMBERS + ODD_TEXTS + ODD_TYPES
 
 def names_of(key):
     """The valid words for a key that has some, so that checks across keys are met too."""
-    return [*CHOICES.get(key, {}), *{"data.source": ["density", "noise", "shapes", "npz:x"]}.get(key, [])]
+    sources = {"data.source": ["density", "noise", "shapes", "npz:x"], "sample.task": [*tasks.TASKS]}
+    return [*CHOICES.get(key, {}), *sources.get(key, [])]
 
 
 def try_odd_values(stride):
@@ -276,7 +276,7 @@ def test_the_memory_that_a_run_needs_at_least_is_that_of_its_arrays(monkeypatch)
     config, mesh = as_config(ConfigDict(BASES["digits"]), "mine.py", ""), parallel.device_mesh()
     state = assemble.make_state(config, mesh)
     shards = [leaf.addressable_shards[0].data for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state))]
-    shards += [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(state.memory)]
+    shards += [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(state.buffer)]
     batch = 2 * 4 * math.prod(config.data.shape) * config.train.batch_size // 8
     needed = 8 * (sum(shard.nbytes for shard in shards) + batch)
     monkeypatch.setattr(parallel, "host_memory", lambda: needed)
@@ -620,5 +620,5 @@ def test_data_that_cannot_be_had_are_refused_in_one_line(tmp_path, monkeypatch, 
 def test_a_working_digits_config_still_passes_all_checks():
     config = digits.get_config()
     checks.check(config, 8)
-    checks.check_task(config, 8)
+    tasks.check(config, 8)
     capacity.check_memory(config, parallel.device_mesh())

@@ -9,16 +9,17 @@ import pytest
 from PIL import Image
 
 from configs import digits
-from ebm_jax import assemble
+from ebm_jax import assemble, trained
 from ebm_jax.data import memory
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import chains, likelihood, memorisation
-from ebm_jax.evaluators.common import Samples, Subject
+from ebm_jax.evaluators.common import Evidence, Samples
 from ebm_jax.evaluators.energies import at_most, dequantised, energies_of
 from ebm_jax.evaluators.likelihood import Likelihood
 from ebm_jax.metrics import ais
 from ebm_jax.metrics.ais import Sandwich
 from ebm_jax.models.spectral import HEAD
+from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput
 
 SLOPES = np.linspace(0.2, 1.1, 10)  # of each class
@@ -33,34 +34,38 @@ def log_z(slopes):
     return 64 * np.log((1 - np.exp(-slopes)) / slopes)
 
 
-class OfDigits(Subject):
-    """A model of digits by `linear`, and exact samples of it, four of each class."""
+def of_digits(monkeypatch, num_classes=10, **changes):
+    """A model of digits by `linear`."""
+    monkeypatch.setattr(assemble, "make_apply", lambda config: linear)
+    monkeypatch.setattr(trained, "make_apply", lambda config: linear)
+    config = digits.get_config().copy_and_resolve_references().unlock()
+    config.model.num_classes = num_classes
+    config.eval.update(num_samples=40, batch_size=40, ais_chains=160, ais_steps=150, ais_burn_in=16)
+    config.eval.update(chains_number=16, chains_steps=200)
+    for key, value in changes.items():
+        group, name = key.split("__")
+        config[group][name] = value
+    params = {HEAD: {"kernel": jnp.zeros((1, 1))}, "slopes": jnp.asarray(SLOPES, jnp.float32)}
+    return TrainedRun(config, params, parallel.device_mesh(jax.devices()[:1]), 0, Path(), {})
 
-    def __init__(self, monkeypatch, num_classes=10, **changes):
-        monkeypatch.setattr(assemble, "make_apply", lambda config: linear)
-        config = digits.get_config().copy_and_resolve_references().unlock()
-        config.model.num_classes = num_classes
-        config.eval.update(num_samples=40, batch_size=40, ais_chains=160, ais_steps=150, ais_burn_in=16)
-        config.eval.update(chains_number=16, chains_steps=200)
-        for key, value in changes.items():
-            group, name = key.split("__")
-            config[group][name] = value
-        params = {HEAD: {"kernel": jnp.zeros((1, 1))}, "slopes": jnp.asarray(SLOPES, jnp.float32)}
-        super().__init__(config, params, parallel.device_mesh(jax.devices()[:1]), 0, Path())
 
-    @property
-    def samples(self):
-        labels = np.arange(40, dtype=np.int32) % 10
-        slopes = SLOPES[labels][:, None, None, None] if self.config.model.num_classes > 1 else SLOPES[0]
-        u = np.random.default_rng(0).random((40, 8, 8, 1))
-        return Samples((-np.log1p(-u * -np.expm1(-slopes)) / slopes).astype(np.float32), labels, "exact draws")
+def exact_draws(num_classes=10):
+    """Samples of that model, four of each class."""
+    labels = np.arange(40, dtype=np.int32) % 10
+    slopes = SLOPES[labels][:, None, None, None] if num_classes > 1 else SLOPES[0]
+    u = np.random.default_rng(0).random((40, 8, 8, 1))
+    return Samples((-np.log1p(-u * -np.expm1(-slopes)) / slopes).astype(np.float32), labels, "exact draws")
+
+
+def evidence(samples=None):
+    return Evidence({"eval.split": memory.digits("test"), "eval.reference_split": memory.digits("train")}, samples)
 
 
 def test_bounds_and_likelihood_of_a_model_of_classes_are_those_of_each_class_under_its_own_z(monkeypatch):
     temperature = 0.5
-    of_run = OfDigits(monkeypatch, eval__ais__temperature=temperature)
+    of_run = of_digits(monkeypatch, eval__ais__temperature=temperature)
     with jax.debug_key_reuse(False):
-        found = likelihood.measure(of_run)
+        found = likelihood.measure(of_run, evidence(exact_draws()))
     test = memory.digits("test")
     slopes = SLOPES[test.labels] / temperature
     energies = slopes * ((test.images.astype(np.float64) + 0.5) / 256).sum((1, 2, 3))  # of the cells' middles
@@ -82,12 +87,12 @@ def test_bounds_and_likelihood_of_a_model_of_classes_are_those_of_each_class_und
 
 
 def test_reverse_chains_start_at_samples_of_their_own_class(monkeypatch):
-    of_run, labels = OfDigits(monkeypatch), np.repeat(np.arange(10, dtype=np.int32), 2)
+    of_run, labels = of_digits(monkeypatch), np.repeat(np.arange(10, dtype=np.int32), 2)
     path = ais.Path(jnp.linspace(0, 1, 2), jnp.full(2, 1e-4))  # steps that hardly move them
     with jax.debug_key_reuse(False):
         chain = likelihood.Chains(of_run, likelihood.make_move(of_run.config), labels)
-        starts, _ = chain.starts(jax.random.key(0), path)
-    samples = of_run.samples
+        starts, _ = chain.starts(jax.random.key(0), path, exact_draws())
+    samples = exact_draws()
     distances = np.square(starts[:, None] - samples.images[None]).sum((2, 3, 4))
     assert distances.min(1).max() < 0.01
     np.testing.assert_array_equal(samples.labels[distances.argmin(1)], labels)
@@ -95,15 +100,11 @@ def test_reverse_chains_start_at_samples_of_their_own_class(monkeypatch):
 
 
 def test_a_class_without_samples_is_named(monkeypatch):
-    class WithoutSeven(OfDigits):
-        samples = Samples(
-            np.zeros((9, 8, 8, 1), np.float32), np.delete(np.arange(10, dtype=np.int32), 7), "nine classes"
-        )
-
-    of_run = WithoutSeven(monkeypatch)
+    labels = np.delete(np.arange(10, dtype=np.int32), 7)
+    without_seven, of_run = Samples(np.zeros((9, 8, 8, 1), np.float32), labels, "nine"), of_digits(monkeypatch)
     chain = likelihood.Chains(of_run, likelihood.make_move(of_run.config), np.arange(10, dtype=np.int32))
     with pytest.raises(BadInput, match=r"no sample of class 7 .* larger eval.num_samples"):
-        chain.starts(jax.random.key(0), ais.Path(jnp.linspace(0, 1, 2), jnp.full(2, 0.1)))
+        chain.starts(jax.random.key(0), ais.Path(jnp.linspace(0, 1, 2), jnp.full(2, 0.1)), without_seven)
 
 
 def verdict(*bounds):
@@ -129,18 +130,20 @@ def test_the_verdict_names_a_sandwich_that_closes_one_that_does_not_and_one_that
 )
 def test_what_has_no_likelihood_is_refused(monkeypatch, changes, line):
     with pytest.raises(BadInput, match=line):
-        likelihood.check(OfDigits(monkeypatch, **changes).config)
+        likelihood.check(of_digits(monkeypatch, **changes).config)
 
 
 def test_energies_are_those_of_the_images_in_their_order_whatever_the_batch(monkeypatch):
     test = memory.digits("test")
     images = dequantised(jax.random.key(0), test.images)
     assert (np.floor(images * 256) == test.images).all()
-    of_run = OfDigits(monkeypatch)
+    of_run = of_digits(monkeypatch)
     sums = images.astype(np.float64).sum((1, 2, 3))
-    np.testing.assert_allclose(energies_of(of_run, images, test.labels), SLOPES[test.labels] * sums, rtol=1e-5)
-    free = OfDigits(monkeypatch, num_classes=1)
-    np.testing.assert_allclose(energies_of(free, images, test.labels), SLOPES[0] * sums, rtol=1e-5)
+    np.testing.assert_allclose(
+        energies_of(of_run, images, test.labels, lambda words: None), SLOPES[test.labels] * sums, rtol=1e-5
+    )
+    free = of_digits(monkeypatch, num_classes=1)
+    np.testing.assert_allclose(energies_of(free, images, test.labels, lambda words: None), SLOPES[0] * sums, rtol=1e-5)
     some = at_most(test, 10, 0)
     assert len(some.images) == len(some.labels) == 10
     assert len(at_most(test, 1_000, 0).images) == len(test.images)
@@ -149,9 +152,9 @@ def test_energies_are_those_of_the_images_in_their_order_whatever_the_batch(monk
 @pytest.mark.slow
 def test_chains_of_a_metropolis_kernel_mix_to_the_closed_forms_mean_energy(monkeypatch, tmp_path):
     chain = {"chain__kernel": "hmc", "chain__step_size": 0.5, "chain__hmc__num_leaps": 3, "chain__temperature": 1.0}
-    of_run = OfDigits(monkeypatch, num_classes=1, **chain)
+    of_run = of_digits(monkeypatch, num_classes=1, **chain)
     with jax.debug_key_reuse(False):
-        found = chains.measure(of_run)
+        found = chains.measure(of_run, evidence())
     slope = SLOPES[0]
     expected = 64 * slope * (1 / slope - 1 / np.expm1(slope))
     value = found.values["energy of chains, mean"]
@@ -174,17 +177,15 @@ def test_langevin_has_no_acceptance_of_its_own_and_malas_stands_for_it_by_name(m
         "eval__chains__steps": 16,
     }
     with jax.debug_key_reuse(False):
-        found = chains.measure(OfDigits(monkeypatch, num_classes=1, **tied))
+        found = chains.measure(of_digits(monkeypatch, num_classes=1, **tied), evidence())
     assert 0.0 < found.values["acceptance"].number < 0.9, "64 pixels, each near a wall at times"
     assert "that of MALA at the same step size 0.0001, clip and temperature 1," in found.protocol["chains, acceptance"]
     assert "HAVE NOT MIXED" in found.protocol["chains, mixing"]
 
 
 def test_samples_that_are_training_images_are_all_remembered(monkeypatch, tmp_path):
-    class Copies(OfDigits):
-        samples = Samples(memory.digits("train").images[:40] / np.float32(255), np.zeros(40, np.int32), "copies")
-
-    found = memorisation.measure(Copies(monkeypatch))
+    copies = Samples(memory.digits("train").images[:40] / np.float32(255), np.zeros(40, np.int32), "copies")
+    found = memorisation.measure(of_digits(monkeypatch), evidence(copies))
     assert found.values["share of samples nearer to train than to test"].number == 1
     assert found.values["that share if nothing is remembered"].number == pytest.approx(1438 / 1797)
     assert found.values["distance of samples to train, median"].number < 1e-3

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from ebm_jax import assemble, checks, export, trained
+from ebm_jax import assemble, export, schema, trained
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.models import energy, networks, spectral
@@ -47,7 +47,7 @@ def bowl(steepness=1.0):
 
 
 def config_of(name, **values):
-    config = checks.dry_run(digits.get_config()).unlock()
+    config = schema.dry_run(digits.get_config()).unlock()
     config.model.name, config.model.width = f"test_network:{name}", 5
     for key, value in values.items():
         group, _, key = key.partition("__")

@@ -14,7 +14,7 @@ from test_checkpoint import damage, flip
 
 from ebm_jax import assemble, trained
 from ebm_jax.distributed import parallel
-from ebm_jax.storage import checkpoint
+from ebm_jax.storage import checkpoint, workdir
 from ebm_jax.storage.older import OLDER
 
 RUNS = ROOT / "tests" / "fixtures" / "runs_a7536e2.tar.xz"
@@ -194,7 +194,7 @@ def test_new_checkpoints_name_the_leaf_of_each_number(tmp_path):
 def test_a_checkpoint_of_commit_a7536e2_is_restored_with_all_its_arrays(tmp_path, name):
     with tarfile.open(RUNS) as packed:
         packed.extractall(tmp_path, filter="data")
-    config = trained.read_run(tmp_path / name)
+    config = workdir.read_config(tmp_path / name)
     expected = assemble.abstract_state(config, parallel.device_mesh())
     found = trained.restore(tmp_path / name, expected)
     assert (found.step, found.skipped) == (6, {})

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
-from test_evaluate import subject, workdir  # noqa: F401
+from test_evaluate import opened, workdir  # noqa: F401
 
 from ebm_jax.data import memory
 from ebm_jax.evaluators import ood as evaluator
+from ebm_jax.evaluators.common import Evidence
 from ebm_jax.metrics import ood, outliers
 from ebm_jax.types import BadInput
 
@@ -144,7 +145,9 @@ def test_what_cannot_be_made_is_refused():
 
 
 def named(workdir, words, **changes):  # noqa: F811
-    return subject(workdir, eval__ood__sets=words, eval__ood__images=30, **changes)
+    of_run = opened(workdir, eval__ood__sets=words, eval__ood__images=30, **changes)
+    splits = {"eval.split": "test", "eval.reference_split": "train"}
+    return of_run, Evidence({key: of_run.data(split) for key, split in splits.items()})
 
 
 def test_the_runs_own_images_by_another_name_or_in_a_file_score_the_same_to_the_bit_and_shifted_ones_do_not(
@@ -156,22 +159,22 @@ def test_the_runs_own_images_by_another_name_or_in_a_file_score_the_same_to_the_
     np.savez(tmp_path / "shifted.npz", x_test=np.roll(own.images, 1, 2))
     np.savez(tmp_path / "large.npz", x_test=own.images.repeat(4, 1).repeat(4, 2).repeat(3, 3))
     files = [f"npz:{tmp_path}/{name}.npz" for name in ("same", "shifted", "large")]
-    of_run = named(workdir, ",".join(["sklearn:digits", "sklearn:digits@train", *files]))
-    sets = evaluator.collect(of_run)
+    of_run, evidence = named(workdir, ",".join(["sklearn:digits", "sklearn:digits@train", *files]))
+    sets = evaluator.collect(of_run, evidence)
     np.testing.assert_array_equal(sets["sklearn:digits"], sets["inside"])
     np.testing.assert_array_equal(sets[files[0]], sets["inside"])
     np.testing.assert_array_equal(sets["sklearn:digits@train"], sets["train"])
     assert sets[files[2]].shape == sets["inside"].shape
     assert np.abs(sets[files[2]].astype(float) - sets["inside"]).mean() < 20, "enlarged and coloured, and back again"
-    energies = {name: scored["min U"].energies for name, scored in evaluator.score(of_run, sets).items()}
+    energies = {name: scored["min U"].energies for name, scored in evaluator.score(of_run, sets, evidence.note).items()}
     np.testing.assert_array_equal(energies[files[0]], energies["inside"])
     assert ood.auroc(energies["inside"], energies[files[0]]).value == 0.5
     assert (energies[files[1]] != energies["inside"]).all()
 
 
 def test_the_evaluator_gives_every_set_under_every_score_with_its_hash(workdir):  # noqa: F811
-    of_run = named(workdir, "train,uniform,rotation")
-    values, protocol, pictures = evaluator.measure(of_run)
+    of_run, evidence = named(workdir, "train,uniform,rotation")
+    values, protocol, pictures = evaluator.measure(of_run, evidence)
     names = {name.split(" / ")[1] for name in values}
     assert names == {
         f"{score}{energy}{end}"
@@ -180,7 +183,7 @@ def test_the_evaluator_gives_every_set_under_every_score_with_its_hash(workdir):
     }
     energy_fn = jax.jit(lambda x, y: of_run.energy_fn(y)(x))
     by_hand = {}
-    for name, images in evaluator.collect(of_run).items():
+    for name, images in evaluator.collect(of_run, evidence).items():
         assert protocol[f"set {name}"].endswith(evaluator.sha256(images))
         x = images.astype(np.float32) / 255
         each = [np.asarray(energy_fn(jnp.asarray(x), jnp.full(30, y))) for y in range(10)]
@@ -203,7 +206,7 @@ def test_the_evaluator_gives_every_set_under_every_score_with_its_hash(workdir):
     ],
 )
 def test_a_set_that_is_not_there_is_refused_before_anything_is_measured(workdir, words, changes, message):  # noqa: F811
-    config = subject(workdir).config
+    config = opened(workdir).config
     config.eval.ood.sets = words
     for key, value in changes.items():
         group, name = key.split("__")

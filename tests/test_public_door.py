@@ -105,9 +105,10 @@ def test_untrained_parameters_are_normalised_where_the_config_says_so(config):
     assert 0.9 < np.linalg.svd(kernel.reshape(-1, kernel.shape[-1]), compute_uv=False)[0] < 2.0
 
 
-def test_loading_names_what_is_missing(config, tmp_path):
+@pytest.mark.parametrize("door", [ebm_jax.load, ebm_jax.open_run])
+def test_loading_names_what_is_missing(config, tmp_path, door):
     with pytest.raises(BadInput, match="is not the folder of a run"):
-        ebm_jax.load(tmp_path)
+        door(tmp_path)
     claim(tmp_path / "run", config)
     with pytest.raises(BadInput, match="has no checkpoint"):
-        ebm_jax.load(tmp_path / "run")
+        door(tmp_path / "run")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from ebm_jax import assemble, checks
+from ebm_jax import assemble, schema
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.models import networks, spectral
@@ -234,7 +234,7 @@ def test_kernels_of_the_releases_tiny_start_stay_themselves_and_pass_the_gradien
 @pytest.fixture(scope="module")
 def trained():
     """The digits' config, made tiny, with spectral normalisation, and its states after 0 to 4 steps on one device."""
-    config, mesh = checks.dry_run(digits.get_config()).unlock(), parallel.device_mesh(jax.devices()[:1])
+    config, mesh = schema.dry_run(digits.get_config()).unlock(), parallel.device_mesh(jax.devices()[:1])
     config.model.width, config.model.spectral_norm, config.optim.ema_decay = 4, True, 0.5
     state, step, states = assemble.make_state(config, mesh), assemble.make_step(config.lock(), mesh), []
     with sources.open_batches(config, pytest.fail) as batches:

@@ -10,12 +10,17 @@ from test_train import command, files
 import ebm_jax
 import run
 from configs import digits
-from ebm_jax import assemble, choices
+from ebm_jax import assemble
 from ebm_jax.data import memory
-from ebm_jax.models import energy
+from ebm_jax.distributed import parallel
+from ebm_jax.labels import parse_labels, sample_labels
+from ebm_jax.models import energy, observations
 from ebm_jax.sampling import replay
+from ebm_jax.sampling.hmc import Phase, leapfrog
+from ebm_jax.sampling.kernel import point
 from ebm_jax.storage.workdir import claim, read_config
-from ebm_jax.tasks.common import known_pixels
+from ebm_jax.tasks.inpaint import known_pixels
+from ebm_jax.tasks.observed import likelihood_weight
 from ebm_jax.types import BadInput
 
 
@@ -59,6 +64,7 @@ def test_a_film_goes_from_noise_to_the_end_of_the_chain(workdir):
     assert (last < energies(workdir)(frames[0], arrays["labels"])).all()
     gif = Image.open(next((workdir / "samples").glob("film*.gif")))
     assert gif.n_frames == 3
+    np.testing.assert_allclose(frames[-1], sampled(workdir)["images"], atol=1e-5)
 
 
 @pytest.mark.slow
@@ -101,8 +107,13 @@ def test_every_mask_hides_about_what_its_name_says(mask):
         assert known[[0, -1]].all()
 
 
-def test_inpainting_keeps_known_pixels_bit_for_bit(workdir):
+def test_inpainting_keeps_known_pixels_bit_for_bit_and_says_its_error_beside_that_of_the_mean_image(workdir, capsys):
+    capsys.readouterr()
     arrays = sampled(workdir, "inpaint")
+    said, unknown = capsys.readouterr().out, ~np.broadcast_to(arrays["known"], arrays["images"].shape)
+    mean = memory.digits("train").images.astype(np.float64).mean(0) / 255
+    of_mean, of_filled = (np.square(guess - arrays["images"])[unknown].mean() for guess in (mean, arrays["filled"]))
+    assert f"mean squared error there {of_filled:.4f}, of the training set's mean image {of_mean:.4f}\n" in said
     known = np.broadcast_to(arrays["known"], arrays["images"].shape)
     np.testing.assert_array_equal(arrays["filled"][known], arrays["images"][known])
     assert np.abs(arrays["filled"] - arrays["images"])[~known].mean() > 0.1, "what is hidden is not known"
@@ -147,8 +158,9 @@ def test_classification_is_by_the_lowest_energy(workdir, capsys):
     assert f"accuracy {accuracy:.4f} on 359 images" in capsys.readouterr().out
 
 
-def test_neighbours_are_the_nearest_training_images(workdir):
+def test_neighbours_are_the_training_images_nearest_to_the_samples_that_generate_writes(workdir):
     arrays = sampled(workdir, "neighbours", sample__neighbours__number=2)
+    np.testing.assert_array_equal(arrays["images"], sampled(workdir)["images"])
     train = (memory.digits("train").images / np.float32(255)).reshape(-1, 64)
     distances = np.linalg.norm(arrays["images"].reshape(16, 1, 64) - train, axis=-1)
     np.testing.assert_allclose(arrays["distances"], np.sort(distances, 1)[:, :2], rtol=1e-3, atol=1e-3)
@@ -198,6 +210,102 @@ def test_members_share_one_buffer_at_their_mean_or_in_turns(workdir):
         (workdir / "sampling_buffer_48").rename(workdir / f"{name}_aside")
     np.testing.assert_allclose(ended["turns"], ended["newest"], atol=1e-5)  # round 0 is member 0, the newest
     assert np.abs(ended["mean"] - ended["newest"]).max() > 1e-5
+
+
+def test_a_run_opened_in_research_code_has_the_energies_samples_and_data_of_the_command(workdir):
+    of_run = ebm_jax.open_run(str(workdir), mesh=parallel.device_mesh())
+    config, params = ebm_jax.load(workdir)
+    assert isinstance(of_run, ebm_jax.TrainedRun)
+    assert (of_run.config, of_run.step, of_run.folder, of_run.skipped) == (config, 6, workdir, {})
+    jax.tree.map(np.testing.assert_array_equal, of_run.params, params)
+    found, written = of_run.samples(jax.random.key(config.sample.seed)), sampled(workdir)
+    for name, values in found._asdict().items():
+        np.testing.assert_array_equal(values, written[name])
+    expected = energies(workdir)(found.images, found.labels)
+    for values in (
+        of_run.energy_of(*found[:2]),
+        of_run.energy_fn(jnp.asarray(found.labels))(jnp.asarray(found.images)),
+    ):
+        np.testing.assert_allclose(values, expected, atol=1e-5)
+    np.testing.assert_array_equal(of_run.data("test").images, memory.digits("test").images)
+    with pytest.raises(BadInput, match="label 10 is out of range"):
+        of_run.energy_fn(jnp.array([10]))(jnp.zeros((1, 8, 8, 1)))
+
+
+def test_another_chain_starts_from_the_noise_of_the_samples_and_another_energy_has_the_places(workdir):
+    of_run, key = ebm_jax.open_run(workdir), jax.random.key(0)
+    config = of_run.config.copy_and_resolve_references().unlock()
+    config.sample.num_images, config.sample.batch_size = 10, 4
+    of_run = of_run._replace(config=config)
+    ends = of_run.chains(key)
+    np.testing.assert_allclose(ends, of_run.samples(key).images, atol=1e-5)
+    at_places = of_run.chains(
+        key,
+        lambda key, x, energy_fn, stages: (x, energy_fn(x)),
+        energy_of=lambda params, places: lambda x: params * places,
+        params=jnp.float32(2.0),
+    )
+    np.testing.assert_array_equal(at_places[1], 2 * np.arange(10))
+    assert 0.2 < at_places[0].std() < 0.4, "uniform noise has 0.29"
+    assert len(np.unique(at_places[0].reshape(10, -1), axis=0)) == 10, "every batch has a key of its own"
+
+
+OWN_TASK = """
+import numpy as np
+from ebm_jax.tasks.common import Result
+from ebm_jax.types import BadInput
+
+class Darkest:
+    @staticmethod
+    def check(config):
+        if config.sample.num_images == 7:
+            raise BadInput("sample.num_images 7 is too few for the darkest; use 8")
+
+    @staticmethod
+    def run(run, key):
+        samples = run.samples(key)
+        row = samples.images.sum((1, 2, 3)).argmin()
+        draw = lambda path: path.with_suffix(".png").write_bytes(b"a picture")
+        return Result({"darkest": samples.images[row]}, draw, f"the darkest of {len(samples.images)}")
+"""
+
+
+def test_a_task_of_the_users_own_runs_by_its_import_path(workdir, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_task.py").write_text(OWN_TASK)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert run.main(command(workdir, "sample", sample__task="own_task:Darkest")) == 0
+    assert "the darkest of 16\n" in capsys.readouterr().out
+    written = workdir / "samples" / "own_task-Darkest_000006_0"
+    assert written.with_suffix(".png").read_bytes() == b"a picture"
+    images = sampled(workdir)["images"]
+    np.testing.assert_array_equal(np.load(written.with_suffix(".npz"))["darkest"], min(images, key=lambda x: x.sum()))
+    for words, message in {
+        ("own_task:Darkest", 7): "sample.num_images 7 is too few for the darkest; use 8",
+        (
+            "own_task:Result",
+            8,
+        ): "sample.task 'own_task:Result' has no function check; give an object with check(config)",
+        ("own_task:Brightest", 8): "is not in own_task",
+        ("no_such_module:Task", 8): "sample.task 'no_such_module:Task' cannot be imported",
+    }.items():
+        task, number = words
+        assert run.main(command(workdir, "sample", sample__task=task, sample__num_images=number)) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("kernel", ["langevin", "mala", "hmc"])
+def test_one_gradient_of_any_kernel_removes_the_share_strength_of_the_misfit(kernel):
+    config = digits.get_config().copy_and_resolve_references().unlock()
+    config.chain.kernel, config.chain.step_size, config.sample.strength = kernel, 0.02, 0.25
+    x, observed = jnp.full((1, 8, 8, 1), 0.3), jnp.full((1, 8, 8, 1), 0.5)
+    weight = likelihood_weight(config)
+    energy_fn = observations.gaussian_likelihood(observations.identity, weight=weight, observed=observed)
+    at = point(x, energy_fn)
+    leap_from_rest = leapfrog(Phase(at, jnp.zeros_like(x)), energy_fn, 0.02, 1).at.x
+    moved = leap_from_rest if kernel == "hmc" else x - 0.02 * at.grad
+    np.testing.assert_allclose((observed - moved) / (observed - x), 0.75, rtol=1e-5)
 
 
 BAD = {
@@ -262,12 +370,12 @@ def test_a_member_of_another_architecture_is_named(workdir, tmp_path, capsys):
 def test_labels_are_parsed_as_classes_or_as_vectors():
     config = digits.get_config()
     config.model.num_classes, config.sample.labels = 10, "3, 5+1"
-    first, second = choices.parse_labels(config, "sample.labels")
+    first, second = parse_labels(config, "sample.labels")
     np.testing.assert_array_equal(first, [3, 5])
     np.testing.assert_array_equal(second, [1])
     config.model.num_classes, config.data.condition, config.sample.labels = 2, "position", "0.5 0.25,1 0"
-    np.testing.assert_array_equal(choices.parse_labels(config, "sample.labels")[0], [[0.5, 0.25], [1.0, 0.0]])
-    np.testing.assert_array_equal(choices.sample_labels(config, jnp.arange(3)), [[0.5, 0.25], [1, 0], [0.5, 0.25]])
+    np.testing.assert_array_equal(parse_labels(config, "sample.labels")[0], [[0.5, 0.25], [1.0, 0.0]])
+    np.testing.assert_array_equal(sample_labels(config, jnp.arange(3)), [[0.5, 0.25], [1, 0], [0.5, 0.25]])
 
 
 @pytest.mark.slow

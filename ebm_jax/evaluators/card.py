@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ebm_jax.evaluators.common import Outcome, Value
+from ebm_jax.registry import file_name
 
 Table = list[list[str]]
 BETWEEN = " / "  # row and column in the name of a value
@@ -34,7 +35,7 @@ class Evaluation(NamedTuple):
 
 def picture_name(metric: str, picture: str) -> str:
     """The file that a picture of a metric is drawn to."""
-    return f"{metric}_{picture}.png"
+    return f"{file_name(metric)}_{picture}.png"
 
 
 def as_json(evaluation: Evaluation) -> str:

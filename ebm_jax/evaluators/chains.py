@@ -8,15 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import assemble, choices
+from ebm_jax import assemble
 from ebm_jax.distributed import parallel
-from ebm_jax.evaluators.common import Outcome, Subject, Value
+from ebm_jax.evaluators.common import Evidence, Outcome, Value, key_of
 from ebm_jax.evaluators.energies import at_most, dequantised, energies_of
+from ebm_jax.labels import sample_labels
 from ebm_jax.metrics import diagnostics
 from ebm_jax.models import energy
 from ebm_jax.report import figures
-from ebm_jax.sampling.kernel import Info, Kernel, run
+from ebm_jax.sampling.kernel import Info, Kernel
+from ebm_jax.sampling.kernel import run as run_chain
 from ebm_jax.sampling.mala import mala
+from ebm_jax.trained import TrainedRun
 from ebm_jax.types import Config, Images, Labels, PRNGKey
 
 CHAINS = 22  # the number that this evaluator's key is folded with
@@ -25,23 +28,23 @@ SHOWN = 12  # chains
 MALA_STEPS = 50
 
 
-def measure(subject: Subject) -> Outcome:
+def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     """Metric `chains`: split R-hat, effective sample size, autocorrelation and acceptance, and histograms of energies.
 
     Chains of the run's kernel from uniform noise, at its constant temperature; the first half is thrown away.
     """
-    config = subject.config
-    number = -(-config.eval.chains.number // subject.mesh.size) * subject.mesh.size
-    key_noise, key_run, key_mala, key_data, key_more = jax.random.split(jax.random.fold_in(subject.key, CHAINS), 5)
-    labels = np.asarray(choices.sample_labels(config, jnp.arange(number)))
+    config = run.config
+    number = -(-config.eval.chains.number // run.mesh.size) * run.mesh.size
+    key_noise, key_run, key_mala, key_data, key_more = jax.random.split(key_of(config, CHAINS), 5)
+    labels = np.asarray(sample_labels(config, jnp.arange(number)))
     noise = _noise(key_noise, (number, *config.data.shape))
     kernel = assemble.make_kernel(config, config.chain.temperature)
-    x, traces, acceptances = _traced(subject, kernel, config.eval.chains.steps, key_run, noise, labels)
+    x, traces, acceptances = _traced(run, kernel, config.eval.chains.steps, key_run, noise, labels)
     kept = traces[config.eval.chains.steps // 2 :]
     mixing = diagnostics.mixing(kept)
     correlation = diagnostics.autocorrelation(kept, -(-len(kept) // LAGS))
-    energies = _energies_beside(subject, key_data, key_more) | {"chains": kept.ravel().astype(np.float64)}
-    acceptance, accepted_in_words = _acceptance(subject, acceptances, key_mala, x, labels)
+    energies = _energies_beside(run, evidence, key_data, key_more) | {"chains": kept.ravel().astype(np.float64)}
+    acceptance, accepted_in_words = _acceptance(run, acceptances, key_mala, x, labels)
     independent = {"chains": mixing.effective_sample_size}
     values = {
         f"energy of {name}, mean": _mean(found, independent.get(name, float(len(found))))
@@ -77,43 +80,44 @@ def _noise(key: PRNGKey, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _traced(
-    subject: Subject, kernel: Kernel, steps: int, key: PRNGKey, x: np.ndarray, labels: np.ndarray
+    run: TrainedRun, kernel: Kernel, steps: int, key: PRNGKey, x: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where chains under the energy end, and their energies and acceptances, [steps, b]."""
-    apply = energy.of_members(assemble.make_apply(subject.config))
+    apply = energy.of_members(assemble.make_apply(run.config))
 
     @jax.jit
     def chain(key: PRNGKey, params, x: Images, labels: Labels) -> tuple[Images, Info]:
-        return run(kernel, key, x, energy.bind(apply, params, labels), steps)
+        return run_chain(kernel, key, x, energy.bind(apply, params, labels), steps)
 
-    x, info = parallel.on_host(chain(key, subject.params, *parallel.place_batch(subject.mesh, (x, labels))))
+    x, info = parallel.on_host(chain(key, run.params, *parallel.place_batch(run.mesh, (x, labels))))
     return x, info.energy, info.acceptance
 
 
-def _energies_beside(subject: Subject, key: PRNGKey, key_noise: PRNGKey) -> dict[str, np.ndarray]:
+def _energies_beside(run: TrainedRun, evidence: Evidence, key: PRNGKey, key_noise: PRNGKey) -> dict[str, np.ndarray]:
     """Energies of at most `eval.num_samples` images of the splits, and of as much noise, under the same labels."""
-    config, found = subject.config, {}
-    for number, split in enumerate((config.eval.reference_split, config.eval.split)):
-        some = at_most(subject.data(split), config.eval.num_samples, config.eval.seed)
+    config, found = run.config, {}
+    splits = {"eval.reference_split": config.eval.reference_split, "eval.split": config.eval.split}
+    for number, (place, split) in enumerate(splits.items()):
+        some = at_most(evidence.data[place], config.eval.num_samples, config.eval.seed)
         images = dequantised(jax.random.fold_in(key, number), some.images)
-        found[split] = energies_of(subject, images, some.labels)
+        found[split] = energies_of(run, images, some.labels, evidence.note)
         noise = _noise(jax.random.fold_in(key_noise, number), images.shape)
-        found["noise"] = energies_of(subject, noise, some.labels)
+        found["noise"] = energies_of(run, noise, some.labels, evidence.note)
     return found
 
 
 def _acceptance(
-    subject: Subject, own: np.ndarray, key: PRNGKey, x: np.ndarray, labels: np.ndarray
+    run: TrainedRun, own: np.ndarray, key: PRNGKey, x: np.ndarray, labels: np.ndarray
 ) -> tuple[float | None, str]:
     """The kernel's own, or else that of MALA from where the chains ended; and in words whose it is."""
-    chain = subject.config.chain
+    chain = run.config.chain
     if chain.kernel != "langevin":
         return float(own.mean()), f"of {chain.kernel}'s own Metropolis test, over all steps"
-    temperature = _langevin_temperature(subject.config)
+    temperature = _langevin_temperature(run.config)
     if temperature == 0:
         return None, "none: the chain has no noise, and MALA no temperature 0"
     kernel = mala(chain.step_size, grad_clip=chain.grad_clip, temperature=temperature)
-    _, _, tested = _traced(subject, kernel, MALA_STEPS, key, x, labels)
+    _, _, tested = _traced(run, kernel, MALA_STEPS, key, x, labels)
     return float(tested.mean()), (
         f"langevin has no Metropolis test: this is that of MALA at the same step size {chain.step_size:g}, clip and "
         f"temperature {temperature:.3g}, in {MALA_STEPS} steps from where the chains ended; MALA refuses what leaves "

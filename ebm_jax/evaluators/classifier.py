@@ -10,11 +10,12 @@ import numpy as np
 from flax import traverse_util
 
 from ebm_jax.data.memory import Dataset
-from ebm_jax.evaluators.common import Outcome, Subject, Value, sha256
+from ebm_jax.evaluators.common import Evidence, Outcome, Value, sha256
 from ebm_jax.evaluators.features import noted, require_covariance, require_same_shape
 from ebm_jax.metrics import classifier, features, frechet, score
 from ebm_jax.metrics.features import Summary
 from ebm_jax.storage import archive, bucket
+from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, Params
 
 
@@ -27,24 +28,24 @@ def check(config: Config) -> None:
     require_covariance("classifier_distance", "eval.num_samples", config.eval.num_samples, classifier.NUM_FEATURES)
 
 
-def classifier_distance(subject: Subject) -> Outcome:
+def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     """Distance, score and class coverage of the samples, beside those of as many images of `eval.split`.
 
     Raises:
       BadInput: the data have no classes; there are too few images; the sets differ in shape.
     """
-    config, images = subject.config, features.quantised(subject.samples.images)
-    reference, unseen = subject.data(config.eval.reference_split), subject.data(config.eval.split)
+    config, images = run.config, features.quantised(evidence.samples.images)
+    reference, unseen = evidence.data["eval.reference_split"], evidence.data["eval.split"]
     require_same_shape(images, reference.images)
-    params, words = trained(subject)
+    params, words = trained(run, evidence)
     feature_fn = features.make_feature_fn(
-        partial(classifier.apply, reference.num_classes), params, subject.mesh, config.eval.batch_size
+        partial(classifier.apply, reference.num_classes), params, run.mesh, config.eval.batch_size
     )
     rows = np.linspace(0, len(unseen.images) - 1, min(len(images), len(unseen.images))).round().astype(np.int64)
 
     def summary(what: str, of: np.ndarray, num_groups: int) -> Summary:
         require_covariance("classifier_distance", f"images of {what}", len(of), classifier.NUM_FEATURES)
-        fn = noted(subject, what, feature_fn, len(of))
+        fn = noted(evidence.note, what, feature_fn, len(of))
         return features.summarise(fn, of, num_groups=num_groups, keep=0)
 
     of_reference = summary("the reference", reference.images, 1)
@@ -77,14 +78,13 @@ def classifier_distance(subject: Subject) -> Outcome:
     return Outcome(values, protocol, {})
 
 
-def trained(subject: Subject) -> tuple[Params, str]:
+def trained(run: TrainedRun, evidence: Evidence) -> tuple[Params, str]:
     """The classifier of the run's training split, kept for later evaluations, and what it is, in words.
 
     Raises:
       BadInput: the data have no classes; the kept classifier is damaged.
     """
-    config = subject.config
-    dataset = subject.data(config.data.split)
+    config, dataset = run.config, evidence.data["data.split"]
     _require_classes(config, dataset)
     recipe = {
         "classifier": classifier.VERSION,
@@ -96,11 +96,11 @@ def trained(subject: Subject) -> tuple[Params, str]:
     }
     name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     folder = (
-        bucket.folder_of(config.eval.classifier_distance.dir) if config.eval.classifier_distance.dir else subject.folder
+        bucket.folder_of(config.eval.classifier_distance.dir) if config.eval.classifier_distance.dir else run.folder
     )
     path = folder / "classifier" / f"{name}.npz"
     if not path.exists():
-        subject.note(f"training the classifier, {config.eval.classifier_distance.steps:,} steps")
+        evidence.note(f"training the classifier, {config.eval.classifier_distance.steps:,} steps")
         params = classifier.train(
             config.eval.classifier_distance.seed,
             dataset.images,

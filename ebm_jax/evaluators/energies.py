@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax.data.memory import Dataset
-from ebm_jax.evaluators.common import Subject, chosen_rows
+from ebm_jax.evaluators.common import chosen_rows
 from ebm_jax.random import dequantise
+from ebm_jax.trained import Note, TrainedRun
 from ebm_jax.types import PRNGKey
 
 
@@ -20,8 +21,9 @@ def dequantised(key: PRNGKey, images: np.ndarray) -> np.ndarray:
     return np.asarray(dequantise(key, jnp.asarray(images)))
 
 
-def energies_of(subject: Subject, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def energies_of(run: TrainedRun, images: np.ndarray, labels: np.ndarray, note: Note) -> np.ndarray:
     """U(x, y), float64 [n]; the labels of an unconditional model's images play no part."""
-    labels = labels if subject.config.model.num_classes > 1 else np.zeros(len(images), np.int32)
-    found = subject.map(lambda energy_of, x, y: energy_of(x, y), images, labels)
+    labels = labels if run.config.model.num_classes > 1 else np.zeros(len(images), np.int32)
+    size = run.config.eval.batch_size
+    found = run.map(lambda energy_of, x, y: energy_of(x, y), images, labels, batch_size=size, note=note)
     return np.asarray(found, np.float64)

@@ -1,17 +1,16 @@
 """FID, Inception Score, KID, precision and recall, density and coverage: one pass of the Inception over either set."""
 
-import functools
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ebm_jax.evaluators.common import Outcome, Subject, Value
+from ebm_jax.evaluators.common import SAMPLES, Evidence, Needs, Outcome, Value, described
 from ebm_jax.metrics import features, frechet, inception, kernel_distance, manifolds, score
 from ebm_jax.metrics.features import FeatureFn, Summary
-from ebm_jax.metrics.frechet import Gaussian
 from ebm_jax.metrics.moments import Moments
 from ebm_jax.storage import archive, weights
+from ebm_jax.trained import Note, TrainedRun
 from ebm_jax.types import BadInput, Config
 
 WEIGHTS = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
@@ -118,28 +117,35 @@ def _require_fewer(config: Config, key: str, value: int, limit: int) -> None:
         )
 
 
-def fid(subject: Subject) -> Outcome:
+def needs(config: Config) -> Needs:
+    """Samples, and the reference split where its statistics are not read from a file."""
+    is_saved = config.eval.inception.reference and Path(config.eval.inception.reference).exists()
+    return (SAMPLES,) if is_saved else (SAMPLES, "eval.reference_split")
+
+
+def fid(run: TrainedRun, evidence: Evidence) -> Outcome:
     """The Fréchet Inception Distance of the samples from the reference split."""
-    compared = compare(subject)
+    compared: Compared = evidence.shared
     require_covariance("fid", "images of the reference", compared.reference.count, inception.NUM_FEATURES)
-    value = frechet.jackknifed_distance(compared.samples.moments, _reference_law(subject))
-    return Outcome({"FID": Value(*value)}, compared.protocol | {"standard error": _jackknife(subject)}, {})
+    value = frechet.jackknifed_distance(compared.samples.moments, frechet.gaussian(compared.reference))
+    return Outcome({"FID": Value(*value)}, compared.protocol | {"standard error": _jackknife(run.config)}, {})
 
 
-def inception_score(subject: Subject) -> Outcome:
+def inception_score(run: TrainedRun, evidence: Evidence) -> Outcome:
     """The Inception Score of the samples."""
-    compared = compare(subject)
+    compared: Compared = evidence.shared
     error = (
-        f"the mean of {subject.config.eval.splits} splits of consecutive samples, and the standard error of that mean; "
+        f"the mean of {run.config.eval.splits} splits of consecutive samples, and the standard error of that mean; "
         "classes by the logits without their bias"
     )
     value = Value(*score.score_over_splits(compared.samples.classes))
     return Outcome({"Inception Score": value}, compared.protocol | {"standard error": error}, {})
 
 
-def kid(subject: Subject) -> Outcome:
+def kid(run: TrainedRun, evidence: Evidence) -> Outcome:
     """The Kernel Inception Distance of the samples from the reference split."""
-    compared, config = compare(subject), subject.config.eval
+    compared: Compared = evidence.shared
+    config = run.config.eval
     value = kernel_distance.kernel_distance(
         np.random.default_rng([config.seed, SEED, KID]),
         compared.samples.kept,
@@ -154,21 +160,21 @@ def kid(subject: Subject) -> Outcome:
     return Outcome({"KID": Value(*value)}, compared.protocol | protocol, {})
 
 
-def precision_recall(subject: Subject) -> Outcome:
+def precision_recall(run: TrainedRun, evidence: Evidence) -> Outcome:
     """Improved precision and recall of the samples against the reference split."""
-    found, protocol = _cover(subject, subject.config.eval.precision_recall.neighbours)
+    found, protocol = _cover(evidence, run.config.eval.precision_recall.neighbours)
     return Outcome({"precision": Value(found.precision), "recall": Value(found.recall)}, protocol, {})
 
 
-def density_coverage(subject: Subject) -> Outcome:
+def density_coverage(run: TrainedRun, evidence: Evidence) -> Outcome:
     """Density and coverage of the samples against the reference split."""
-    found, protocol = _cover(subject, subject.config.eval.density_coverage.neighbours)
+    found, protocol = _cover(evidence, run.config.eval.density_coverage.neighbours)
     return Outcome({"density": Value(found.density), "coverage": Value(found.coverage)}, protocol, {})
 
 
-def _cover(subject: Subject, neighbours: int) -> tuple[manifolds.Cover, dict[str, str]]:
-    compared = compare(subject)
-    subject.note("distances of all pairs of features")
+def _cover(evidence: Evidence, neighbours: int) -> tuple[manifolds.Cover, dict[str, str]]:
+    compared: Compared = evidence.shared
+    evidence.note("distances of all pairs of features")
     found = manifolds.cover(compared.reference_kept, compared.samples.kept, neighbours=neighbours)
     return found, compared.protocol | {"neighbours": f"{neighbours}, among {_of_either(compared)}"}
 
@@ -177,23 +183,11 @@ def _of_either(compared: Compared) -> str:
     return f"{len(compared.samples.kept):,} evenly spaced samples and {len(compared.reference_kept):,} of the reference"
 
 
-def _jackknife(subject: Subject) -> str:
+def _jackknife(config: Config) -> str:
     return (
-        f"jackknife over {subject.config.eval.splits} groups of consecutive samples: of their sampling, not of the "
+        f"jackknife over {config.eval.splits} groups of consecutive samples: of their sampling, not of the "
         "reference's, nor of training"
     )
-
-
-def compare(subject: Subject) -> Compared:
-    """The samples and the reference through the Inception, once for all metrics of an evaluation.
-
-    Raises:
-      BadInput: the weights cannot be read; the sets differ in shape; the saved reference is of something else.
-    """
-    images = subject.samples.images
-    if not subject.config.eval.inception.reference:
-        require_same_shape(images, subject.data(subject.config.eval.reference_split).images)
-    return _compared(subject)
 
 
 def require_same_shape(samples: np.ndarray, reference: np.ndarray) -> None:
@@ -214,22 +208,27 @@ def shape_in_words(images: np.ndarray) -> str:
     return "x".join(map(str, images.shape[1:]))
 
 
-@functools.lru_cache(maxsize=1)
-def _compared(subject: Subject) -> Compared:
-    config = subject.config.eval
+def compare(run: TrainedRun, evidence: Evidence) -> Compared:
+    """The samples and the reference through the Inception: the measurement that all metrics here are made of.
+
+    Raises:
+      BadInput: the weights cannot be read; the sets differ in shape; the saved reference is of something else.
+    """
+    config, images = run.config.eval, evidence.samples.images
+    if not config.reference:
+        require_same_shape(images, evidence.data["eval.reference_split"].images)
     found = weights.read(Path(config.inception_weights), config.inception_sha256)
     params = inception.params_of(found.arrays)
     apply = inception.Inception().apply
     feature_fn = features.make_feature_fn(
         lambda params, images: apply({"params": params}, images),  # pyright: ignore[reportArgumentType, reportReturnType]
         params,
-        subject.mesh,
+        run.mesh,
         config.inception_batch_size,
     )
-    images = subject.samples.images
-    reference, kept, words = _reference(subject, feature_fn, found.digest, shape_in_words(images))
+    reference, kept, words = _reference(run, evidence, feature_fn, found.digest)
     samples = features.summarise(
-        noted(subject, "samples", feature_fn, len(images)),
+        noted(evidence.note, "samples", feature_fn, len(images)),
         features.quantised(images),
         num_groups=config.splits,
         keep=config.kept_features,
@@ -242,41 +241,38 @@ def _compared(subject: Subject) -> Compared:
     return Compared(samples, reference, kept, protocol)
 
 
-@functools.lru_cache(maxsize=1)
-def _reference_law(subject: Subject) -> Gaussian:
-    return frechet.gaussian(_compared(subject).reference)
-
-
-def noted(subject: Subject, what: str, feature_fn: FeatureFn, total: int) -> FeatureFn:
+def noted(note: Note, what: str, feature_fn: FeatureFn, total: int) -> FeatureFn:
     """The function, telling whoever waits how many images it has seen."""
     done = 0
 
     def fn(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         nonlocal done
-        subject.note(f"features of {what}, {done:,} of {total:,}")
+        note(f"features of {what}, {done:,} of {total:,}")
         done += len(images)
         return feature_fn(images)
 
     return fn
 
 
-def _reference(subject: Subject, feature_fn: FeatureFn, digest: str, shape: str) -> tuple[Moments, np.ndarray, str]:
+def _reference(
+    run: TrainedRun, evidence: Evidence, feature_fn: FeatureFn, digest: str
+) -> tuple[Moments, np.ndarray, str]:
     """Moments and kept features of the reference split, and what they are of: read from the file, or made for it."""
-    config = subject.config
+    config = run.config
     wanted = {
         "set": f"{config.data.name} {config.eval.reference_split}",
-        "shape": shape,
+        "shape": shape_in_words(evidence.samples.images),
         "feature weights": digest,
         "images": inception.CONVENTION,
     }
     path = Path(config.eval.inception.reference)
     if config.eval.inception.reference and path.exists():
         return _saved_reference(path, wanted)
-    images = subject.data(config.eval.reference_split).images
-    fn = noted(subject, "the reference", feature_fn, len(images))
+    images = evidence.data["eval.reference_split"].images
+    fn = noted(evidence.note, "the reference", feature_fn, len(images))
     made = features.summarise(fn, images, num_groups=1, keep=config.eval.inception.kept_features)
     (found,) = made.moments
-    words = subject.described(config.eval.reference_split)
+    words = described(config, config.eval.reference_split, images)
     if config.eval.inception.reference:
         arrays = {"count": np.array(found.count), "mean": found.mean, "scatter": found.scatter, "kept": made.kept}
         written = archive.write(path, arrays, wanted | {"images of the set": words})

@@ -14,21 +14,26 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ebm_jax import assemble, choices
+from ebm_jax import assemble
 from ebm_jax.distributed import parallel
-from ebm_jax.evaluators.common import Draw, Outcome, Subject, Value
+from ebm_jax.evaluators.common import Draw, Evidence, Outcome, Samples, Value, key_of
 from ebm_jax.evaluators.energies import dequantised, energies_of
+from ebm_jax.labels import label_shape
 from ebm_jax.metrics import ais, diagnostics
 from ebm_jax.models import energy
 from ebm_jax.report import figures
-from ebm_jax.sampling.hmc import hmc
-from ebm_jax.sampling.kernel import run
+from ebm_jax.sampling.hmc import hmc, no_walls, unit_box_walls
+from ebm_jax.sampling.kernel import run as run_chain
 from ebm_jax.sampling.mala import mala
+from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, EnergyFn, Images, Labels, PRNGKey
 
 AIS = 21  # the number that this evaluator's key is folded with
 CROSSED = 3.0  # standard errors by which the bounds may cross by chance
 LEVELS = 256  # of a pixel
+
+
+BASES = {"uniform": "uniform on [0, 1]^d, log Z 0", "normal": "N(0, I) on R^d, log Z 0 with its density"}
 
 
 class Move(NamedTuple):
@@ -43,36 +48,41 @@ class Move(NamedTuple):
 
 
 def make_move(config: Config) -> Move:
-    """That of `eval.ais.kernel`. A proposal that leaves the box is refused by MALA, and bounces back in HMC."""
+    """That of `eval.ais.kernel`. A proposal that leaves the box is refused by MALA, and bounces back in HMC.
+
+    Chains stay in the set of the law that they start from, be it the box or the whole space.
+    """
+    project = assemble.make_base(config).project
     if config.eval.ais.kernel == "mala":
-        return Move(mala, 0.574, 0.5)
-    return Move(partial(hmc, num_leaps=config.eval.ais.leaps), 0.651, 1.0)
+        return Move(partial(mala, project=project), 0.574, 0.5)
+    reflect = unit_box_walls if config.chain.base == "uniform" else no_walls
+    return Move(partial(hmc, num_leaps=config.eval.ais.leaps, project=project, reflect=reflect), 0.651, 1.0)
 
 
-def measure(subject: Subject) -> Outcome:
+def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     """Metric `ais`: bounds of log Z, of the log-likelihood of `eval.split` in nats, and of its bits per dimension.
 
     Raises:
       BadInput: a class has no sample to start at.
     """
-    config, groups = subject.config, subject.config.model.num_classes
-    chains = _rounded_up(config.eval.ais.chains, groups * subject.mesh.size)
+    config, groups = run.config, run.config.model.num_classes
+    chains = _rounded_up(config.eval.ais.chains, groups * run.mesh.size)
     labels = np.repeat(np.arange(groups, dtype=np.int32), chains // groups)
-    keys = jax.random.split(jax.random.fold_in(subject.key, AIS), 8)
-    chain = Chains(subject, make_move(config), labels)
-    subject.note(f"AIS: the pilot of {chains} chains")
+    keys = jax.random.split(key_of(config, AIS), 8)
+    chain = Chains(run, make_move(config), labels)
+    evidence.note(f"AIS: the pilot of {chains} chains")
     path = chain.pilot(keys[0], keys[1])
-    subject.note("AIS: forward")
+    evidence.note("AIS: forward")
     forward, along, acceptance = chain.forward(keys[2], keys[3], path)
-    starts, mixing = chain.starts(keys[4], path)
-    subject.note("AIS: reverse")
+    starts, mixing = chain.starts(keys[4], path, evidence.samples)
+    evidence.note("AIS: reverse")
     backward = chain.backward(keys[5], starts, path)
     bounds = [
         ais.sandwich(below, above)
         for below, above in zip(forward.reshape(groups, -1), backward.reshape(groups, -1), strict=True)
     ]
-    data = subject.data(config.eval.split)
-    test = energies_of(subject, dequantised(keys[6], data.images), data.labels) / config.eval.ais.temperature
+    data = evidence.data["eval.split"]
+    test = energies_of(run, dequantised(keys[6], data.images), data.labels, evidence.note) / config.eval.ais.temperature
     classes = data.labels if groups > 1 else np.zeros(len(test), np.int32)
     likelihood = Likelihood(bounds, test, classes, math.prod(config.data.shape), config.eval.ais.tolerance)
     shares = np.asarray(path.shares[1:], np.float64)
@@ -83,10 +93,10 @@ def measure(subject: Subject) -> Outcome:
             "AIS": f"{chains} chains either way{_a_class(groups)}, {config.eval.ais.steps} temperatures, one move of "
             f"{_kernel_in_words(config)} at each, step sizes and path from a pilot run whose chains are thrown away; "
             f"mean acceptance {acceptance:.2f}",
-            "AIS base": "uniform on [0, 1]^d, log Z 0",
+            "AIS base": BASES[config.chain.base],
             "AIS law": f"exp(-U/T)/Z at T = {config.eval.ais.temperature:g}{' of each class' if groups > 1 else ''}"
             f"{_temperature_of_chains(config)}",
-            "AIS reverse starts": f"APPROXIMATE samples of the model: {subject.samples.origin}, then "
+            "AIS reverse starts": f"APPROXIMATE samples of the model: {evidence.samples.origin}, then "
             f"{config.eval.ais.burn_in} moves at T; split R-hat of their energy in the last half {mixing.r_hat:.3f}",
             "AIS bounds": likelihood.verdict(),
             "likelihood": f"density on [0, 1]^d of {len(test)} images of {config.eval.split}, uint8 v as (v + U[0, 1])"
@@ -99,14 +109,14 @@ def measure(subject: Subject) -> Outcome:
 class Chains:
     """Chains of all classes at once, over all devices, one row of `labels` each."""
 
-    def __init__(self, subject: Subject, move: Move, labels: np.ndarray) -> None:
-        self._subject, self._move, self._labels = subject, move, labels
-        self._base = assemble.make_base(subject.config)
-        self._apply = energy.of_members(assemble.make_apply(subject.config))
+    def __init__(self, run: TrainedRun, move: Move, labels: np.ndarray) -> None:
+        self._run, self._move, self._labels = run, move, labels
+        self._base = assemble.make_base(run.config)
+        self._apply = energy.of_members(assemble.make_apply(run.config))
         self._anneal = jax.jit(self._annealed)
 
     def _bound(self, params, labels: Labels) -> EnergyFn:
-        return energy.tempered(energy.bind(self._apply, params, labels), self._subject.config.eval.ais.temperature)
+        return energy.tempered(energy.bind(self._apply, params, labels), self._run.config.eval.ais.temperature)
 
     def _annealed(self, key: PRNGKey, params, x: Images, labels: Labels, path: ais.Path) -> ais.Annealed:
         return ais.anneal(key, x, self._base, self._bound(params, labels), self._move.kernel_of, path)
@@ -115,11 +125,11 @@ class Chains:
         return np.asarray(self._base.sample(key, len(self._labels)))
 
     def _placed(self, x: np.ndarray) -> tuple[jax.Array, ...]:
-        return parallel.place_batch(self._subject.mesh, (x, self._labels))
+        return parallel.place_batch(self._run.mesh, (x, self._labels))
 
     def pilot(self, key_start: PRNGKey, key: PRNGKey) -> ais.Path:
         """The path, from chains that are thrown away."""
-        evaluation = self._subject.config.eval
+        evaluation = self._run.config.eval
 
         @jax.jit
         def tried(key: PRNGKey, params, x: Images, labels: Labels) -> ais.Pilot:
@@ -134,39 +144,39 @@ class Chains:
                 largest_step=self._move.largest_step,
             )
 
-        found = tried(key, self._subject.params, *self._placed(self._noise(key_start)))
+        found = tried(key, self._run.params, *self._placed(self._noise(key_start)))
         return ais.path_of(jax.device_get(found), evaluation.ais.steps)
 
     def forward(self, key_start: PRNGKey, key: PRNGKey, path: ais.Path) -> tuple[np.ndarray, np.ndarray, float]:
         """Log-weights [chains] from exact draws of the base; log Z of each class at each stop [steps, classes]; mean
         acceptance.
         """
-        annealed = self._anneal(key, self._subject.params, *self._placed(self._noise(key_start)), path)
-        differences, groups = parallel.on_host(annealed.differences), self._subject.config.model.num_classes
+        annealed = self._anneal(key, self._run.params, *self._placed(self._noise(key_start)), path)
+        differences, groups = parallel.on_host(annealed.differences), self._run.config.model.num_classes
         return (
             ais.log_weights(path, differences),
             np.stack([ais.log_z_along(path, part) for part in np.split(differences, groups, axis=1)], axis=1),
             float(np.mean(parallel.on_host(annealed.acceptance))),
         )
 
-    def starts(self, key: PRNGKey, path: ais.Path) -> tuple[np.ndarray, diagnostics.Mixing]:
+    def starts(self, key: PRNGKey, path: ais.Path, samples: Samples) -> tuple[np.ndarray, diagnostics.Mixing]:
         """The run's samples of each chain's class, moved on under the law itself; and how their energies mix there."""
-        samples, steps = self._subject.samples, self._subject.config.eval.ais.burn_in
+        steps = self._run.config.eval.ais.burn_in
         kernel = self._move.kernel_of(path.step_sizes[-1])
 
         @jax.jit
         def moved(key: PRNGKey, params, x: Images, labels: Labels) -> tuple[Images, jax.Array]:
-            x, info = run(kernel, key, x, self._bound(params, labels), steps)
+            x, info = run_chain(kernel, key, x, self._bound(params, labels), steps)
             return x, info.energy
 
         images = samples.images[_rows_of_classes(samples.labels, self._labels)]
-        x, energies = parallel.on_host(moved(key, self._subject.params, *self._placed(images)))
+        x, energies = parallel.on_host(moved(key, self._run.params, *self._placed(images)))
         return x, diagnostics.mixing(energies[steps // 2 :])
 
     def backward(self, key: PRNGKey, starts: np.ndarray, path: ais.Path) -> np.ndarray:
         """Log-weights [chains] of the way back."""
         back = ais.reverse(path)
-        annealed = self._anneal(key, self._subject.params, *self._placed(starts), back)
+        annealed = self._anneal(key, self._run.params, *self._placed(starts), back)
         return ais.log_weights(back, parallel.on_host(annealed.differences))
 
 
@@ -244,9 +254,8 @@ def check(config: Config) -> None:
     Raises:
       BadInput: with the key, its value and what to do.
     """
-    choices.choice(config, "eval.ais.kernel")
     groups = config.model.num_classes
-    if choices.label_shape(config) is not None:
+    if label_shape(config) is not None:
         raise BadInput(
             f"metric ais needs an unconditional model or one of classes; data.condition is {config.data.condition}, "
             "and each of its labels has another Z"

@@ -4,20 +4,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ebm_jax.evaluators.common import Outcome, Subject, Value
+from ebm_jax.evaluators.common import Evidence, Outcome, Value
 from ebm_jax.metrics import neighbours
 from ebm_jax.report import pictures
+from ebm_jax.trained import TrainedRun
 
 PAIRS = 16  # in the picture
 CLOSE = 0.01  # share of test images that are nearer to a training image than what counts as close
 
 
-def measure(subject: Subject) -> Outcome:
+def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     """Metric `memorisation`: samples against `eval.reference_split`, which the model saw, and `eval.split`."""
-    config, samples = subject.config, subject.samples
+    config, samples = run.config, evidence.samples
     seen, unseen = (
-        subject.data(split).images.astype(np.float32) / 255.0
-        for split in (config.eval.reference_split, config.eval.split)
+        evidence.data[key].images.astype(np.float32) / 255.0 for key in ("eval.reference_split", "eval.split")
     )
     found = neighbours.memorisation(samples.images, seen, unseen)
     nearest = np.argsort(found.to_train, kind="stable")[:PAIRS]

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import choices
 from ebm_jax.data import sources
 from ebm_jax.evaluators.card import BETWEEN
-from ebm_jax.evaluators.common import Outcome, Subject, Value, chosen_rows, sha256, with_split
+from ebm_jax.evaluators.common import Evidence, Outcome, Value, chosen_rows, sha256
+from ebm_jax.labels import label_shape
 from ebm_jax.metrics import ood, outliers
 from ebm_jax.report import console, figures, pictures
+from ebm_jax.trained import Note, TrainedRun, with_split
 from ebm_jax.types import BadInput, Config
 
 MADE = {  # sets made of the inside images, or of nothing
@@ -45,7 +46,7 @@ def check(config: Config) -> None:
     Raises:
       BadInput: with the set, and what there is.
     """
-    if choices.label_shape(config) is not None:
+    if label_shape(config) is not None:
         raise BadInput(
             f"the metric ood needs a model without labels or of classes, and the labels of data.condition "
             f"{config.data.condition} are vectors; leave it out of eval.metrics"
@@ -62,12 +63,12 @@ def asked_sets(config: Config) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in config.eval.ood.sets.split(",") if word.strip()))
 
 
-def measure(subject: Subject) -> Outcome:
+def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     """AUROC and false positive rate at 95 % true positives of every set under every score."""
-    config = subject.config
-    sets = collect(subject)
-    names = energies_of(subject)
-    scored = score(subject, sets)
+    config = run.config
+    sets = collect(run, evidence)
+    names = energy_names(config)
+    scored = score(run, sets, evidence.note)
     values: dict[str, Value] = {}
     for energy_name in names:
         reference = scored["train"][energy_name].energies
@@ -81,31 +82,32 @@ def measure(subject: Subject) -> Outcome:
                 values |= _compared(f"{name}{BETWEEN}{score_name}", *pair, config.eval.seed)
     first = names[0]
     plain = {name: -scored[name][first].energies for name in ["inside", *asked_sets(config)]}
-    return Outcome(values, _protocol(subject, sets), _pictures(sets, plain, f"-{first}"))
+    return Outcome(values, _protocol(config, sets), _pictures(sets, plain, f"-{first}"))
 
 
-def collect(subject: Subject) -> dict[str, np.ndarray]:
+def collect(run: TrainedRun, evidence: Evidence) -> dict[str, np.ndarray]:
     """The images uint8 [n, h, w, c] of the inside, of the training set and of every set that is asked for."""
-    config = subject.config
-    sets = {"inside": _some(subject, config.eval.split), "train": _some(subject, config.eval.reference_split)}
+    config = run.config
+    inside, train = (evidence.data[key].images for key in ("eval.split", "eval.reference_split"))
+    sets = {"inside": inside[_rows(config, len(inside))], "train": train[_rows(config, len(train))]}
     for number, word in enumerate(asked_sets(config)):
         if word in MADE:
             sets[word] = MADE[word](np.random.default_rng([config.eval.seed, SEED, number]), sets["inside"])
         elif word != "train":
-            subject.note(f"reading {word}")
+            evidence.note(f"reading {word}")
             load = partial(sources.load_dataset, _config_of(config, word), console.warn, partial(_rows, config))
             sets[word] = _named(word, load).images
     return sets
 
 
-def energies_of(subject: Subject) -> list[str]:
+def energy_names(config: Config) -> list[str]:
     """The energies that the scores are made of."""
-    return ["U"] if subject.config.model.num_classes == 1 else ["min U", "lse U"]
+    return ["U"] if config.model.num_classes == 1 else ["min U", "lse U"]
 
 
-def score(subject: Subject, sets: dict[str, np.ndarray]) -> dict[str, dict[str, Scored]]:
+def score(run: TrainedRun, sets: dict[str, np.ndarray], note: Note) -> dict[str, dict[str, Scored]]:
     """For each set of uint8 images every energy, and the norm of its gradient; one program goes through all."""
-    num_classes = subject.config.model.num_classes
+    num_classes = run.config.model.num_classes
 
     def of_batch(energy_of, images):
         x = images.astype(jnp.float32) / 255.0
@@ -117,7 +119,8 @@ def score(subject: Subject, sets: dict[str, np.ndarray]) -> dict[str, dict[str, 
             }
         return {name: ood.energy_and_gradient_norm(fn, x) for name, fn in fns.items()}
 
-    found = subject.map(of_batch, np.concatenate(list(sets.values())))
+    images, size = np.concatenate(list(sets.values())), run.config.eval.batch_size
+    found = run.map(of_batch, images, batch_size=size, note=note)
     ends = np.cumsum([len(images) for images in sets.values()])[:-1]
     split = {name: [np.split(np.asarray(part, np.float64), ends) for part in pair] for name, pair in found.items()}
     return {
@@ -143,11 +146,6 @@ def _compared(name: str, inside: np.ndarray, outside: np.ndarray, seed: int) -> 
         f"AUROC, {name}": Value(*ood.auroc(inside, outside)),
         f"FPR at 95 % TPR, {name}": Value(rate(inside, outside), error),
     }
-
-
-def _some(subject: Subject, split: str) -> np.ndarray:
-    images = subject.data(split).images
-    return images[_rows(subject.config, len(images))]
 
 
 def _rows(config: Config, length: int) -> np.ndarray:
@@ -178,8 +176,7 @@ def _named(word: str, make: Callable):
         raise BadInput(f"eval.ood.sets {word}: {error}; another split is asked for by {word}@SPLIT") from error
 
 
-def _protocol(subject: Subject, sets: dict[str, np.ndarray]) -> dict[str, str]:
-    config = subject.config
+def _protocol(config: Config, sets: dict[str, np.ndarray]) -> dict[str, str]:
     inside = f"random images of the split {config.eval.split}"
     facts = {
         "score": "high for data; AUROC = P(inside > outside), ties half; -U and lower energies are likelier",

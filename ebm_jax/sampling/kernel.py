@@ -165,7 +165,7 @@ def trace_stages(stages: Stages, key: PRNGKey, x: Images, energy_fn: EnergyFn, e
     of `every`, the last frame comes after fewer steps than the others.
     """
     total = sum(num_steps for _, num_steps in stages)
-    frames, before = jnp.zeros((-(-total // every), *x.shape), x.dtype), 0
+    frames, before = jnp.broadcast_to(x, (-(-total // every), *x.shape)), 0  # each device's own, as its chains are
     for (kernel, num_steps), key_stage in zip(stages, jax.random.split(key, len(stages)), strict=True):
 
         def body(carry, now, kernel=kernel):

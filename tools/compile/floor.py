@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from ebm_jax.assemble import abstract_raw_params, make_apply
-from ebm_jax.choices import choice
 from ebm_jax.labels import example_labels
 from ebm_jax.types import Config
 from tools.compile import work
@@ -67,6 +66,6 @@ def chain_step_bytes(config: Config, num_devices: int) -> float:
     chains = config.train.batch_size / num_devices
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_raw_params(config)[0]))
     results = sum(product.result for product in _products(config))
-    width = jnp.dtype(choice(config, "model.dtype")).itemsize
+    width = jnp.dtype(jnp.dtype(config.model.dtype)).itemsize
     each = 2 * 4 * math.prod(config.data.shape) + 2 * results
     return config.train.num_models * (width * parameters + chains * each)

@@ -1,0 +1,117 @@
+"""A conditional model as a classifier, by its energies: how often it is right, and how well it knows."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ebm_jax import applications, assemble
+from ebm_jax.evaluators.common import Evidence, Outcome, Value, chosen_rows, described, key_of
+from ebm_jax.labels import label_shape
+from ebm_jax.metrics import calibration, robustness
+from ebm_jax.models import energy
+from ebm_jax.report import figures
+from ebm_jax.sampling.kernel import unit_box
+from ebm_jax.trained import Note, TrainedRun
+from ebm_jax.types import BadInput, Config, Energies, PRNGKey
+
+CLASSIFICATION = 31  # the number that this evaluator's key is folded with
+LEVELS = 255.0  # of a pixel
+
+
+def check(config: Config) -> None:
+    """Refuse a model without classes.
+
+    Raises:
+      BadInput: it has none; or the chains that refine its images have a Metropolis test.
+    """
+    if config.model.num_classes == 1 or label_shape(config) is not None:
+        kind = f"model.num_classes {config.model.num_classes}, data.condition {config.data.condition}"
+        raise BadInput(
+            f"the metrics classification and robustness need a model of several classes, and this one has {kind}; "
+            "leave them out of eval.metrics"
+        )
+    if config.eval.robustness.refine_steps:
+        assemble.make_refiner(config, unit_box)
+
+
+def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
+    """Metric `classification`: accuracy, calibration error and likelihood of the labels on all images of `eval.split`.
+
+    The scale of an energy is a convention, so that all but the accuracy is given twice: as the energies are, and at the
+    one temperature that suits the labels of the reference split best.
+    """
+    config, data, reference = run.config, evidence.data["eval.split"], evidence.data["eval.reference_split"]
+    key_test, key_fit = jax.random.split(key_of(config, CLASSIFICATION))
+    rows = chosen_rows(len(reference.images), len(data.images), config.eval.seed)
+    fit_on = logits_of(run, key_fit, reference.images[rows], evidence.note)
+    temperature = calibration.fitted_temperature(fit_on, reference.labels[rows])
+    logits = logits_of(run, key_test, data.images, evidence.note)
+    plain, scaled = (calibration.report(logits / t, data.labels) for t in (1.0, temperature))
+    values = {
+        "accuracy": Value(plain.accuracy, plain.accuracy_error),
+        "expected calibration error": Value(plain.calibration_error),
+        "negative log-likelihood of labels, nats": Value(plain.nll, plain.nll_error),
+        "temperature of the fit": Value(temperature),
+        "expected calibration error, fitted temperature": Value(scaled.calibration_error),
+        "negative log-likelihood of labels, fitted temperature, nats": Value(scaled.nll, scaled.nll_error),
+    }
+    protocol = {
+        "images classified": described(config, config.eval.split, data.images),
+        "logits": logits_in_words(config),
+        "calibration": f"{calibration.BINS} equal bins of the predicted class's probability, softmax(logits / T); T = 1"
+        f" and T fitted by likelihood on {len(rows):,} random images of {config.eval.reference_split}",
+        "standard error": "over images",
+    }
+    return Outcome(values, protocol, {"calibration": partial(figures.reliability, **scaled.bins._asdict())})
+
+
+def logits_in_words(config: Config) -> str:
+    """What the logits are, for a protocol."""
+    settings = config.eval
+    if not settings.robustness.refine_steps:
+        return f"-U(x, y), {config.sample.weights} weights"
+    return (
+        f"-U(x', y), {config.sample.weights} weights, x' after {settings.robustness.refine_steps} steps of the chain under "
+        f"U(·, y) from x, within {settings.robustness.refine_radius:g}/255 of it, temperature "
+        f"{settings.robustness.refine_temperature:g}, mean over {_num_keys(config)} chains"
+    )
+
+
+def _num_keys(config: Config) -> int:
+    """How many chains' logits are averaged; one says all where there is no noise."""
+    noisy = config.eval.robustness.refine_steps and config.eval.robustness.refine_temperature
+    return config.eval.robustness.chains if noisy else 1
+
+
+def make_logits_fn(config: Config, energy_of: Callable[..., Energies]) -> robustness.LogitsFn:
+    """Minus the energies of all classes, of the image or of the image that a chain refined."""
+    settings, num_classes = config.eval, config.model.num_classes
+    if not settings.robustness.refine_steps:
+        plain = energy.class_energies(lambda _, images, labels: energy_of(images, labels), None, num_classes)
+        return lambda key, images: -plain(images)
+    refined = applications.refined_class_energies(
+        lambda labels: partial(energy_of, labels=labels),
+        num_classes,
+        partial(assemble.make_refiner, config),
+        num_steps=settings.robustness.refine_steps,
+        radius=settings.robustness.refine_radius / LEVELS,
+    )
+    return robustness.expected(lambda key, images: -refined(key, images), _num_keys(config))
+
+
+def logits_of(run: TrainedRun, key: PRNGKey, images: np.ndarray, note: Note) -> np.ndarray:
+    """Float32 [n, k] of uint8 images."""
+
+    def of_rows(apply: energy.ApplyFn, images: jax.Array, places: jax.Array) -> jax.Array:
+        return make_logits_fn(run.config, apply)(of_batch(key, places), images.astype(jnp.float32) / LEVELS)
+
+    size = run.config.eval.batch_size
+    return run.map(of_rows, images, np.arange(len(images)), batch_size=size, note=note)
+
+
+def of_batch(key: PRNGKey, places: jax.Array) -> PRNGKey:
+    """The key of the batch that begins at the first of these places."""
+    return jax.random.fold_in(key, places[0])

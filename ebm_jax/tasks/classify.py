@@ -1,0 +1,54 @@
+"""Task `classify`: images by the class of lowest energy."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ebm_jax import applications, assemble
+from ebm_jax.models import energy
+from ebm_jax.report import pictures
+from ebm_jax.tasks.common import (
+    COLUMNS,
+    Result,
+    check_classes,
+    check_images,
+    check_one_label_each,
+    images_to_start_from,
+)
+from ebm_jax.trained import TrainedRun
+from ebm_jax.types import Config, PRNGKey
+
+
+def check(config: Config) -> None:
+    """Refuse a model without classes.
+
+    Raises:
+      BadInput: with how to have them; or the run is of no images.
+    """
+    check_images(config, "classify")
+    check_one_label_each(config)
+    check_classes(config, "sample.task classify needs a model of several classes; train one with model.num_classes")
+
+
+def run(run: TrainedRun, key: PRNGKey) -> Result:
+    """The predicted classes of images of `sample.split`; nothing is random."""
+    del key
+    images, labels = images_to_start_from(run.config)
+    apply = energy.of_members(assemble.make_apply(run.config))
+    energies_of = energy.class_energies(apply, run.params, run.config.model.num_classes)
+    size = run.config.sample.batch_size
+    step = jax.jit(lambda images: applications.classify(energies_of, images))
+    parts = [jax.device_get(step(jnp.asarray(images[at : at + size]))) for at in range(0, len(images), size)]
+    predicted, log_probabilities = (np.concatenate(column) for column in zip(*parts, strict=True))
+    accuracy = float((predicted == labels).mean())
+    arrays = {"labels": labels, "predicted": predicted, "log_probabilities": log_probabilities}
+
+    def draw(path: Path) -> None:
+        wrong = predicted != labels
+        shown = images[wrong] if wrong.any() else images
+        pictures.write_grid(path.with_suffix(".png"), shown[: COLUMNS**2])
+
+    line = f"accuracy {accuracy:.4f} on {len(images)} images of {run.config.sample.split}; the picture has wrong ones"
+    return Result(arrays, draw, line)

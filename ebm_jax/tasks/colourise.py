@@ -1,0 +1,34 @@
+"""Task `colourise`: images seen in gray, drawn in colour."""
+
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+
+from ebm_jax.models import observations
+from ebm_jax.tasks.common import Result, check_images, check_one_label_each, images_to_start_from
+from ebm_jax.tasks.observed import likelihood_weight, restored
+from ebm_jax.trained import TrainedRun
+from ebm_jax.types import BadInput, Config, PRNGKey
+
+
+def check(config: Config) -> None:
+    """Refuse a run of images that have no colours.
+
+    Raises:
+      BadInput: with the data's name.
+    """
+    check_images(config, "colourise")
+    check_one_label_each(config)
+    if config.data.shape[2] == 1:
+        raise BadInput(f"sample.task colourise needs images of 3 channels; {config.data.name} has 1")
+
+
+def run(run: TrainedRun, key: PRNGKey) -> Result:
+    """Images of `sample.split` from the means of their channels."""
+    images, labels = images_to_start_from(run.config)
+    channels = images.shape[3]
+    observed = np.asarray(observations.gray(jnp.asarray(images)))
+    weight = likelihood_weight(run.config) * channels  # over ‖A‖²
+    likelihood = partial(observations.gaussian_likelihood, observations.gray, weight=weight)
+    return restored(run, key, images, labels, observed, observed.repeat(channels, 3), likelihood, "gray")

@@ -1,0 +1,77 @@
+"""Task `compose`: samples of the product of several models, or of one under several labels."""
+
+from collections.abc import Callable
+
+from ebm_jax import assemble, trained
+from ebm_jax.labels import example_labels, parse_labels, sample_labels
+from ebm_jax.models import energy
+from ebm_jax.report import pictures
+from ebm_jax.schema import with_values
+from ebm_jax.tasks.common import Result
+from ebm_jax.trained import TrainedRun, load, on_all_devices
+from ebm_jax.types import BadInput, Config, EnergyFn, Folder, Labels, Params, Places, PRNGKey
+
+LabelsAt = Callable[[Places], Labels]
+
+
+def check(config: Config) -> None:
+    """Refuse a sum of fewer than two energies, and labels of other runs that are not as many as the runs.
+
+    Raises:
+      BadInput: with what to give.
+    """
+    own, others = parse_labels(config, "sample.labels"), _others(config)
+    if max(len(own), 1) + len(others) < 2:
+        raise BadInput(
+            "sample.task compose has one energy only; give sample.labels with a sum, such as 1+3, or sample.with_runs"
+        )
+
+
+def run(run: TrainedRun, key: PRNGKey) -> Result:
+    """Chains from noise under the sum of energies: of several labels of this run, and of the runs of `with_runs`."""
+    terms = _terms(run)
+
+    def energy_of(params: tuple[Params, ...], places: Places) -> EnergyFn:
+        parts = [
+            energy.bind(energy.of_members(assemble.make_apply(config)), part, labels_at(places))
+            for part, (config, _, labels_at) in zip(params, terms, strict=True)
+        ]
+        return energy.conjunction(*parts)
+
+    params = on_all_devices(tuple(part for _, part, _ in terms), run.mesh)
+    images = run.chains(key, energy_of=energy_of, params=params)
+    line = f"{len(images)} samples of the product of {len(terms)} energies"
+    return Result({"images": images}, lambda path: pictures.write_grid(path.with_suffix(".png"), images), line)
+
+
+def _terms(run: TrainedRun) -> list[tuple[Config, Params, LabelsAt]]:
+    """Of each energy of the sum the config, the parameters and the labels at places: the run's own first."""
+    own = parse_labels(run.config, "sample.labels")
+    labels: list[LabelsAt] = [lambda places, term=term: term[places % len(term)] for term in own]
+    labels = labels or [lambda places: example_labels(run.config, places)]
+    return [(run.config, run.params, labels_at) for labels_at in labels] + [
+        _of_another(run, folder, text) for folder, text in _others(run.config)
+    ]
+
+
+def _others(config: Config) -> list[tuple[Folder, str]]:
+    """The folder of each run of `sample.with_runs`, and its labels as `sample.compose.with_labels` has them."""
+    folders, asked = trained.other_runs(config), config.sample.compose.with_labels
+    texts = asked.split("+") if asked else [""] * len(folders)
+    if len(texts) != len(folders):
+        raise BadInput(
+            f"sample.compose.with_labels '{asked}' has {len(texts)} parts for {len(folders)} runs; apart by '+'"
+        )
+    return list(zip(folders, texts, strict=True))
+
+
+def _of_another(run: TrainedRun, folder: Folder, text: str) -> tuple[Config, Params, LabelsAt]:
+    """The newest weights of another run, and the labels that the text asks of it."""
+    config, params = load(folder)
+    if tuple(config.data.shape) != tuple(run.config.data.shape):
+        raise BadInput(
+            f"{folder} has images of {tuple(config.data.shape)}, this run of {tuple(run.config.data.shape)}; "
+            "compose runs of one data.shape"
+        )
+    config = with_values(config, {"sample.labels": text})
+    return config, params, lambda places: sample_labels(config, places)

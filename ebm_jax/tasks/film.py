@@ -1,0 +1,43 @@
+"""Task `film`: chains from noise, as a film."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ebm_jax import applications
+from ebm_jax.labels import sample_labels
+from ebm_jax.report import pictures
+from ebm_jax.sampling.kernel import Stages
+from ebm_jax.tasks.common import COLUMNS, Result, check_images, check_one_label_each
+from ebm_jax.trained import TrainedRun
+from ebm_jax.types import Config, EnergyFn, Images, PRNGKey
+
+
+def check(config: Config) -> None:
+    """Refuse a run of no images.
+
+    Raises:
+      BadInput: with the data's name.
+    """
+    check_images(config, "film")
+    check_one_label_each(config)
+
+
+def run(run: TrainedRun, key: PRNGKey) -> Result:
+    """The chains of the samples that `generate` writes, as a film and a strip of some of them."""
+    number, every = run.config.sample.num_images, run.config.sample.film.every
+
+    def chain(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages) -> jax.Array:
+        return jnp.moveaxis(applications.film(key, x, energy_fn, stages, every), 0, 1)
+
+    frames = np.moveaxis(run.chains(key, chain), 1, 0)
+    labels = np.asarray(sample_labels(run.config, jnp.arange(number)))
+
+    def draw(path: Path) -> None:
+        pictures.write_film(path.with_suffix(".gif"), frames)
+        pictures.write_strip(path.with_suffix(".png"), frames[:, :COLUMNS])
+
+    line = f"{len(frames)} frames of {number} chains, {every} steps apart"
+    return Result({"frames": frames, "labels": labels}, draw, line)

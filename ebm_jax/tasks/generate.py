@@ -1,0 +1,76 @@
+"""Task `generate`: samples, of chains from noise or of the run's sampling buffer."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ebm_jax import trained
+from ebm_jax.data import sources
+from ebm_jax.report import console, figures, pictures
+from ebm_jax.storage import checkpoint
+from ebm_jax.tasks.common import Result, check_one_label_each
+from ebm_jax.trained import Generated, TrainedRun
+from ebm_jax.types import BadInput, Config, PRNGKey
+
+
+def check(config: Config) -> None:
+    """Refuse labels that are none of the model's.
+
+    Raises:
+      BadInput: with the labels.
+    """
+    check_one_label_each(config)
+
+
+def run(run: TrainedRun, key: PRNGKey) -> Result:
+    """Chains from fresh noise, or those of the sampling buffer after some more rounds."""
+    config = run.config
+    if config.sample.buffer_capacity:
+        found, origin = _continued(run, key)
+    else:
+        found, origin = run.samples(key), f"{config.sample.num_steps} chain steps from noise"
+
+    def draw(path: Path) -> None:
+        if config.data.source == "density":
+            _write_density(path.with_suffix(".png"), run, found.images)
+        else:
+            pictures.write_grid(path.with_suffix(".png"), found.images)
+
+    line = f"{len(found.images)} samples of step {run.step}, {config.sample.weights} weights, {origin}, "
+    line += f"mean energy {found.energies.mean():+.4f}"
+    return Result(found._asdict(), draw, line)
+
+
+def _continued(run: TrainedRun, key: PRNGKey) -> tuple[Generated, str]:
+    """The oldest chains of the run's sampling buffer, which is restored, moved on by some rounds, and saved again."""
+    config, folder = run.config, run.folder
+    init, advance, abstract = trained.make_rounds(config, run.mesh)
+    directory = f"sampling_buffer_{config.sample.buffer_capacity}"
+    with checkpoint.open_manager(folder, keep=2, directory=directory) as manager:
+        restored = checkpoint.restore_newest(manager, abstract)
+        for number, reason in restored.skipped.items():
+            console.warn(f"skipped a damaged sampling buffer, round {number}: {reason}")
+        if restored.step is None and restored.skipped:
+            raise BadInput(
+                f"every copy of the sampling buffer in {folder / directory} is damaged; move that folder away to "
+                "begin a new one"
+            )
+        checkpoint.set_aside(manager, folder, restored.skipped, directory)
+        buffer = init(key) if restored.step is None else restored.state
+        console.say(f"sampling buffer of {config.sample.buffer_capacity} chains, {restored.step or 0} rounds so far")
+        for _ in range(config.sample.rounds):
+            buffer = advance(run.params, key, buffer)
+        done = (restored.step or 0) + config.sample.rounds
+        checkpoint.save(manager, done, buffer)
+    images, labels, _ = trained.oldest_chains(config, buffer, config.sample.num_images)
+    found = Generated(images, labels, run.energy_of(images, labels))
+    return found, f"sampling buffer after {done} rounds of {config.sample.num_steps} chain steps"
+
+
+def _write_density(path: Path, run: TrainedRun, points: np.ndarray) -> None:
+    """The figure of the 2-D law, of chains under the model of it, and of the model's density."""
+    rng = np.random.default_rng(run.config.sample.seed)
+    data_points = sources.make_density(run.config).sample(rng, len(points))
+    result, log_q = trained.make_density_report(run.config)(run.params)
+    figures.density_figure(path, data_points, points, log_q)
+    console.say(console.density_line(result._asdict()))

@@ -1,0 +1,92 @@
+"""Task `inpaint`: images of which a part is unknown, filled in."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from ebm_jax import applications, assemble
+from ebm_jax.tasks.common import Result, check_images, check_one_label_each, compiled, images_to_start_from, rows_of
+from ebm_jax.trained import TrainedRun
+from ebm_jax.types import BadInput, Config, Images, Labels, PRNGKey
+
+MEAN_OF = 10_000  # images: their mean's own error adds a ten-thousandth of the pixels' variance to a squared error
+
+
+def check(config: Config) -> None:
+    """Refuse a mask that is none.
+
+    Raises:
+      BadInput: as `known_pixels`; or the run is of no images.
+    """
+    check_images(config, "inpaint")
+    check_one_label_each(config)
+    known_pixels(config)
+
+
+def run(run: TrainedRun, key: PRNGKey) -> Result:
+    """Images of `sample.split` filled in; the error beside that of the training set's mean image."""
+    images, labels = images_to_start_from(run.config)
+    known, stages = known_pixels(run.config), assemble.make_stages(run.config)
+
+    def make(key: PRNGKey, images: Images, labels: Labels) -> Images:
+        return applications.inpaint(key, images, jnp.asarray(known), run.energy_fn(labels), stages)
+
+    filled = compiled(run, make, key, images, labels)
+    unknown = np.broadcast_to(~known, images.shape)
+    error, of_mean = (float(np.square(guess - images)[unknown].mean()) for guess in (filled, mean_image(run)))
+    shown = np.where(unknown, 0.5, images)
+    line = f"filled in {unknown[0].mean():.0%} of {len(images)} images; mean squared error there {error:.4f}, of the "
+    line += f"training set's mean image {of_mean:.4f}"
+    return Result(
+        {"images": images, "labels": labels, "known": known, "filled": filled},
+        rows_of(original=images, known=shown, filled_in=filled),
+        line,
+    )
+
+
+def mean_image(run: TrainedRun) -> np.ndarray:
+    """The mean float32 [h, w, c] in [0, 1] of the images that the run was trained on, or of 10,000 random ones."""
+    config = run.config
+
+    def some(length: int) -> np.ndarray:
+        return np.sort(np.random.default_rng(config.sample.seed).permutation(length)[:MEAN_OF])
+
+    return (run.data(config.data.split, some).images.mean(0) / 255.0).astype(np.float32)
+
+
+def known_pixels(config: Config) -> np.ndarray:
+    """The mask [h, w, c] of `sample.inpaint.mask`, True where a pixel is known.
+
+    Raises:
+      BadInput: no mask has this name, the file cannot be read, or its shape is not that of the images.
+    """
+    name, (h, w, c) = config.sample.inpaint.mask, config.data.shape
+    y, x = np.mgrid[:h, :w]
+    known = {
+        "lower": y < h // 2,
+        "upper": y >= h // 2,
+        "left": x >= w // 2,
+        "right": x < w // 2,
+        "centre": (abs(2 * y + 1 - h) > h // 2) | (abs(2 * x + 1 - w) > w // 2),
+        "random": np.random.default_rng(config.sample.seed).random((h, w)) < 0.5,
+    }
+    if name in known:
+        return known[name][:, :, None].repeat(c, 2)
+    if not name.endswith(".npy"):
+        raise BadInput(
+            f"sample.inpaint.mask '{name}' is unknown; use one of {', '.join(known)}, or a .npy file, True: known"
+        )
+    try:
+        mask = np.load(name, allow_pickle=False)
+    except Exception as error:  # NumPy, zipfile and the system each raise their own
+        raise BadInput(
+            f"sample.inpaint.mask {name} cannot be read ({error}); save a boolean array by numpy.save"
+        ) from error
+    if not isinstance(mask, np.ndarray):
+        raise BadInput(f"sample.inpaint.mask {name} is no single array; save a boolean one by numpy.save")
+    if mask.dtype != bool or mask.shape not in ((h, w), (h, w, 1), (h, w, c)):
+        raise BadInput(
+            f"sample.inpaint.mask {name} is {mask.dtype} {mask.shape}; it must be bool {(h, w)} or {(h, w, c)}"
+        )
+    if mask.all():
+        raise BadInput(f"sample.inpaint.mask {name} leaves nothing to fill in; save False where a pixel is unknown")
+    return mask.reshape(h, w, -1).repeat(c // mask.reshape(h, w, -1).shape[2], 2)

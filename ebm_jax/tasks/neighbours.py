@@ -1,0 +1,31 @@
+"""Task `neighbours`: are the samples copies of training images?"""
+
+import numpy as np
+
+from ebm_jax.metrics.neighbours import nearest_neighbours
+from ebm_jax.tasks.common import Result, check_images, check_one_label_each, rows_of
+from ebm_jax.trained import TrainedRun
+from ebm_jax.types import Config, PRNGKey
+
+
+def check(config: Config) -> None:
+    """Refuse a run of no images.
+
+    Raises:
+      BadInput: with the data's name.
+    """
+    check_images(config, "neighbours")
+    check_one_label_each(config)
+
+
+def run(run: TrainedRun, key: PRNGKey) -> Result:
+    """The samples that `generate` writes, beside the nearest images of the training set."""
+    samples = run.samples(key).images
+    reference = run.data(run.config.data.split).images.astype(np.float32) / 255.0
+    rows, distances = nearest_neighbours(samples, reference, run.config.sample.neighbours.number)
+    nearest = {f"neighbour_{k + 1}": reference[rows[:, k]] for k in range(rows.shape[1])}
+    line = (
+        f"median L2 distance of {len(samples)} samples to the nearest training image {np.median(distances[:, 0]):.3f}"
+    )
+    arrays = {"images": samples, "rows": rows, "distances": distances}
+    return Result(arrays, rows_of(samples=samples, **nearest), line)

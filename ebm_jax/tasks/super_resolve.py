@@ -1,0 +1,39 @@
+"""Task `super_resolve`: images seen at a low resolution, drawn at the full one."""
+
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+
+from ebm_jax.models import observations
+from ebm_jax.tasks.common import Result, check_images, check_one_label_each, images_to_start_from
+from ebm_jax.tasks.observed import likelihood_weight, restored
+from ebm_jax.trained import TrainedRun
+from ebm_jax.types import BadInput, Config, PRNGKey
+
+
+def check(config: Config) -> None:
+    """Refuse a factor that does not divide the images.
+
+    Raises:
+      BadInput: with the factor and the images' size; or the run is of no images.
+    """
+    check_images(config, "super_resolve")
+    check_one_label_each(config)
+    if any(size % config.sample.super_resolve.factor for size in config.data.shape[:2]):
+        height, width, _ = config.data.shape
+        raise BadInput(
+            f"sample.super_resolve.factor {config.sample.super_resolve.factor} does not divide {height}x{width} pixels; use one that does"
+        )
+
+
+def run(run: TrainedRun, key: PRNGKey) -> Result:
+    """Images of `sample.split` from the means of blocks of `sample.super_resolve.factor` pixels a side."""
+    images, labels = images_to_start_from(run.config)
+    factor = run.config.sample.super_resolve.factor
+    forward = observations.downsample(factor)
+    observed = np.asarray(forward(jnp.asarray(images)))
+    weight = likelihood_weight(run.config) * factor**2  # over ‖A‖²
+    likelihood = partial(observations.gaussian_likelihood, forward, weight=weight)
+    start = observed.repeat(factor, 1).repeat(factor, 2)
+    return restored(run, key, images, labels, observed, start, likelihood, f"{factor} times fewer pixels a side")

@@ -1,0 +1,45 @@
+"""Task `transition`: images moved under the energy of other classes."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from ebm_jax import applications, assemble
+from ebm_jax.labels import sample_labels
+from ebm_jax.tasks.common import (
+    Result,
+    check_classes,
+    check_images,
+    check_one_label_each,
+    compiled,
+    images_to_start_from,
+    rows_of,
+)
+from ebm_jax.trained import TrainedRun
+from ebm_jax.types import Config, Images, Labels, PRNGKey
+
+
+def check(config: Config) -> None:
+    """Refuse a model without classes.
+
+    Raises:
+      BadInput: with their number; or the run is of no images.
+    """
+    check_images(config, "transition")
+    check_one_label_each(config)
+    num_classes = config.model.num_classes
+    check_classes(config, f"sample.task transition needs classes; model.num_classes is {num_classes}, unconditional")
+
+
+def run(run: TrainedRun, key: PRNGKey) -> Result:
+    """Images of `sample.split` moved to the classes of `sample.labels`, or each to the class after its own."""
+    images, labels = images_to_start_from(run.config)
+    asked = sample_labels(run.config, jnp.arange(len(images)))
+    target = np.asarray(asked) if run.config.sample.labels else (labels + 1) % run.config.model.num_classes
+    stages = assemble.make_stages(run.config)
+
+    def make(key: PRNGKey, images: Images, target: Labels) -> Images:
+        return applications.transition(key, images, target, run.energy_fn, stages)
+
+    moved = compiled(run, make, key, images, target.astype(np.int32))
+    arrays = {"images": images, "labels": labels, "target_labels": target, "moved": moved}
+    return Result(arrays, rows_of(real=images, moved_to_another_class=moved), f"moved {len(images)} images")
