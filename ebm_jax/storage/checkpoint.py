@@ -22,7 +22,7 @@ from etils import epath
 from ebm_jax.distributed import processes
 from ebm_jax.storage import bucket
 from ebm_jax.storage.fingerprint import fingerprint, named_leaves
-from ebm_jax.storage.older import OLDER, Older, sources
+from ebm_jax.storage.older import OLDER, Older, made, sources
 from ebm_jax.types import BadInput, Folder
 
 DIRECTORY = "checkpoints"
@@ -222,7 +222,7 @@ def _examined(folder: Folder, step: int, abstract: Any, older: Older) -> tuple[A
     if reason := _agreed(None if meta == saved else "its arrays are not those that were saved under this step"):
         return None, reason
     parts = [
-        _made(older.added[path], leaf) if (place := places[path]) is None else leaves[place]
+        made(older.added[path], leaf) if (place := places[path]) is None else leaves[place]
         for path, leaf in named.items()
     ]
     return jax.tree.unflatten(jax.tree.structure(abstract), parts), None
@@ -247,11 +247,6 @@ def _read(
         restored = reader.restore(folder, args=args)
     step = {"step": int(folder.name)}  # not in the checkpoints of older versions
     return places, named_leaves(restored["state"]), step | restored["meta"]
-
-
-def _made(value_of: Callable[[Any], Any], leaf: Any) -> Any:
-    """An array for a leaf that was not saved, where it lies on the devices."""
-    return jax.jit(lambda: value_of(leaf), out_shardings=leaf.sharding)()
 
 
 def _agreed(reason: str | None) -> str | None:

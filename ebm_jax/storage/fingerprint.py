@@ -33,6 +33,8 @@ def _fingerprint(leaf: Array) -> UInt32[Array, ""]:
     """
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
+    if leaf.dtype == jnp.bool_:  # which has no bits to XLA
+        leaf = leaf.astype(jnp.uint8)
     unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
     bits = lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32).reshape(-1)
     return jnp.sum(_mix(bits ^ _mix(lax.iota(jnp.uint32, bits.size))), dtype=jnp.uint32)

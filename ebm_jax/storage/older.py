@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
+import jax
 from jaxtyping import Array
 
 
@@ -49,3 +50,8 @@ def _source(path: str, saved: Collection[str], older: Older) -> str | None:
     if path not in older.added:
         raise ValueError(f"the tree structures do not match: {path} was not saved")
     return None
+
+
+def made(value_of: Callable[[Any], Any], leaf: Any) -> Array:
+    """An array for a leaf that was not saved, where it lies on the devices."""
+    return jax.jit(lambda: value_of(leaf), out_shardings=leaf.sharding)()
