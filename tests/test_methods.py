@@ -161,7 +161,7 @@ def test_a_step_of_the_label_contrast_lowers_data_under_their_labels_against_the
 
     params = {"v": 0.1 * jax.random.normal(jax.random.key(1), (int(np.prod(SHAPE)), 2))}
     before = contrast(params)
-    mesh, step, state = over_devices(labels_contrasted(), optax.sgd(0.1), (), 2, bilinear, params)
+    mesh, step, state = over_devices(labels_contrasted(), optax.sgd(1.0), (), 1, bilinear, params)
     state, _ = step(state, parallel.place_batch(mesh, batch))
     assert contrast(jax.device_get(state.params)) < before - 1e-3
 
