@@ -125,7 +125,7 @@ def test_a_short_training_of_a_small_network_comes_near_the_score_of_the_smoothe
     optimizer = clipped_adam(5e-3, 0.9, 0.999, clip_offset=np.inf)
     mesh, step, state = over_devices(METHOD, optimizer, (), apply=apply, params=params, ema_decay=0.98)
     for _ in range(400):
-        batch = Batch(points(rng, 512), np.zeros(512, np.int32))
+        batch = Batch(jnp.asarray(points(rng, 512)), jnp.zeros(512, jnp.int32))
         state, metrics = step(state, parallel.place_batch(mesh, batch))
     grid = GRID[(np.abs(GRID - 0.5) <= 0.5).all(1)]
     density, score = density_and_score(grid)
