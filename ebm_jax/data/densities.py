@@ -93,7 +93,7 @@ def _around_arcs(arcs: Callable[[np.ndarray], np.ndarray], std: float, nodes: in
 
     def chunk(x: np.ndarray) -> np.ndarray:
         centres, weights = quadrature()
-        return logsumexp(_log_normal(cdist(x, centres, "sqeuclidean"), std), axis=1, b=weights)
+        return np.asarray(logsumexp(_log_normal(cdist(x, centres, "sqeuclidean"), std), axis=1, b=weights))
 
     def log_density(x: np.ndarray) -> np.ndarray:
         return np.concatenate([chunk(x[start : start + CHUNK]) for start in range(0, len(x), CHUNK)])
