@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from ebm_jax import TrainedRun, applications, assemble, open_run, trained
+from ebm_jax import TrainedRun, applications, assemble, open_run, samplers
 from ebm_jax.data import memory, sources
 from ebm_jax.metrics import neighbours
 from ebm_jax.models import energy
@@ -93,7 +93,7 @@ def measure(run: TrainedRun) -> tuple[dict[str, float], dict[str, np.ndarray], n
     some = np.random.default_rng(1).permutation(len(train))[:REFERENCE]
     judge = LogisticRegression(C=0.01, max_iter=500).fit(train[some].reshape(REFERENCE, -1), train_labels[some])
     asked = jnp.arange(SAMPLES) % config.model.num_classes
-    samples = np.asarray(jax.jit(trained.make_sample_fn(config))(params, jax.random.key(1), labels=asked))
+    samples = np.asarray(jax.jit(samplers.make_sample_fn(config))(params, jax.random.key(1), labels=asked))
     agreed = judge.predict(samples.reshape(SAMPLES, -1)) == np.asarray(asked)
     numbers[f"of {SAMPLES} samples, of the class asked for by the classifier"] = float(agreed.mean())
     numbers["of the test images, of their class by the classifier"] = judge.score(test.reshape(len(test), -1), labels)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ebm_jax import assemble, checks
+from ebm_jax import assemble, checks, program
 from ebm_jax.data import sources
 from ebm_jax.data.memory import Dataset, make_batches
 from ebm_jax.distributed import parallel
@@ -94,15 +94,15 @@ def energy_learner(config: Config) -> Learner:
     """The project's training step, on one device."""
     mesh = parallel.device_mesh(jax.devices()[:1])  # models this small gain nothing from a second one
     checks.check(config, mesh.size)
-    train_step = assemble.make_step(config, mesh)
+    train_step = program.make_step(config, mesh)
 
     def step(state: Any, batches: list[Batch]) -> Any:
-        return train_step(state, assemble.place_batch(config, mesh, stacked(batches)))[0]
+        return train_step(state, program.place_batch(config, mesh, stacked(batches)))[0]
 
     def params(state: Any) -> list[Params]:
         return energy.members(jax.device_put(network_params(state, ema=True), jax.devices()[0]))
 
-    return Learner(lambda: assemble.make_state(config, mesh), step, params)
+    return Learner(lambda: program.make_state(config, mesh), step, params)
 
 
 def stacked(batches: list[Batch]) -> Batch:

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from configs import density2d
-from ebm_jax import assemble, trained
+from ebm_jax import program, samplers
 from ebm_jax.data.densities import DENSITIES
 from ebm_jax.distributed import parallel
 from ebm_jax.metrics import density
@@ -56,7 +56,7 @@ def recipe_of(config: Config) -> dict[str, Any]:
 def ours(config: Config, seconds: float, data: np.ndarray, points: np.ndarray) -> dict[str, Any]:
     """Train on points [n, 2]; energies [m] at `points` [m, 2] of the last and averaged weights, steps and seconds."""
     mesh = parallel.device_mesh()
-    step, energy_fn = assemble.make_step(config, mesh), trained.make_energy_fn(config)
+    step, energy_fn = program.make_step(config, mesh), samplers.make_energy_fn(config)
     rng, labels = np.random.default_rng(0), np.zeros(config.train.batch_size, np.int32)
 
     def advance(state):
@@ -64,8 +64,8 @@ def ours(config: Config, seconds: float, data: np.ndarray, points: np.ndarray) -
         batch = Batch(rows, labels)  # pyright: ignore[reportArgumentType]
         return jax.block_until_ready(step(state, parallel.place_batch(mesh, batch))[0])
 
-    advance(assemble.make_state(config, mesh))
-    state = assemble.make_state(config, mesh)
+    advance(program.make_state(config, mesh))
+    state = program.make_state(config, mesh)
     start, start_cpu, steps = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < seconds:
         state = advance(state)

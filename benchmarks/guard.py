@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from benchmarks.timing import medians
-from ebm_jax import assemble
+from ebm_jax import assemble, program
 from ebm_jax.distributed import parallel
 from ebm_jax.methods import contrastive
 from ebm_jax.training import guard, monitors
@@ -32,10 +32,10 @@ def main() -> None:
     mesh = parallel.device_mesh(jax.devices()[:1])
     pixels = np.float32 if config.model.name == "mlp" else np.uint8
     images = np.zeros((config.train.batch_size, *config.data.shape), pixels)
-    batch = assemble.place_batch(config, mesh, Batch(images, np.zeros(config.train.batch_size, np.int32)))  # pyright: ignore[reportArgumentType]
+    batch = program.place_batch(config, mesh, Batch(images, np.zeros(config.train.batch_size, np.int32)))  # pyright: ignore[reportArgumentType]
 
     def stepper():
-        step, held = assemble.make_step(config, mesh), [assemble.make_state(config, mesh)]
+        step, held = program.make_step(config, mesh), [program.make_state(config, mesh)]
 
         def call():
             held[0], metrics = step(held[0], batch)

@@ -16,7 +16,7 @@ from benchmarks.resnet import chain_of, stepper
 from benchmarks.table import Claim, Section
 from benchmarks.timing import Times, in_turn, timed
 from configs import cifar10, digits, fashion_mnist
-from ebm_jax import assemble
+from ebm_jax import assemble, program
 from ebm_jax.distributed import parallel
 from ebm_jax.models import energy, networks
 from ebm_jax.types import Batch, Config
@@ -166,8 +166,8 @@ def _start(workdir: Path, environment: dict[str, str]) -> float:
 def memory_section() -> Section:
     """The CIFAR-10 config's step at batch 128 on one device, by XLA's own count, against what it cannot do without."""
     config, mesh = cifar10.get_config(), parallel.device_mesh(jax.devices()[:1])
-    state, batch = assemble.abstract_state(config, mesh), assemble.abstract_batch(config, mesh)
-    step = assemble.make_step(config, mesh).lower(state, batch).compile().memory_analysis()
+    state, batch = program.abstract_state(config, mesh), program.abstract_batch(config, mesh)
+    step = program.make_step(config, mesh).lower(state, batch).compile().memory_analysis()
     assert step is not None
     peak = step.argument_size_in_bytes + step.temp_size_in_bytes + step.output_size_in_bytes - step.alias_size_in_bytes
     apply, pair = assemble.make_apply(config), 2 * config.train.batch_size

@@ -12,7 +12,7 @@ from benchmarks.peer import Peer
 from benchmarks.table import Claim, Section
 from benchmarks.timing import Times, in_turn, timed
 from configs import cifar10_conditional
-from ebm_jax import assemble, trained
+from ebm_jax import assemble, program, samplers
 from ebm_jax.distributed import parallel
 from ebm_jax.models import energy
 from ebm_jax.sampling import kernel as kernels
@@ -49,8 +49,8 @@ def chain_of(config: Config, params: Any, images: Any, labels: Any):
 def stepper(config: Config, batch: Batch):
     """A training step that goes on from the one before."""
     mesh = parallel.device_mesh()
-    step, held = assemble.make_step(config, mesh), [assemble.make_state(config, mesh)]
-    placed = assemble.place_batch(config, mesh, batch)
+    step, held = program.make_step(config, mesh), [program.make_state(config, mesh)]
+    placed = program.place_batch(config, mesh, batch)
 
     def call():
         held[0], metrics = step(held[0], placed)
@@ -79,7 +79,7 @@ def section(peer: Peer | None, igebm: str, rounds: int) -> Section:
         )
     agreement = ""
     if peer is not None:
-        energies = np.asarray(trained.make_energy_fn(config)(params, images, labels))
+        energies = np.asarray(samplers.make_energy_fn(config)(params, images, labels))
         with tempfile.TemporaryDirectory() as folder:
             weights, pixels = Path(folder) / "weights.npz", Path(folder) / "images.npz"
             leaves = jax.tree_util.tree_leaves_with_path(params)

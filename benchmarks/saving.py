@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from ebm_jax import assemble
+from ebm_jax import program
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.report import console
@@ -30,11 +30,11 @@ def measure(path: str, rounds: int) -> None:
     config = runpy.run_path(path)["get_config"]().unlock()
     config.data.source = "noise"
     mesh = parallel.device_mesh()
-    state, train_step = assemble.make_state(config, mesh), assemble.make_step(config, mesh)
+    state, train_step = program.make_state(config, mesh), program.make_step(config, mesh)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state._replace(key=jax.random.key_data(state.key))))
     times: dict[str, list[float]] = {phase: [] for phase in PHASES}
     with tempfile.TemporaryDirectory() as folder, sources.open_batches(config, console.warn) as batches:
-        batch = assemble.place_batch(config, mesh, batches(0))
+        batch = program.place_batch(config, mesh, batches(0))
         with checkpoint.open_manager(Path(folder)) as manager:
             for number in range(rounds + 1):
                 marks = [time.perf_counter()]

@@ -5,15 +5,8 @@ The algebra of energies is `ebm_jax.models.energy`; what an energy does for a us
 
 from ebm_jax.assemble import init_params, make_stages
 from ebm_jax.models.energy import stack
-from ebm_jax.trained import (
-    TrainedRun,
-    init_sampling_buffer,
-    load,
-    make_buffered_sample_fn,
-    make_energy_fn,
-    make_sample_fn,
-    open_run,
-)
+from ebm_jax.samplers import init_sampling_buffer, make_buffered_sample_fn, make_energy_fn, make_sample_fn
+from ebm_jax.trained import TrainedRun, load, open_run
 
 __all__ = [
     "TrainedRun",

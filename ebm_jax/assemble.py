@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,12 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array
 
 from ebm_jax import registry, schema
-from ebm_jax.data.sources import member_seeds
-from ebm_jax.distributed import parallel
 from ebm_jax.labels import example_labels, label_shape
 from ebm_jax.methods import METHODS, label, losses
 from ebm_jax.methods.contrastive import healthy
@@ -30,9 +26,7 @@ from ebm_jax.sampling.hmc import no_walls, unit_box_walls
 from ebm_jax.sampling.kernel import Kernel, Project, Stages, scheduled
 from ebm_jax.schema import value_of
 from ebm_jax.training.optimizer import clipped_adam
-from ebm_jax.training.state import TrainState, init_state, non_finite, partition, rescued
-from ebm_jax.training.step import make_train_step
-from ebm_jax.types import BadInput, Batch, Config, MembersKey, Metrics, Params, PRNGKey, Scalar
+from ebm_jax.types import BadInput, Config, Params, PRNGKey, Scalar
 
 
 def make_network(config: Config) -> Network:
@@ -148,7 +142,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     return clipped_adam(optim.learning_rate, optim.b1, optim.b2, optim.clip_scale, optim.clip_offset)
 
 
-def _raw_params(config: Config, key: PRNGKey) -> tuple[Params, spectral.Vectors]:
+def raw_params(config: Config, key: PRNGKey) -> tuple[Params, spectral.Vectors]:
     """Parameters before spectral normalisation, and its vectors.
 
     Not to be called under jit: a program with a random draw for each of many kernels compiles for half a minute, where
@@ -186,113 +180,12 @@ def _abstract_inputs(config: Config, number: int) -> tuple[Any, Any]:
 
 def abstract_raw_params(config: Config) -> tuple[Any, Any]:
     """Shapes and types of the parameters of one model before spectral normalisation, and of its vectors."""
-    return jax.eval_shape(partial(_raw_params, config), jax.random.key(0))
+    return jax.eval_shape(partial(raw_params, config), jax.random.key(0))
 
 
 def init_params(config: Config, key: PRNGKey) -> Params:
     """Untrained parameters of the network, spectrally normalised where the config says so."""
-    return spectral.normalise(*_raw_params(config, key))
-
-
-def _ingredients(config: Config, seed: int) -> tuple[PRNGKey, PRNGKey, Params, spectral.Vectors]:
-    """Keys of the run and of the method's memory, and what `_raw_params` gives."""
-    key_run, key_params, key_memory = jax.random.split(jax.random.key(seed), 3)
-    return key_run, key_memory, *_raw_params(config, key_params)
-
-
-def _stacked_ingredients(config: Config) -> tuple[MembersKey, MembersKey, Params, spectral.Vectors]:
-    """Those of the run's one model, or of all its models, stacked."""
-    members = [_ingredients(config, seed) for seed in member_seeds(config)]
-    return members[0] if len(members) == 1 else jax.tree.map(_stacked, *members)
-
-
-def _stacked(*leaves: Array) -> Array:
-    """The leaves along a new first axis; keys by their data, for JAX's key checker takes stacked keys for used ones."""
-    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jnp.stack([jax.random.key_data(key) for key in leaves]))
-    return jnp.stack(leaves)
-
-
-def _assemble(
-    config: Config, key_run: MembersKey, key_memory: MembersKey, params: Params, vectors: spectral.Vectors
-) -> TrainState:
-    if config.train.num_models > 1:
-        return jax.vmap(partial(_assemble_one, config))(key_run, key_memory, params, vectors)
-    return _assemble_one(config, key_run, key_memory, params, vectors)
-
-
-def _assemble_one(
-    config: Config, key_run: PRNGKey, key_memory: PRNGKey, params: Params, vectors: spectral.Vectors
-) -> TrainState:
-    memory = make_method(config).init(key_memory)
-    return init_state(key_run, params, vectors, make_optimizer(config), memory)
-
-
-def _rows(config: Config) -> Any:
-    """The spec of rows over devices: of batches, and of what a method shares out."""
-    return parallel.SHARDED if config.train.num_models == 1 else parallel.MEMBERS_SHARDED
-
-
-def _partition(config: Config) -> TrainState:
-    return partition(make_method(config), _rows(config))
-
-
-def _shardings(config: Config, mesh: Mesh) -> Any:
-    return parallel.shardings(mesh, _partition(config))
-
-
-def place_batch(config: Config, mesh: Mesh, batch: Batch) -> Batch:
-    """The rows that this process read, as arrays over all devices of all processes."""
-    return parallel.place_batch(mesh, batch, _rows(config))
-
-
-def place_batches(config: Config, mesh: Mesh, batches: Sequence[Batch]) -> Batch:
-    """The batches of one call of `make_steps`."""
-    if len(batches) == 1:
-        return place_batch(config, mesh, batches[0])
-    stacked = Batch(*(np.stack(column) for column in zip(*batches, strict=True)))  # pyright: ignore[reportArgumentType]
-    return parallel.place_batch(mesh, stacked, _of_several(_rows(config)))
-
-
-def _of_several(spec: Any) -> Any:
-    """The partition of arrays with a leading axis of steps."""
-    return PartitionSpec(None, *spec)
-
-
-def make_state(config: Config, mesh: Mesh) -> TrainState:
-    """The state before the first step, laid out over the mesh; the same for any number of devices."""
-    assemble = jax.jit(partial(_assemble, config), out_shardings=_shardings(config, mesh))
-    return assemble(*_stacked_ingredients(config))
-
-
-def abstract_state(config: Config, mesh: Mesh) -> TrainState:
-    """Shapes, types and shardings of the state, without making it."""
-    state = jax.eval_shape(lambda: _assemble(config, *_stacked_ingredients(config)))
-    return parallel.abstract(state, mesh, _partition(config))
-
-
-def abstract_batch(config: Config, mesh: Mesh) -> Batch:
-    """Shapes, types and shardings of one batch over all devices, of any data."""
-    shape, soft = tuple(config.data.shape), label_shape(config)
-    members = (config.train.num_models,) if config.train.num_models > 1 else ()
-    rows = (*members, config.train.batch_size)
-    images = jax.ShapeDtypeStruct((*rows, *shape), jnp.float32 if len(shape) == 1 else jnp.uint8)
-    labels = jax.ShapeDtypeStruct((*rows, *(soft or ())), jnp.int32 if soft is None else jnp.float32)
-    return parallel.abstract(Batch(images, labels), mesh, _rows(config))  # pyright: ignore
-
-
-def make_keeper(config: Config, mesh: Mesh) -> Callable:
-    """The compiled state -> (a copy that no step consumes, the number of its values that are not finite)."""
-
-    def keep(state: TrainState) -> tuple[TrainState, Scalar]:
-        return jax.tree.map(jnp.copy, state), non_finite(state)
-
-    return jax.jit(keep, out_shardings=(_shardings(config, mesh), parallel.shardings(mesh, parallel.REPLICATED)))
-
-
-def make_rescued(config: Config, mesh: Mesh, number: int) -> Callable:
-    """The compiled state -> state with which rescue `number` goes on; it consumes its state."""
-    return jax.jit(partial(rescued, number=number), out_shardings=_shardings(config, mesh), donate_argnums=(0,))
+    return spectral.normalise(*raw_params(config, key))
 
 
 def make_method(config: Config) -> Method:
@@ -353,65 +246,3 @@ def make_limits(config: Config) -> Limits:
         chain_grad=(limits.min_chain_grad * grad_unit, limits.max_chain_grad * grad_unit),
         patience=limits.patience,
     )
-
-
-def rescued_chain(config: Config, rescues: int) -> int:
-    """The steps of a training chain after so many rescues."""
-    return math.ceil(config.chain.num_steps * config.guard.rescue_chain**rescues)
-
-
-def make_step(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
-    """The compiled training step (state, batch) -> (state, metrics) over all devices; it consumes its state.
-
-    With several models all leaves, and the metrics, have a leading axis of members.
-
-    Args:
-      rescues: those of the state; each makes the chains longer by the factor `guard.rescue_chain`.
-    """
-    return _over_devices(config, mesh, _local_step(config, rescues), _rows(config))
-
-
-def make_steps(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
-    """`make_step` for the `train.steps_per_call` steps of one call: the host waits for none of them but the last.
-
-    Where they are more than one, batches and metrics have a leading axis of steps.
-    """
-    number, step = config.train.steps_per_call, _local_step(config, rescues)
-    if number == 1:
-        return make_step(config, mesh, rescues)
-    # In loops XLA's CPU backend takes slow convolutions for the gradients of kernels (models/convolution.py)
-    unroll = mesh.devices.flat[0].platform == "cpu"
-
-    def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
-        return jax.lax.scan(lambda state, batch: step(state, batch), state, batches, unroll=unroll)
-
-    return _over_devices(config, mesh, steps, _of_several(_rows(config)))
-
-
-def _over_devices(config: Config, mesh: Mesh, fn: Callable, batch_spec: Any) -> Callable:
-    """A program (state, batch) -> (state, metrics) of one device on all of them."""
-    specs = _partition(config)
-    return parallel.over_devices(
-        fn,
-        mesh,
-        in_specs=(specs, batch_spec),
-        out_specs=(specs, parallel.REPLICATED),
-        donate_argnums=(0,),
-    )
-
-
-def _local_step(config: Config, rescues: int) -> Callable:
-    """The training step of one device, of all its models."""
-    config = schema.with_values(config, {"chain.num_steps": rescued_chain(config, rescues)})
-    step = make_train_step(
-        make_apply(config),
-        make_method(config),
-        make_optimizer(config),
-        ema_decay=config.optim.ema_decay,
-        rescue_learning_rate=config.guard.rescue_learning_rate,
-    )
-
-    def step_of_members(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return parallel.over_members(lambda member: step(*member), (state, batch))
-
-    return step if config.train.num_models == 1 else step_of_members

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ebm_jax.assemble import abstract_state
 from ebm_jax.distributed import parallel
+from ebm_jax.program import abstract_state
 from ebm_jax.schema import value_of
 from ebm_jax.types import BadInput, Config
 

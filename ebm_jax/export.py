@@ -13,7 +13,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import checks, random, trained
+from ebm_jax import checks, random, samplers, trained
 from ebm_jax.distributed import parallel
 from ebm_jax.labels import label_shape
 from ebm_jax.models.energy import Stacked
@@ -61,7 +61,7 @@ def export(config: Config, folder: Folder) -> int:
 
 def make_sampler(config: Config) -> Callable[[Params, PRNGKey, Labels], Images]:
     """The function of sampler.bin: one chain from U[0, 1] for each label, of which only the number need be known."""
-    sample_fn, shape = trained.make_sample_fn(config), tuple(config.data.shape)
+    sample_fn, shape = samplers.make_sample_fn(config), tuple(config.data.shape)
 
     def sampler(params: Params, key: PRNGKey, labels: Labels) -> Images:
         key_init, key_chain = jax.random.split(key)  # twice in all, as ever: a seed's images are those of older exports
@@ -73,7 +73,7 @@ def make_sampler(config: Config) -> Callable[[Params, PRNGKey, Labels], Images]:
 
 def make_energy(config: Config) -> Callable[[Params, Images, Labels], Energies]:
     """The function of energy.bin."""
-    energy_fn = trained.make_energy_fn(config)
+    energy_fn = samplers.make_energy_fn(config)
     return lambda params, images, labels: energy_fn(params, images, labels)
 
 

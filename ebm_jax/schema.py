@@ -361,6 +361,11 @@ def nearest(key: str) -> str:
     return difflib.get_close_matches(key, KEYS, 1, 0.0)[0]
 
 
+def member_seeds(config: Config) -> range:
+    """The seed of each model that the run trains."""
+    return range(config.train.seed, config.train.seed + config.train.num_models)
+
+
 def check_values(config: Config) -> None:
     """Refuse a value that is of another kind than its key's, or out of its range.
 

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from ebm_jax import assemble, capacity, checks, trained
+from ebm_jax import assemble, capacity, checks, program, samplers
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.report import console
@@ -143,12 +143,12 @@ def _actions(
     stop: _Stop,
 ) -> loop.Actions:
     """What the loop does to the devices, the run's folder and the terminal, after `rescues` rescues."""
-    train_steps, number = assemble.make_steps(config, mesh, rescues), config.train.steps_per_call
+    train_steps, number = program.make_steps(config, mesh, rescues), config.train.steps_per_call
     limits = assemble.make_method(config).limits
 
     def advance(step: int, state: TrainState) -> tuple[TrainState, Metrics]:
         of_call = [batches(index) for index in range(step, step + number)]
-        return train_steps(state, assemble.place_batches(config, mesh, of_call))
+        return train_steps(state, program.place_batches(config, mesh, of_call))
 
     def save(step: int, state: TrainState) -> None:
         if failure := checkpoint.save(manager, step, state):
@@ -156,7 +156,7 @@ def _actions(
 
     return loop.Actions(
         advance=advance,
-        keep=assemble.make_keeper(config, mesh),
+        keep=program.make_keeper(config, mesh),
         judge=lambda health, metrics: guard.judge(health, metrics, limits),
         show=lambda step, numbers: reporter.progress(step, numbers, config.log.every),
         draw=draw,
@@ -170,7 +170,7 @@ def _actions(
 def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[int, TrainState], None]:
     """The function that writes a grid of the replay buffer, and one of chains from fresh noise, of a state."""
     few = with_values(config, {"sample.num_images": GRID, "sample.batch_size": GRID})
-    sampler, chains = trained.make_sampler(few, mesh), assemble.make_method(config).chains
+    sampler, chains = samplers.make_sampler(few, mesh), assemble.make_method(config).chains
     each = -(-GRID // config.train.num_models)
 
     def first_rows(buffer: replay.ReplayBuffer) -> jax.Array:
@@ -191,7 +191,7 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[
 
 def _density_watcher(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[int, TrainState], None]:
     """The function that measures a state's model against the 2-D law it learns, and writes both beside its samples."""
-    sampler, report_of = trained.make_sampler(config, mesh), trained.make_density_report(config)
+    sampler, report_of = samplers.make_sampler(config, mesh), samplers.make_density_report(config)
     data_points = sources.make_density(config).sample(
         np.random.default_rng(config.sample.seed), config.sample.num_images
     )

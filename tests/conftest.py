@@ -43,6 +43,13 @@ def shared_data() -> Path:
     return folder
 
 
+def changed(config: Any, **changes: Any) -> Any:
+    """A copy of the config with other values; `chain__langevin__tied=True` is chain.langevin.tied."""
+    from ebm_jax import schema  # after the import hook
+
+    return schema.with_values(config, {key.replace("__", "."): value for key, value in changes.items()})
+
+
 def equations(jaxpr: Any) -> Iterator[Any]:
     """All equations of a jaxpr and of the jaxprs inside it, each once."""
     for equation in jaxpr.eqns:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import changed
 
 import ebm_jax
 from configs import digits
@@ -33,10 +34,7 @@ def config_of(**changes):
     config.model.width, config.model.num_classes = 4, 10
     config.eval.batch_size, config.eval.robustness.images, config.eval.robustness.restarts = 100, 40, 1
     config.eval.robustness.linf, config.eval.robustness.l2 = "8,0", "0,0.5"
-    for key, value in changes.items():
-        group, name = key.split("__")
-        setattr(config[group], name, value)
-    return config.lock()
+    return changed(config, **changes)
 
 
 def untrained(**changes):

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 import run
-from ebm_jax import assemble
+from ebm_jax import assemble, program, schema
 from ebm_jax.distributed import parallel
 from tools.compile import chips, hlo, report
 
@@ -17,17 +17,13 @@ TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="nee
 
 
 def tiny(name, **values):
-    config = importlib.import_module(f"configs.{name}").get_config().copy_and_resolve_references().unlock()
-    for key, value in (TINY | values).items():
-        group, _, key = key.partition(".")
-        setattr(getattr(config, group), key, value)
-    return config.lock()
+    return schema.with_values(importlib.import_module(f"configs.{name}").get_config(), TINY | values)
 
 
 def step_of(config):
     mesh = parallel.device_mesh()
-    state = assemble.abstract_state(config, mesh)
-    lowered = assemble.make_step(config, mesh).lower(state, assemble.abstract_batch(config, mesh))
+    state = program.abstract_state(config, mesh)
+    lowered = program.make_step(config, mesh).lower(state, program.abstract_batch(config, mesh))
     return state, hlo.parse(lowered.compile(compiler_options={"xla_backend_optimization_level": 0}).as_text())
 
 
@@ -62,7 +58,7 @@ def test_the_work_of_a_chain_grows_by_one_energy_and_its_gradient_for_each_step(
     three, five = (step_of(tiny("density2d", **{"chain.num_steps": steps}))[1] for steps in (3, 5))
     config = tiny("density2d")
     mesh, apply = parallel.device_mesh(), assemble.make_apply(config)
-    params = assemble.abstract_state(config, mesh).params
+    params = program.abstract_state(config, mesh).params
     points = jax.ShapeDtypeStruct((TINY["train.batch_size"] // mesh.size, 2), "float32")
     one = jax.jit(jax.value_and_grad(lambda x, params: apply(params, x).sum())).lower(points, params).compile()
     assert hlo.flops(five) - hlo.flops(three) == 2 * hlo.flops(hlo.parse(one.as_text())) > 0
@@ -133,7 +129,7 @@ SAYS = [  # libtpu 0.0.42.1, and an older one
 @pytest.mark.parametrize("says", SAYS)
 def test_what_does_not_fit_is_said_with_the_key_to_lower_by_how_much(says):
     config, mesh = tiny("digits", **{"train.batch_size": 64}), parallel.device_mesh()
-    state = assemble.abstract_state(config, mesh)
+    state = program.abstract_state(config, mesh)
     line = report._too_large(config, mesh, chips.CHIPS["TPU v5 lite"], state, says)
     assert "needs 30.00 GiB of memory a chip, 14.25 more than its 15.75 GiB" in line
     assert "lower train.batch_size 64, to 24 for example" in line  # 64 · 0.9 · 15.75/30 = 30.2, a multiple of 8 devices

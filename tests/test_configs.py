@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax import assemble, checks, labels, schema, trained
+from ebm_jax import assemble, checks, labels, program, samplers, schema
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.schema import flat
@@ -37,8 +37,8 @@ def test_every_experiment_has_its_config():
 def test_a_full_step_gives_back_a_state_of_the_same_shapes_and_scalar_metrics(name):
     config, mesh = config_of(name), parallel.device_mesh()
     checks.check(config, mesh.size)
-    state = assemble.abstract_state(config, mesh)
-    after, metrics = jax.eval_shape(assemble.make_step(config, mesh), state, assemble.abstract_batch(config, mesh))
+    state = program.abstract_state(config, mesh)
+    after, metrics = jax.eval_shape(program.make_step(config, mesh), state, program.abstract_batch(config, mesh))
     assert shapes(after) == shapes(state)
     assert all(metric.shape == () for metric in metrics.values())
 
@@ -54,19 +54,19 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) if name in LARGEST + ALIKE el
 def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
     config, mesh = schema.dry_run(config_of(name)), parallel.device_mesh()
     checks.check(config, mesh.size)
-    state, step = assemble.make_state(config, mesh), assemble.make_step(config, mesh)
+    state, step = program.make_state(config, mesh), program.make_step(config, mesh)
     fast_compile = {"xla_backend_optimization_level": 0}
     before = jax.device_get(state.params)
     with sources.open_batches(config, pytest.fail) as batches:
         batch = batches(0)
         assert shapes(batch) == shapes(
-            jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), assemble.abstract_batch(config, mesh))
+            jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), program.abstract_batch(config, mesh))
         )
         if config.model.num_classes == 1 and labels.label_shape(config) is None:
             assert (batch.labels == 0).all(), "an unconditional model sees no classes"
-        step = step.lower(state, assemble.place_batch(config, mesh, batch)).compile(compiler_options=fast_compile)
+        step = step.lower(state, program.place_batch(config, mesh, batch)).compile(compiler_options=fast_compile)
         for index in range(config.train.num_steps):
-            state, metrics = step(state, assemble.place_batch(config, mesh, batches(index)))
+            state, metrics = step(state, program.place_batch(config, mesh, batches(index)))
     assert int(state.step) == 3
     assert all(np.isfinite(value) for value in jax.device_get(metrics).values())
     moved = jax.tree.map(lambda old, new: bool((old != new).any()), before, jax.device_get(state.params))
@@ -78,7 +78,7 @@ def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
 def test_samples_have_the_configs_shape(name):
     config = config_of(name)
     params = jax.eval_shape(lambda: assemble.init_params(config, jax.random.key(0)))
-    images = jax.eval_shape(trained.make_sample_fn(config), params, jax.random.key(0))
+    images = jax.eval_shape(samplers.make_sample_fn(config), params, jax.random.key(0))
     assert images.shape == (config.sample.num_images, *config.data.shape)
     assert images.dtype == jnp.float32
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from test_train import bits, command, density_command, files
 
 import run
-from ebm_jax import assemble, cli, trained
+from ebm_jax import cli, program, trained
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.report import console
@@ -34,7 +34,7 @@ def conditional_run(tmp_path_factory):
     config = cli.parse(command(folder, model__num_classes=10, **SIZES)).config
     workdir.claim(folder, config)
     mesh = parallel.device_mesh()
-    state = assemble.make_state(config, mesh)
+    state = program.make_state(config, mesh)
     buffer = state.memory._replace(
         labels=parallel.place_batch(mesh, rng.integers(0, 10, 48, np.int32)),
         visits=parallel.place_batch(mesh, rng.permutation(48).astype(np.int32)),
@@ -55,7 +55,7 @@ class Points(NamedTuple):
 
 def one_step(config, mesh, state, step):
     with sources.open_batches(config, console.warn) as batches:
-        state, metrics = assemble.make_step(config, mesh)(state, assemble.place_batch(config, mesh, batches(step)))
+        state, metrics = program.make_step(config, mesh)(state, program.place_batch(config, mesh, batches(step)))
     return state, {name: float(value) for name, value in metrics.items()}
 
 
@@ -64,7 +64,7 @@ def points(tmp_path_factory):
     folder, mesh = tmp_path_factory.mktemp("points") / "run", parallel.device_mesh()
     config = cli.parse(density_command(folder, chain__kernel="langevin", buffer__ring=True, **SIZES)).config
     workdir.claim(folder, config)
-    state = assemble.make_state(config, mesh)
+    state = program.make_state(config, mesh)
     for step in range(3):
         state, _ = one_step(config, mesh, state, step)
     with checkpoint.open_manager(folder) as manager:
@@ -76,7 +76,7 @@ def points(tmp_path_factory):
 def test_all_of_a_run_of_eight_devices_comes_back_on_another_number_every_chain_in_its_place(conditional_run, number):
     folder, saved = conditional_run
     mesh = parallel.device_mesh(jax.devices()[:number])
-    restored = trained.restore(folder, assemble.abstract_state(workdir.read_config(folder), mesh))
+    restored = trained.restore(folder, program.abstract_state(workdir.read_config(folder), mesh))
     assert (restored.step, restored.skipped) == (3, {})
     assert restored.state.memory.images.sharding.num_devices == number
     assert restored.state.memory.images.addressable_shards[0].data.shape[0] == 48 // number
@@ -88,7 +88,7 @@ def test_all_of_a_run_of_eight_devices_comes_back_on_another_number_every_chain_
 @pytest.mark.parametrize("number", [3, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 6))])
 def test_the_first_metrics_after_restoring_are_those_that_the_run_would_have_shown(points, number):
     mesh = parallel.device_mesh(jax.devices()[:number])
-    restored = trained.restore(points.folder, assemble.abstract_state(points.config, mesh))
+    restored = trained.restore(points.folder, program.abstract_state(points.config, mesh))
     _, metrics = one_step(points.config, mesh, restored.state, 3)
     if number == 8:
         assert metrics == points.next_metrics

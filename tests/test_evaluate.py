@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import changed
 from PIL import Image
 from test_train import command, files
 
 import run
-from ebm_jax import assemble, evaluate, evaluators, trained
+from ebm_jax import evaluate, evaluators, program, trained
 from ebm_jax.data import memory
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import card, samples
@@ -30,11 +31,8 @@ def workdir(tmp_path_factory):
 
 def opened(workdir, **changes):
     """The run with other values in the groups `sample` and `eval`, and the checks that the verb makes of them."""
-    config, mesh = read_config(workdir).copy_and_resolve_references().unlock(), parallel.device_mesh()
-    config.eval.num_samples, config.eval.batch_size = 20, 16
-    for key, value in changes.items():
-        group, name = key.split("__")
-        setattr(config[group], name, value)
+    mesh = parallel.device_mesh()
+    config = changed(read_config(workdir), **{"eval__num_samples": 20, "eval__batch_size": 16} | changes)
     evaluators.check(config, mesh.size)
     return trained.open_run(workdir, config, mesh)
 
@@ -90,7 +88,7 @@ def test_samples_of_the_buffer_are_its_decoded_chains_with_their_labels_and_say_
     images, labels, origin = drawn(opened(workdir, eval__samples="buffer"))
     assert origin.startswith("THE TRAINING BUFFER, not fresh chains: 20 of its 64 chains")
     config, mesh = read_config(workdir), parallel.device_mesh()
-    buffer = trained.restore(workdir, assemble.abstract_state(config, mesh)).state.memory
+    buffer = trained.restore(workdir, program.abstract_state(config, mesh)).state.memory
     chains = np.asarray(buffer.images)[:, :64].reshape(64, 8, 8, 1)
     rows = [np.flatnonzero((chains == image).all((1, 2, 3))) for image in images]
     assert all(len(found) == 1 for found in rows)

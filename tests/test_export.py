@@ -14,10 +14,11 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import changed
 from test_train import files
 
 import run
-from ebm_jax import assemble, export, random, schema, trained
+from ebm_jax import assemble, export, random, samplers, schema, trained
 from ebm_jax.labels import example_labels
 from ebm_jax.models import energy
 from ebm_jax.storage import exported
@@ -99,7 +100,7 @@ def expected_samples(config, params, key, labels, jit=jax.jit):
     """What the exported sampler is, by the public functions alone."""
     key_init, key_chain = jax.random.split(key)
     init = jax.random.uniform(key_init, (len(labels), *config.data.shape))
-    return jit(trained.make_sample_fn(config))(params, key_chain, labels=labels, init=init)
+    return jit(samplers.make_sample_fn(config))(params, key_chain, labels=labels, init=init)
 
 
 def test_without_flax_and_ebm_jax_samples_and_energies_differ_by_zero_at_any_batch_size(whole_run, folder, tmp_path):
@@ -110,7 +111,7 @@ def test_without_flax_and_ebm_jax_samples_and_energies_differ_by_zero_at_any_bat
         reloaded = np.load(tmp_path / f"out_{n}.npz")
         labels = jnp.zeros(n, jnp.int32)
         images = expected_samples(config, params, jax.random.key(3), labels)
-        energies = jax.jit(trained.make_energy_fn(config))(params, images, labels)
+        energies = jax.jit(samplers.make_energy_fn(config))(params, images, labels)
         assert images.shape == (n, 8, 8, 1)
         assert np.ptp(images) > 0.5
         np.testing.assert_array_equal(reloaded["images"], images)
@@ -230,10 +231,7 @@ def test_a_run_is_exported_by_its_folder_alone(whole_run, folder, capsys):
 def shrunk(name, **changes):
     config = schema.dry_run(importlib.import_module(f"configs.{name}").get_config()).unlock()
     config.model.width, config.sample.num_steps, config.sample.quiet_steps = 4, 2, 0
-    for key, value in changes.items():
-        group, _, name = key.partition("__")
-        setattr(getattr(config, group), name, value)
-    return config.lock()
+    return changed(config, **changes)
 
 
 KINDS = {
@@ -268,7 +266,7 @@ def both_ways(config):
     params, labels = moved_params(config), labels_for(config, 3)
     sampler, energy_fn = map(reloaded, export.programs(config, params))
     images = expected_samples(config, params, jax.random.key(0), labels, quick_jit)
-    energies = quick_jit(trained.make_energy_fn(config))(params, images, labels)
+    energies = quick_jit(samplers.make_energy_fn(config))(params, images, labels)
     return (sampler(params, jax.random.key(0), labels), energy_fn(params, images, labels)), (images, energies)
 
 

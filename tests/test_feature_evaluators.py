@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import changed
 from test_configs import config_of
 
 from ebm_jax.data import memory, sources
@@ -48,8 +49,7 @@ def judged(folder, images=TEST, **changes):
     config = config_of("digits").copy_and_resolve_references().unlock()
     config.eval.num_samples, config.eval.inception.sha256 = len(images), ""
     config.eval.kid.subset_size, config.eval.kid.subsets, config.eval.splits = 50, 20, 2
-    for key, value in changes.items():
-        setattr(config.eval, key, value)
+    config = changed(config, **{f"eval__{key}": value for key, value in changes.items()})
     samples = Samples(images.astype(np.float32) / 255, np.zeros(len(images), np.int32), "made up")
     return TrainedRun(config, {}, parallel.device_mesh(), 1, folder, {}), {"samples": samples}
 
@@ -67,7 +67,7 @@ def measured(judged, *names):
 
 
 def test_a_set_compared_with_itself_and_shifted_by_one_pixel(small, tmp_path):
-    options = {"inception_weights": str(small), "reference_split": "test"}
+    options = {"inception__weights": str(small), "reference_split": "test"}
     same = measured(judged(tmp_path, **options), *OF_INCEPTION)
     assert set(same) == {"FID", "Inception Score", "KID", "precision", "recall", "density", "coverage"}
     assert same["FID"].number < 1e-6
@@ -86,7 +86,7 @@ def test_a_set_compared_with_itself_and_shifted_by_one_pixel(small, tmp_path):
 
 def test_samples_of_one_class_are_precise_and_recall_little(small, tmp_path):
     zeros = TEST[memory.digits("test").labels == 0]
-    found = measured(judged(tmp_path, zeros, inception_weights=str(small), reference_split="test"), "precision_recall")
+    found = measured(judged(tmp_path, zeros, inception__weights=str(small), reference_split="test"), "precision_recall")
     assert found["precision"].number == 1
     assert found["recall"].number < 0.5
 
@@ -95,7 +95,7 @@ def test_all_metrics_of_an_evaluation_share_one_pass(small, tmp_path, monkeypatc
     passes = []
     original = inception.params_of
     monkeypatch.setattr(inception, "params_of", lambda state: passes.append(1) or original(state))
-    of_run, made = judged(tmp_path, inception_weights=str(small))
+    of_run, made = judged(tmp_path, inception__weights=str(small))
     measured((of_run, made), *OF_INCEPTION)
     assert len(passes) == 1
     assert set(made) == {"samples", ("split", "train"), compare}
@@ -103,8 +103,8 @@ def test_all_metrics_of_an_evaluation_share_one_pass(small, tmp_path, monkeypatc
 
 def test_a_saved_reference_gives_the_same_numbers_without_its_images(small, tmp_path, monkeypatch):
     path = tmp_path / "statistics" / "digits.npz"
-    options = {"inception_weights": str(small), "reference": str(path)}
-    plain = measured(judged(tmp_path, inception_weights=str(small)), *OF_INCEPTION)
+    options = {"inception__weights": str(small), "inception__reference": str(path)}
+    plain = measured(judged(tmp_path, inception__weights=str(small)), *OF_INCEPTION)
     made = measured(judged(tmp_path, **options), *OF_INCEPTION)
     assert path.exists()
     again = judged(tmp_path, **options)
@@ -117,7 +117,7 @@ def test_a_saved_reference_gives_the_same_numbers_without_its_images(small, tmp_
 
 @pytest.mark.parametrize("change", ["split", "weights", "shape"])
 def test_a_saved_reference_of_something_else_is_refused_in_one_line(change, small, tmp_path):
-    options = {"inception_weights": str(small), "reference": str(tmp_path / "saved.npz")}
+    options = {"inception__weights": str(small), "inception__reference": str(tmp_path / "saved.npz")}
     measured(judged(tmp_path, **options), "fid")
     images = TEST
     if change == "split":
@@ -133,7 +133,7 @@ def test_a_saved_reference_of_something_else_is_refused_in_one_line(change, smal
 
 
 def test_sets_of_different_shapes_are_refused_in_one_line(small, tmp_path):
-    larger = judged(tmp_path, TEST.repeat(2, 1), inception_weights=str(small))
+    larger = judged(tmp_path, TEST.repeat(2, 1), inception__weights=str(small))
     for name in ("fid", "classifier_distance"):
         with pytest.raises(BadInput, match=r"^samples of 16x8x1 cannot be compared with images of 8x8x1; .*$"):
             outcome_of(name, larger)
@@ -144,10 +144,10 @@ def test_sets_of_different_shapes_are_refused_in_one_line(small, tmp_path):
     [
         (
             "fid",
-            {"inception_weights": ""},
+            {"inception__weights": ""},
             r"^fid needs the FID's Inception weights: download https.*pt_inception.*classifier_distance.*$",
         ),
-        ("kid", {"inception_weights": ""}, r"^kid needs the FID's Inception weights.*$"),
+        ("kid", {"inception__weights": ""}, r"^kid needs the FID's Inception weights.*$"),
         (
             "fid",
             {"num_samples": 16},
@@ -159,10 +159,10 @@ def test_sets_of_different_shapes_are_refused_in_one_line(small, tmp_path):
             r"^eval.num_samples 128 are too few for classifier_dist.* 129;.*$",
         ),
         ("inception_score", {"num_samples": 1}, r"^eval.splits 2 is too many.*at most 1$"),
-        ("kid", {"kid_subset_size": 360}, r"^eval.kid.subset_size 360 .* use at most 359$"),
+        ("kid", {"kid__subset_size": 360}, r"^eval.kid.subset_size 360 .* use at most 359$"),
         (
             "precision_recall",
-            {"kept_features": 3},
+            {"inception__kept_features": 3},
             r"^eval.precision_recall.neighbours 3.*at most 2$",
         ),
         ("density_coverage", {"num_samples": 5}, r"^eval.density_coverage.neighbours 5.*at most 4$"),
@@ -170,21 +170,21 @@ def test_sets_of_different_shapes_are_refused_in_one_line(small, tmp_path):
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(name, changes, line, small, tmp_path):
     with pytest.raises(BadInput, match=line):
-        EVALUATORS[name].check(judged(tmp_path, **{"inception_weights": str(small)} | changes)[0].config)
+        EVALUATORS[name].check(judged(tmp_path, **{"inception__weights": str(small)} | changes)[0].config)
 
 
 def test_weights_of_the_wrong_hash_are_refused_and_the_right_one_is_recorded(small, tmp_path):
-    wrong, _ = judged(tmp_path, inception_weights=str(small), inception_sha256="6726825d")
+    wrong, _ = judged(tmp_path, inception__weights=str(small), inception__sha256="6726825d")
     with pytest.raises(BadInput, match=r"^.*weights.npz has the SHA-256 [0-9a-f]{64}, not 6726825d; .*$"):
         EVALUATORS["fid"].check(wrong.config)
     digest = weights.read(small, "").digest
-    protocol = outcome_of("fid", judged(tmp_path, inception_weights=str(small), inception_sha256=digest)).protocol
+    protocol = outcome_of("fid", judged(tmp_path, inception__weights=str(small), inception__sha256=digest)).protocol
     assert digest in protocol["feature weights"]
     assert "align_corners=False" in protocol["images"]
 
 
 def test_classifier_distance_names_itself_keeps_its_classifier_and_tells_samples_from_data(tmp_path, monkeypatch):
-    options = {"classifier_steps": 30}
+    options = {"classifier_distance__steps": 30}
     outcome = outcome_of("classifier_distance", judged(tmp_path, **options))
     of_data, of_same = (outcome.values[f"{name} / classifier distance"].number for name in ("samples", "test images"))
     assert of_data == pytest.approx(of_same, rel=1e-9), "the samples are the test images"
@@ -206,13 +206,15 @@ def test_classifier_distance_names_itself_keeps_its_classifier_and_tells_samples
 
 def test_another_recipe_is_another_classifier_and_a_damaged_one_is_refused(tmp_path):
     for seed in (0, 1):
-        outcome_of("classifier_distance", judged(tmp_path, classifier_steps=2, classifier_seed=seed))
+        outcome_of(
+            "classifier_distance", judged(tmp_path, classifier_distance__steps=2, classifier_distance__seed=seed)
+        )
     kept = sorted((tmp_path / "classifier").iterdir())
     assert len(kept) == 2
     for path in kept:
         path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(BadInput, match=r"^.*\.npz .*delete it to have it made anew$"):
-        outcome_of("classifier_distance", judged(tmp_path, classifier_steps=2))
+        outcome_of("classifier_distance", judged(tmp_path, classifier_distance__steps=2))
 
 
 def test_classifier_distance_of_images_without_classes_is_refused_in_one_line(tmp_path):

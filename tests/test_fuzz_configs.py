@@ -19,7 +19,7 @@ from test_train import ROOT, command, files
 
 import run
 from configs import default, digits
-from ebm_jax import assemble, capacity, checks, cli, evaluators, schema, tasks
+from ebm_jax import capacity, checks, cli, evaluators, program, schema, tasks
 from ebm_jax.distributed import parallel
 from ebm_jax.schema import FLAG, KEYS, SHAPE, as_config, flat, value_of
 from ebm_jax.storage.workdir import read_config
@@ -98,9 +98,9 @@ def traces(config):
     except BadInput as error:
         check_line(error)
         return False
-    state, batch = assemble.abstract_state(config, mesh), assemble.abstract_batch(config, mesh)
+    state, batch = program.abstract_state(config, mesh), program.abstract_batch(config, mesh)
     with jax.debug_key_reuse(False):  # its checker takes the keys of a vmapped scan, whose axis moves, for used ones
-        jax.eval_shape(assemble.make_step(config, mesh), state, batch)
+        jax.eval_shape(program.make_step(config, mesh), state, batch)
     return True
 
 
@@ -274,7 +274,7 @@ def test_a_run_that_cannot_fit_in_memory_is_refused_before_it_is_built(changes, 
 
 def test_the_memory_that_a_run_needs_at_least_is_that_of_its_arrays(monkeypatch):
     config, mesh = as_config(ConfigDict(BASES["digits"]), "mine.py", ""), parallel.device_mesh()
-    state = assemble.make_state(config, mesh)
+    state = program.make_state(config, mesh)
     shards = [leaf.addressable_shards[0].data for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state))]
     shards += [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(state.buffer)]
     batch = 2 * 4 * math.prod(config.data.shape) * config.train.batch_size // 8

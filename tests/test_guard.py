@@ -12,7 +12,7 @@ from test_step import BATCH, SHAPE, batch_for, params_for, setup
 
 import run
 from configs import default, density2d, digits, fashion_mnist_conditional
-from ebm_jax import assemble, checks, schema
+from ebm_jax import assemble, checks, program, schema
 from ebm_jax.distributed import parallel
 from ebm_jax.methods.contrastive import healthy
 from ebm_jax.methods.method import Limits, Range
@@ -210,12 +210,12 @@ def rescues_set(whole, number):
 def test_rescues_make_chains_longer_by_their_factor_and_a_step_runs_that_many():
     config = schema.dry_run(digits.get_config())
     config.guard.rescue_chain, config.chain.num_steps = 1.5, 5
-    assert [assemble.rescued_chain(config, number) for number in range(4)] == [5, 8, 12, 17]
+    assert [program.rescued_chain(config, number) for number in range(4)] == [5, 8, 12, 17]
     mesh = parallel.device_mesh(jax.devices()[:1])
-    abstract = assemble.abstract_state(config, mesh)
+    abstract = program.abstract_state(config, mesh)
     batch = jax.eval_shape(lambda: (jnp.zeros((16, 8, 8, 1), jnp.uint8), jnp.zeros(16, jnp.int32)))
     for number, length in ((0, 5), (2, 12)):
-        traced = str(jax.make_jaxpr(assemble.make_step(config, mesh, number))(abstract, Batch(*batch)))
+        traced = str(jax.make_jaxpr(program.make_step(config, mesh, number))(abstract, Batch(*batch)))
         assert f"length={length}\n" in traced
         assert not {f"length={other}\n" for other in (5, 12) if other != length} & set(traced.split(" "))
 
@@ -225,10 +225,10 @@ def test_a_rescued_state_has_another_stream_than_before_and_than_every_other_res
     config = schema.dry_run(digits.get_config())
     config.train.num_models = members
     mesh = parallel.device_mesh(jax.devices()[:1])
-    before = assemble.make_state(config, mesh)
+    before = program.make_state(config, mesh)
     keys, kept = [jax.random.key_data(before.key)], np.asarray(before.memory.images)
     for number in (1, 2):
-        after = assemble.make_rescued(config, mesh, number)(assemble.make_state(config, mesh))
+        after = program.make_rescued(config, mesh, number)(program.make_state(config, mesh))
         assert (np.asarray(after.rescues) == number).all()
         np.testing.assert_array_equal(after.memory.images, kept)
         keys.append(jax.random.key_data(after.key))

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import changed
 from PIL import Image
 
 from configs import digits
-from ebm_jax import assemble, trained
+from ebm_jax import assemble, samplers, trained
 from ebm_jax.data import memory
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import chains, likelihood, memorisation
@@ -18,7 +19,6 @@ from ebm_jax.evaluators.energies import at_most, dequantised, energies_of
 from ebm_jax.evaluators.likelihood import Likelihood
 from ebm_jax.metrics import ais
 from ebm_jax.metrics.ais import Sandwich
-from ebm_jax.models.spectral import HEAD
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput
 
@@ -36,16 +36,13 @@ def log_z(slopes):
 
 def of_digits(monkeypatch, num_classes=10, **changes):
     """A model of digits by `linear`."""
-    monkeypatch.setattr(assemble, "make_apply", lambda config: linear)
-    monkeypatch.setattr(trained, "make_apply", lambda config: linear)
-    config = digits.get_config().copy_and_resolve_references().unlock()
-    config.model.num_classes = num_classes
-    config.eval.update(num_samples=40, batch_size=40, ais_chains=160, ais_steps=150, ais_burn_in=16)
-    config.eval.update(chains_number=16, chains_steps=200)
-    for key, value in changes.items():
-        group, name = key.split("__")
-        config[group][name] = value
-    params = {HEAD: {"kernel": jnp.zeros((1, 1))}, "slopes": jnp.asarray(SLOPES, jnp.float32)}
+    for module in (assemble, samplers, trained):
+        monkeypatch.setattr(module, "make_apply", lambda config: linear)
+    small = {"num_samples": 40, "batch_size": 40, "chains__number": 16, "chains__steps": 200}
+    small |= {"ais__chains": 160, "ais__steps": 150, "ais__burn_in": 16}
+    config = changed(digits.get_config(), model__num_classes=num_classes)
+    config = changed(config, **{f"eval__{key}": value for key, value in small.items()} | changes)
+    params = {"slopes": jnp.asarray(SLOPES, jnp.float32)}
     return TrainedRun(config, params, parallel.device_mesh(jax.devices()[:1]), 0, Path(), {})
 
 

@@ -9,7 +9,7 @@ from test_train import bits, command, final_state, rows
 import ebm_jax
 import run
 from configs import digits
-from ebm_jax import assemble, schema
+from ebm_jax import program, schema
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.models import energy
@@ -33,10 +33,10 @@ def config_of(seed=0, num_models=1, spectral_norm=True):
 
 def trained(config, steps=2):
     mesh = parallel.device_mesh()
-    state, step = assemble.make_state(config, mesh), assemble.make_step(config, mesh)
+    state, step = program.make_state(config, mesh), program.make_step(config, mesh)
     with sources.open_batches(config, pytest.fail) as batches:
         for index in range(steps):
-            state, metrics = step(state, assemble.place_batch(config, mesh, batches(index)))
+            state, metrics = step(state, program.place_batch(config, mesh, batches(index)))
     return jax.device_get(state._replace(key=jax.random.key_data(state.key))), jax.device_get(metrics)
 
 
@@ -53,10 +53,10 @@ def test_each_member_is_the_run_of_its_own_seed():
 
 def test_raw_weights_of_several_models_are_each_normalised_by_its_own_vectors():
     config = config_of(num_models=2)
-    state = assemble.make_state(config, parallel.device_mesh())
+    state = program.make_state(config, parallel.device_mesh())
     both = network_params(state, ema=False)
     for member in range(2):
-        alone = network_params(assemble.make_state(config_of(member), parallel.device_mesh()), ema=False)
+        alone = network_params(program.make_state(config_of(member), parallel.device_mesh()), ema=False)
         for mine, other in zip(jax.tree.leaves(both), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(mine[member], other, rtol=1e-5, atol=1e-7)
 

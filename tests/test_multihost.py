@@ -13,7 +13,7 @@ from conftest import FOR_EVER, ROOT, finished, free_port, start
 from PIL import Image
 
 from configs import density2d, digits
-from ebm_jax import assemble, trained
+from ebm_jax import program, trained
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.report import reporter
@@ -63,7 +63,7 @@ def run_together(workdir, count, devices, *, folders=None, homes=None, **changes
 def state_at(workdir, step, devices=4):
     """The checkpoint of this step, restored in this process over some of its devices."""
     mesh = parallel.device_mesh(jax.devices()[:devices])
-    restored = trained.restore(workdir, assemble.abstract_state(read_config(workdir), mesh), before=step + 0.5)
+    restored = trained.restore(workdir, program.abstract_state(read_config(workdir), mesh), before=step + 0.5)
     assert restored.step == step
     return restored.state
 

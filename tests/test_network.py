@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import changed
 
 from configs import digits
-from ebm_jax import assemble, export, schema, trained
+from ebm_jax import assemble, export, program, samplers, schema
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.models import energy, networks, spectral
@@ -49,10 +50,7 @@ def bowl(steepness=1.0):
 def config_of(name, **values):
     config = schema.dry_run(digits.get_config()).unlock()
     config.model.name, config.model.width = f"test_network:{name}", 5
-    for key, value in values.items():
-        group, _, key = key.partition("__")
-        setattr(getattr(config, group), key, value)
-    return config.lock()
+    return changed(config, **values)
 
 
 def kept(state):
@@ -63,12 +61,12 @@ def kept(state):
 def trained_states(config, steps):
     """The states after 0, 1, ... steps on one device, and the batches."""
     mesh = parallel.device_mesh(jax.devices()[:1])
-    state, step = assemble.make_state(config, mesh), assemble.make_step(config, mesh)
+    state, step = program.make_state(config, mesh), program.make_step(config, mesh)
     states, taken = [kept(state)], []
     with sources.open_batches(config, pytest.fail) as batches:
         for index in range(steps):
             taken.append(batches(index))
-            state, _ = step(state, assemble.place_batch(config, mesh, taken[-1]))
+            state, _ = step(state, program.place_batch(config, mesh, taken[-1]))
             states.append(kept(state))
     return states, taken
 
@@ -86,7 +84,7 @@ def test_an_own_object_of_two_functions_trains_samples_and_exports():
     params, start = network_params(states[-1], ema=True), jnp.full((3, 8, 8, 1), 0.5).at[1:, :, 2].set(0.125)
     away = np.asarray(start) - np.asarray(params["centre"])
     expected = np.asarray(start) + away * ((1 - 0.125) ** 4 - 1)  # noise-free descent of a parabola
-    sample_fn = trained.make_sample_fn(config)
+    sample_fn = samplers.make_sample_fn(config)
     images = sample_fn(params, jax.random.key(0), init=start)
     np.testing.assert_allclose(images, np.clip(expected, 0, 1), atol=1e-6)
     files = export.artifact(config, params, 4)
@@ -111,12 +109,12 @@ def test_an_own_flax_module_of_other_names_trains_normalised_is_an_ensemble_and_
     members = [network_params(state, ema=False) for state in (states[0], states[-1])]
     images, labels = jax.random.uniform(jax.random.key(0), (4, 8, 8, 1)), jnp.array([3, 0, 9, 3])
     expected = [numpy_bumps(jax.device_get(params), np.asarray(images), np.asarray(labels)) for params in members]
-    energy_fn = trained.make_energy_fn(config)
+    energy_fn = samplers.make_energy_fn(config)
     for params, alone in zip(members, expected, strict=True):
         np.testing.assert_allclose(energy_fn(params, images, labels), alone, rtol=1e-5)
     both = energy.stack(members)
     np.testing.assert_allclose(energy_fn(both, images, labels), np.mean(expected, 0), rtol=1e-5)
-    drawn = trained.make_sample_fn(config)(both, jax.random.key(0))
+    drawn = samplers.make_sample_fn(config)(both, jax.random.key(0))
     assert drawn.shape == (20, 8, 8, 1)
     assert 0 <= drawn.min() < drawn.max() <= 1
 
@@ -187,7 +185,7 @@ class Formed(nn.Module):
 
 def test_a_network_says_which_kernels_are_normalised_and_which_bounded():
     config = config_of("Formed", model__spectral_norm=True)
-    raw, vectors = assemble._raw_params(config, jax.random.key(0))
+    raw, vectors = assemble.raw_params(config, jax.random.key(0))
     assert {name: type(pair) for name, pair in vectors.items()} == {
         "never_enlarged.kernel": spectral.Bounded,
         "unit.kernel": tuple,
@@ -278,6 +276,6 @@ slashed = two_functions(lambda key, images, labels: {"a/b": jnp.ones(3)}, lambda
 def test_what_is_no_network_is_refused_in_one_line_before_a_state_is_made(name, values, message):
     config = config_of(name, **values)
     with pytest.raises(BadInput, match=message) as caught:
-        assemble.abstract_state(config, parallel.device_mesh(jax.devices()[:1]))
+        program.abstract_state(config, parallel.device_mesh(jax.devices()[:1]))
     assert str(caught.value).startswith(f"model.name {'' if name != 'bowll' else chr(39)}test_network:{name}")
     assert "\n" not in str(caught.value)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import changed
 from sklearn.metrics import roc_auc_score, roc_curve
 from test_evaluate import opened, workdir  # noqa: F401
 
@@ -206,10 +207,6 @@ def test_the_evaluator_gives_every_set_under_every_score_with_its_hash(workdir):
     ],
 )
 def test_a_set_that_is_not_there_is_refused_before_anything_is_measured(workdir, words, changes, message):  # noqa: F811
-    config = opened(workdir).config
-    config.eval.ood.sets = words
-    for key, value in changes.items():
-        group, name = key.split("__")
-        setattr(config[group], name, value)
+    config = changed(opened(workdir).config, eval__ood__sets=words, **changes)
     with pytest.raises(BadInput, match=message):
         evaluator.check(config)

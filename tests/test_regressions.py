@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_compile import tiny
 
-from ebm_jax import assemble
+from ebm_jax import assemble, program
 from ebm_jax.distributed import parallel
 from ebm_jax.models import networks
 from ebm_jax.models.network import as_network
@@ -42,8 +42,8 @@ class Step:
         with pytest.MonkeyPatch.context() as patch:
             if network is not None:
                 patch.setattr(assemble, "make_network", lambda config: as_network(network))
-            self.state = assemble.abstract_state(config, mesh)
-            lowered = assemble.make_step(config, mesh).lower(self.state, assemble.abstract_batch(config, mesh))
+            self.state = program.abstract_state(config, mesh)
+            lowered = program.make_step(config, mesh).lower(self.state, program.abstract_batch(config, mesh))
         self.program = hlo.parse(lowered.compile(compiler_options={"xla_backend_optimization_level": 0}).as_text())
         self.chain = [run for run in hlo.runs(self.program) if run.in_loop]
         self.outside = [run for run in hlo.runs(self.program) if not run.in_loop]
@@ -109,21 +109,21 @@ def test_every_byte_of_the_state_is_donated(step):
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_run_is_traced_and_compiled_once_also_from_a_restored_state_on(devices, tmp_path, monkeypatch):
-    traces, make, events, compilations = [], assemble.make_train_step, [], []
+    traces, make, events, compilations = [], program.make_train_step, [], []
     jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: events.append(event))
 
     def counted(*args, **kwargs):
         step = make(*args, **kwargs)
         return lambda state, batch: (traces.append(1), step(state, batch))[1]
 
-    monkeypatch.setattr(assemble, "make_train_step", counted)
+    monkeypatch.setattr(program, "make_train_step", counted)
     config = tiny("density2d")
     mesh = parallel.device_mesh(jax.devices()[:devices])
-    step, state = assemble.make_step(config, mesh), assemble.make_state(config, mesh)
+    step, state = program.make_step(config, mesh), program.make_state(config, mesh)
     rows: Any = np.zeros((16, 2), np.float32), np.zeros(16, np.int32)
 
     def trained(state):
-        batch = assemble.place_batch(config, mesh, Batch(*rows))
+        batch = program.place_batch(config, mesh, Batch(*rows))
         events.clear()
         state, _ = step(state, batch)
         compilations.append(sum(name.endswith("backend_compile_duration") for name in events))
@@ -133,7 +133,7 @@ def test_a_run_is_traced_and_compiled_once_also_from_a_restored_state_on(devices
     with checkpoint.open_manager(tmp_path) as manager:
         checkpoint.save(manager, 2, state)
     with checkpoint.open_manager(tmp_path, read_only=True) as manager:
-        state = checkpoint.restore_newest(manager, assemble.abstract_state(config, mesh)).state
+        state = checkpoint.restore_newest(manager, program.abstract_state(config, mesh)).state
     assert int(trained(trained(state)).step) == 4
     assert len(traces) == 1
     assert compilations == [1, 0, 0, 0]

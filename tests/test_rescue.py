@@ -11,7 +11,7 @@ from test_train import bits, command, final_state, rows
 
 import run
 from configs import digits
-from ebm_jax import assemble, schema, train, trained
+from ebm_jax import assemble, program, samplers, schema, train
 from ebm_jax.data import memory, sources
 from ebm_jax.distributed import parallel
 from ebm_jax.storage import checkpoint
@@ -36,7 +36,7 @@ def poisoned_params(run_state):
 
 def sabotage(monkeypatch, change, at, times=1):
     """Apply `change` to the state before the step number `at`, the first `times` times that it comes."""
-    left, make_steps = [times], assemble.make_steps
+    left, make_steps = [times], program.make_steps
 
     def make(config, mesh, rescues=0):
         step = make_steps(config, mesh, rescues)
@@ -49,13 +49,13 @@ def sabotage(monkeypatch, change, at, times=1):
 
         return sabotaged
 
-    monkeypatch.setattr(train.assemble, "make_steps", make)
+    monkeypatch.setattr(train.program, "make_steps", make)
 
 
 def states_on_disk(workdir):
     """Every state that a checkpoint or a rescue left, by folder and number."""
     config = read_config(workdir)
-    abstract, found = assemble.abstract_state(config, parallel.device_mesh()), {}
+    abstract, found = program.abstract_state(config, parallel.device_mesh()), {}
     for directory in (checkpoint.DIRECTORY, recovery.DIRECTORY):
         if not checkpoint.exists(workdir, directory):
             continue
@@ -76,7 +76,7 @@ def assert_none_is_poisoned(workdir):
     assert found
     for name, one in found.items():
         assert state.non_finite(one) == 0, name
-        energies = trained.make_energy_fn(config)(state.network_params(one, ema=False), images)
+        energies = samplers.make_energy_fn(config)(state.network_params(one, ema=False), images)
         assert abs(energies.mean()) < limit, name
 
 
@@ -102,13 +102,13 @@ def test_a_transient_nan_costs_a_rescue_and_the_run_is_the_one_that_goes_on_from
     assert b"back to step 2" in b"".join(path.read_bytes() for path in (tmp_path / "run").glob("events.out.tfevents.*"))
 
     config, mesh = read_config(tmp_path / "run"), parallel.device_mesh()
-    expected = assemble.make_state(config, mesh)
-    step = assemble.make_step(config, mesh)
+    expected = program.make_state(config, mesh)
+    step = program.make_step(config, mesh)
     with sources.open_batches(config, pytest.fail) as batches:
         for index in range(6):
             if index == 2:
-                expected = assemble.make_rescued(config, mesh, 1)(expected)
-            expected, _ = step(expected, assemble.place_batch(config, mesh, batches(index)))
+                expected = program.make_rescued(config, mesh, 1)(expected)
+            expected, _ = step(expected, program.place_batch(config, mesh, batches(index)))
     for got, wanted in zip(bits(final_state(tmp_path / "run").state), bits(expected), strict=True):
         np.testing.assert_array_equal(got, wanted)
 
@@ -214,7 +214,7 @@ def test_rescued_again_without_a_checkpoint_in_between_a_run_goes_to_older_ones_
         return beginning
 
     def stepped(step):
-        run_state = assemble.make_state(config, mesh)
+        run_state = program.make_state(config, mesh)
         return run_state._replace(step=jnp.full_like(run_state.step, step))
 
     with checkpoint.open_manager(tmp_path, keep=3) as manager:
@@ -298,14 +298,14 @@ def test_on_ten_seeds_of_a_short_healthy_run_the_guard_never_fires(name):
     config.train.num_models, config.train.num_steps = 10, 150
     mesh = parallel.device_mesh(jax.devices()[:2])
     run_state, step, limits = (
-        assemble.make_state(config, mesh),
-        assemble.make_step(config, mesh),
+        program.make_state(config, mesh),
+        program.make_step(config, mesh),
         assemble.make_limits(config),
     )
     health = guard.HEALTHY
     with sources.open_batches(config, pytest.fail) as batches, WITHOUT_KEY_CHECKS():
         for index in range(150):
-            run_state, metrics = step(run_state, assemble.place_batch(config, mesh, batches(index)))
+            run_state, metrics = step(run_state, program.place_batch(config, mesh, batches(index)))
             health, illness = guard.judge(health, jax.device_get(metrics), limits)
             assert illness is None
             assert health.symptom == "", "not even for a step"

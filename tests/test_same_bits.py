@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_configs import config_of
 
-from ebm_jax import assemble, schema
+from ebm_jax import assemble, program, schema
 from ebm_jax.distributed import parallel
 from ebm_jax.labels import SOFT
 from ebm_jax.sampling import replay
@@ -61,19 +61,17 @@ def batch(config, index, step):
 
 def trained(config, index, devices, rescues):
     mesh = parallel.device_mesh(jax.devices()[:devices])
-    state = assemble.make_state(config, mesh)
+    state = program.make_state(config, mesh)
     batches = [batch(config, index, step) for step in range(STEPS)]
     if rescues:
-        state = assemble.make_rescued(config, mesh, rescues)(state)
+        state = program.make_rescued(config, mesh, rescues)(state)
     if config.train.steps_per_call == STEPS:
-        state, metrics = assemble.make_steps(config, mesh, rescues)(
-            state, assemble.place_batches(config, mesh, batches)
-        )
+        state, metrics = program.make_steps(config, mesh, rescues)(state, program.place_batches(config, mesh, batches))
         metrics = jax.device_get(metrics)
         return state, [{name: value[step] for name, value in metrics.items()} for step in range(STEPS)]
-    take_step, seen = assemble.make_step(config, mesh, rescues), []
+    take_step, seen = program.make_step(config, mesh, rescues), []
     for one in batches:
-        state, metrics = take_step(state, assemble.place_batch(config, mesh, one))
+        state, metrics = take_step(state, program.place_batch(config, mesh, one))
         seen.append(jax.device_get(metrics))
     return state, seen
 

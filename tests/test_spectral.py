@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from ebm_jax import assemble, schema
+from ebm_jax import program, schema
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.models import networks, spectral
@@ -236,11 +236,11 @@ def trained():
     """The digits' config, made tiny, with spectral normalisation, and its states after 0 to 4 steps on one device."""
     config, mesh = schema.dry_run(digits.get_config()).unlock(), parallel.device_mesh(jax.devices()[:1])
     config.model.width, config.model.spectral_norm, config.optim.ema_decay = 4, True, 0.5
-    state, step, states = assemble.make_state(config, mesh), assemble.make_step(config.lock(), mesh), []
+    state, step, states = program.make_state(config, mesh), program.make_step(config.lock(), mesh), []
     with sources.open_batches(config, pytest.fail) as batches:
         for index in range(5):
             states.append(jax.device_get(state._replace(key=None)))
-            state, _ = step(state, assemble.place_batch(config, mesh, batches(index)))
+            state, _ = step(state, program.place_batch(config, mesh, batches(index)))
     return config, states
 
 

@@ -15,7 +15,7 @@ from conftest import FOR_EVER, wait_until
 from PIL import Image
 
 import run
-from ebm_jax import assemble, trained
+from ebm_jax import program, samplers, trained
 from ebm_jax.distributed import parallel
 from ebm_jax.report import pictures, reporter
 from ebm_jax.storage import checkpoint
@@ -50,7 +50,7 @@ def rows(workdir):
 
 def final_state(workdir):
     mesh = parallel.device_mesh()
-    return trained.restore(workdir, assemble.abstract_state(read_config(workdir), mesh))
+    return trained.restore(workdir, program.abstract_state(read_config(workdir), mesh))
 
 
 def bits(state):
@@ -170,7 +170,7 @@ def test_sampling_writes_a_picture_and_arrays_and_never_overwrites(whole_run):
         np.asarray(Image.open(whole_run / "samples" / "000006_0.png")), pictures.grid(arrays["images"])[:, :, 0]
     )
     config, params = trained.load(whole_run)
-    energies = trained.make_energy_fn(config)(params, jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"]))
+    energies = samplers.make_energy_fn(config)(params, jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"]))
     np.testing.assert_allclose(arrays["energies"], energies, rtol=1e-4, atol=1e-6)
 
 

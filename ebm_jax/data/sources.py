@@ -12,6 +12,7 @@ from ebm_jax.data import decode, densities, files, memory, source, stream, tfds,
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.labels import label_shape
 from ebm_jax.registry import called, named
+from ebm_jax.schema import member_seeds
 from ebm_jax.types import BadInput, Batch, Config
 
 NOISE_IMAGES = 256  # of data.source=noise
@@ -53,11 +54,6 @@ def _batches_of(config: Config, warn: Callable[[str], None], stack: contextlib.E
         dataset = memory.load(images, workers)
         return lambda seed: memory.make_batches(dataset, seed, batch_size, **share)
     return lambda seed: stack.enter_context(stream.open_batches(images, seed, batch_size, workers, **share))
-
-
-def member_seeds(config: Config) -> range:
-    """The seed of each model that the run trains."""
-    return range(config.train.seed, config.train.seed + config.train.num_models)
 
 
 def _stacked(batches: list[Batch]) -> Batch:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import assemble, trained
+from ebm_jax import assemble, program, samplers, trained
 from ebm_jax.evaluators.common import Samples, chosen_rows, key_of
 from ebm_jax.sampling import replay
 from ebm_jax.schema import with_values
@@ -30,13 +30,13 @@ def draw(run: TrainedRun, note: Note) -> Samples:
 def _by_rounds(run: TrainedRun, note: Note) -> Samples:
     """Those chains of a sampling buffer that went the most rounds; it begins anew, so that only seeds matter."""
     config = run.config
-    init, advance, _ = trained.make_rounds(config, run.mesh)
+    init, advance, _ = samplers.make_rounds(config, run.mesh)
     key_init, key_rounds = jax.random.split(key_of(config, SAMPLES))
     buffer = init(key_init)
     for _ in range(config.sample.rounds):
         buffer = advance(run.params, key_rounds, buffer)
         note(f"round {int(buffer.rounds)} of {config.sample.rounds} of the sampling buffer")
-    images, labels, visits = trained.oldest_chains(config, buffer, config.eval.num_samples)
+    images, labels, visits = samplers.oldest_chains(config, buffer, config.eval.num_samples)
     mixed = np.random.default_rng(config.eval.seed).permutation(len(images))  # errors are over groups in order
     origin = f"{rounds_origin(config)}; {visits.mean():.1f} on average, {visits.min()} at least"
     return Samples(images[mixed], labels[mixed], origin)
@@ -45,7 +45,7 @@ def _by_rounds(run: TrainedRun, note: Note) -> Samples:
 def _buffered(run: TrainedRun) -> Samples:
     """Random chains of the newest checkpoint's buffer: where training left them, some just restarted from noise."""
     config = run.config
-    state = trained.restore(run.folder, assemble.abstract_state(config, run.mesh), before=run.step + 1).state
+    state = trained.restore(run.folder, program.abstract_state(config, run.mesh), before=run.step + 1).state
     buffer = assemble.make_method(config).chains(state.memory)
     if buffer is None:
         raise BadInput(f"eval.samples buffer is for methods with chains; {config.method.name} keeps none, use fresh")

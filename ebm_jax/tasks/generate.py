@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ebm_jax import trained
+from ebm_jax import samplers
 from ebm_jax.data import sources
 from ebm_jax.report import console, figures, pictures
 from ebm_jax.storage import checkpoint
@@ -44,7 +44,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
 def _continued(run: TrainedRun, key: PRNGKey) -> tuple[Generated, str]:
     """The oldest chains of the run's sampling buffer, which is restored, moved on by some rounds, and saved again."""
     config, folder = run.config, run.folder
-    init, advance, abstract = trained.make_rounds(config, run.mesh)
+    init, advance, abstract = samplers.make_rounds(config, run.mesh)
     directory = f"sampling_buffer_{config.sample.buffer_capacity}"
     with checkpoint.open_manager(folder, keep=2, directory=directory) as manager:
         restored = checkpoint.restore_newest(manager, abstract)
@@ -62,7 +62,7 @@ def _continued(run: TrainedRun, key: PRNGKey) -> tuple[Generated, str]:
             buffer = advance(run.params, key, buffer)
         done = (restored.step or 0) + config.sample.rounds
         checkpoint.save(manager, done, buffer)
-    images, labels, _ = trained.oldest_chains(config, buffer, config.sample.num_images)
+    images, labels, _ = samplers.oldest_chains(config, buffer, config.sample.num_images)
     found = Generated(images, labels, run.energy_of(images, labels))
     return found, f"sampling buffer after {done} rounds of {config.sample.num_steps} chain steps"
 
@@ -71,6 +71,6 @@ def _write_density(path: Path, run: TrainedRun, points: np.ndarray) -> None:
     """The figure of the 2-D law, of chains under the model of it, and of the model's density."""
     rng = np.random.default_rng(run.config.sample.seed)
     data_points = sources.make_density(run.config).sample(rng, len(points))
-    result, log_q = trained.make_density_report(run.config)(run.params)
+    result, log_q = samplers.make_density_report(run.config)(run.params)
     figures.density_figure(path, data_points, points, log_q)
     console.say(console.density_line(result._asdict()))

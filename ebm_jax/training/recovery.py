@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from ebm_jax import assemble
+from ebm_jax import program
 from ebm_jax.distributed import processes
 from ebm_jax.report import console
 from ebm_jax.storage import checkpoint
@@ -44,7 +44,7 @@ def begin(config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Fo
     Raises:
       BadInput: there are checkpoints, and all are damaged.
     """
-    abstract = assemble.abstract_state(config, mesh)
+    abstract = program.abstract_state(config, mesh)
     saved, rescued = checkpoint.restore_newest(manager, abstract), _newest_rescued(folder, abstract)
     console.warn_skipped(saved.skipped)
     if rescued is None and saved.step is None and saved.skipped:
@@ -53,7 +53,7 @@ def begin(config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Fo
     if rescued is not None and (saved.step is None or _rescues(rescued) > _rescues(saved.state)):
         return Beginning(int(np.max(jax.device_get(rescued.step))), rescued, True)
     if saved.step is None:
-        return Beginning(0, assemble.make_state(config, mesh), False)
+        return Beginning(0, program.make_state(config, mesh), False)
     return Beginning(saved.step, saved.state, False)
 
 
@@ -81,16 +81,16 @@ def roll_back(
             f"{manager.latest_step()}; lower optim.learning_rate or chain.step_size, or raise loss.energy_l2"
         )
     if unproven:
-        older = checkpoint.restore_newest(manager, assemble.abstract_state(config, mesh), before=float(step))
+        older = checkpoint.restore_newest(manager, program.abstract_state(config, mesh), before=float(step))
         if older.step is not None:
             step, state = older.step, older.state
-    state = assemble.make_rescued(config, mesh, number)(state)
+    state = program.make_rescued(config, mesh, number)(state)
     with checkpoint.open_manager(folder, directory=DIRECTORY, warn=console.warn) as apart:
         checkpoint.save(apart, number, state)
     learning_rate = config.optim.learning_rate * config.guard.rescue_learning_rate**number
     event = (
         f"{illness}; rescue {number} of {allowed}: back to step {step} with another random stream, learning rate "
-        f"{learning_rate:g}, {assemble.rescued_chain(config, number)} chain steps"
+        f"{learning_rate:g}, {program.rescued_chain(config, number)} chain steps"
     )
     return Beginning(step, state, True), event
 

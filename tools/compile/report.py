@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from ebm_jax import assemble, checks, schema, trained
+from ebm_jax import assemble, checks, program, samplers, schema
 from ebm_jax.distributed import parallel
 from ebm_jax.report import console
 from ebm_jax.sampling.replay import ReplayBuffer
@@ -71,7 +71,7 @@ def compile(config: Config, folder: Path, *, topology: str) -> int:
     libraries = " ".join(f"{name} {version(name)}" for name in ("jax", *(("libtpu",) if chip else ())))
     console.say(f"compiling {config.data.name} for {topology}: {mesh.size} x {kind}, {libraries}; nothing runs")
     key = parallel.abstract(jax.eval_shape(lambda: jax.random.key(0)), mesh, parallel.REPLICATED)
-    state, batch = assemble.abstract_state(config, mesh), assemble.abstract_batch(config, mesh)
+    state, batch = program.abstract_state(config, mesh), program.abstract_batch(config, mesh)
 
     def advice(compiler_says: str) -> str:
         return _too_large(config, mesh, chip, state, compiler_says)
@@ -82,8 +82,8 @@ def compile(config: Config, folder: Path, *, topology: str) -> int:
     def sampler_advice(compiler_says: str) -> str:
         return f"the sampler does not fit ({compiler_says}); lower sample.batch_size {config.sample.batch_size}"
 
-    step = _compiled(assemble.make_step(config, mesh), (state, batch), advice)
-    sampler = _compiled(trained.make_sampler(config, mesh), (state.ema, key, 0), sampler_advice)
+    step = _compiled(program.make_step(config, mesh), (state, batch), advice)
+    sampler = _compiled(samplers.make_sampler(config, mesh), (state.ema, key, 0), sampler_advice)
     for compiled, says in ((step, advice), (sampler, sampler_advice)):
         if chip and compiled.peak > chip.hbm:
             raise BadInput(says(f"{compiled.peak / chips.GIB:.2f}G of {chip.hbm / chips.GIB:.2f}G"))

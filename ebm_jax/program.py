@@ -1,0 +1,185 @@
+"""The training program: a run's state, and its step over all devices and all models."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array
+
+from ebm_jax import schema
+from ebm_jax.assemble import make_apply, make_method, make_optimizer, raw_params
+from ebm_jax.distributed import parallel
+from ebm_jax.labels import label_shape
+from ebm_jax.models import spectral
+from ebm_jax.schema import member_seeds
+from ebm_jax.training.state import TrainState, init_state, non_finite, partition, rescued
+from ebm_jax.training.step import make_train_step
+from ebm_jax.types import Batch, Config, MembersKey, Metrics, Params, PRNGKey, Scalar
+
+
+def _ingredients(config: Config, seed: int) -> tuple[PRNGKey, PRNGKey, Params, spectral.Vectors]:
+    """Keys of the run and of the method's memory, and what `_raw_params` gives."""
+    key_run, key_params, key_memory = jax.random.split(jax.random.key(seed), 3)
+    return key_run, key_memory, *raw_params(config, key_params)
+
+
+def _stacked_ingredients(config: Config) -> tuple[MembersKey, MembersKey, Params, spectral.Vectors]:
+    """Those of the run's one model, or of all its models, stacked."""
+    members = [_ingredients(config, seed) for seed in member_seeds(config)]
+    return members[0] if len(members) == 1 else jax.tree.map(_stacked, *members)
+
+
+def _stacked(*leaves: Array) -> Array:
+    """The leaves along a new first axis; keys by their data, for JAX's key checker takes stacked keys for used ones."""
+    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.stack([jax.random.key_data(key) for key in leaves]))
+    return jnp.stack(leaves)
+
+
+def _assemble(
+    config: Config, key_run: MembersKey, key_memory: MembersKey, params: Params, vectors: spectral.Vectors
+) -> TrainState:
+    if config.train.num_models > 1:
+        return jax.vmap(partial(_assemble_one, config))(key_run, key_memory, params, vectors)
+    return _assemble_one(config, key_run, key_memory, params, vectors)
+
+
+def _assemble_one(
+    config: Config, key_run: PRNGKey, key_memory: PRNGKey, params: Params, vectors: spectral.Vectors
+) -> TrainState:
+    memory = make_method(config).init(key_memory)
+    return init_state(key_run, params, vectors, make_optimizer(config), memory)
+
+
+def _rows(config: Config) -> Any:
+    """The spec of rows over devices: of batches, and of what a method shares out."""
+    return parallel.SHARDED if config.train.num_models == 1 else parallel.MEMBERS_SHARDED
+
+
+def _partition(config: Config) -> TrainState:
+    return partition(make_method(config), _rows(config))
+
+
+def _shardings(config: Config, mesh: Mesh) -> Any:
+    return parallel.shardings(mesh, _partition(config))
+
+
+def place_batch(config: Config, mesh: Mesh, batch: Batch) -> Batch:
+    """The rows that this process read, as arrays over all devices of all processes."""
+    return parallel.place_batch(mesh, batch, _rows(config))
+
+
+def place_batches(config: Config, mesh: Mesh, batches: Sequence[Batch]) -> Batch:
+    """The batches of one call of `make_steps`."""
+    if len(batches) == 1:
+        return place_batch(config, mesh, batches[0])
+    stacked = Batch(*(np.stack(column) for column in zip(*batches, strict=True)))  # pyright: ignore[reportArgumentType]
+    return parallel.place_batch(mesh, stacked, _of_several(_rows(config)))
+
+
+def _of_several(spec: Any) -> Any:
+    """The partition of arrays with a leading axis of steps."""
+    return PartitionSpec(None, *spec)
+
+
+def make_state(config: Config, mesh: Mesh) -> TrainState:
+    """The state before the first step, laid out over the mesh; the same for any number of devices."""
+    assemble = jax.jit(partial(_assemble, config), out_shardings=_shardings(config, mesh))
+    return assemble(*_stacked_ingredients(config))
+
+
+def abstract_state(config: Config, mesh: Mesh) -> TrainState:
+    """Shapes, types and shardings of the state, without making it."""
+    state = jax.eval_shape(lambda: _assemble(config, *_stacked_ingredients(config)))
+    return parallel.abstract(state, mesh, _partition(config))
+
+
+def abstract_batch(config: Config, mesh: Mesh) -> Batch:
+    """Shapes, types and shardings of one batch over all devices, of any data."""
+    shape, soft = tuple(config.data.shape), label_shape(config)
+    members = (config.train.num_models,) if config.train.num_models > 1 else ()
+    rows = (*members, config.train.batch_size)
+    images = jax.ShapeDtypeStruct((*rows, *shape), jnp.float32 if len(shape) == 1 else jnp.uint8)
+    labels = jax.ShapeDtypeStruct((*rows, *(soft or ())), jnp.int32 if soft is None else jnp.float32)
+    return parallel.abstract(Batch(images, labels), mesh, _rows(config))  # pyright: ignore
+
+
+def make_keeper(config: Config, mesh: Mesh) -> Callable:
+    """The compiled state -> (a copy that no step consumes, the number of its values that are not finite)."""
+
+    def keep(state: TrainState) -> tuple[TrainState, Scalar]:
+        return jax.tree.map(jnp.copy, state), non_finite(state)
+
+    return jax.jit(keep, out_shardings=(_shardings(config, mesh), parallel.shardings(mesh, parallel.REPLICATED)))
+
+
+def make_rescued(config: Config, mesh: Mesh, number: int) -> Callable:
+    """The compiled state -> state with which rescue `number` goes on; it consumes its state."""
+    return jax.jit(partial(rescued, number=number), out_shardings=_shardings(config, mesh), donate_argnums=(0,))
+
+
+def rescued_chain(config: Config, rescues: int) -> int:
+    """The steps of a training chain after so many rescues."""
+    return math.ceil(config.chain.num_steps * config.guard.rescue_chain**rescues)
+
+
+def make_step(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
+    """The compiled training step (state, batch) -> (state, metrics) over all devices; it consumes its state.
+
+    With several models all leaves, and the metrics, have a leading axis of members.
+
+    Args:
+      rescues: those of the state; each makes the chains longer by the factor `guard.rescue_chain`.
+    """
+    return _over_devices(config, mesh, _local_step(config, rescues), _rows(config))
+
+
+def make_steps(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
+    """`make_step` for the `train.steps_per_call` steps of one call: the host waits for none of them but the last.
+
+    Where they are more than one, batches and metrics have a leading axis of steps.
+    """
+    number, step = config.train.steps_per_call, _local_step(config, rescues)
+    if number == 1:
+        return make_step(config, mesh, rescues)
+    # In loops XLA's CPU backend takes slow convolutions for the gradients of kernels (models/convolution.py)
+    unroll = mesh.devices.flat[0].platform == "cpu"
+
+    def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda state, batch: step(state, batch), state, batches, unroll=unroll)
+
+    return _over_devices(config, mesh, steps, _of_several(_rows(config)))
+
+
+def _over_devices(config: Config, mesh: Mesh, fn: Callable, batch_spec: Any) -> Callable:
+    """A program (state, batch) -> (state, metrics) of one device on all of them."""
+    specs = _partition(config)
+    return parallel.over_devices(
+        fn,
+        mesh,
+        in_specs=(specs, batch_spec),
+        out_specs=(specs, parallel.REPLICATED),
+        donate_argnums=(0,),
+    )
+
+
+def _local_step(config: Config, rescues: int) -> Callable:
+    """The training step of one device, of all its models."""
+    config = schema.with_values(config, {"chain.num_steps": rescued_chain(config, rescues)})
+    step = make_train_step(
+        make_apply(config),
+        make_method(config),
+        make_optimizer(config),
+        ema_decay=config.optim.ema_decay,
+        rescue_learning_rate=config.guard.rescue_learning_rate,
+    )
+
+    def step_of_members(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return parallel.over_members(lambda member: step(*member), (state, batch))
+
+    return step if config.train.num_models == 1 else step_of_members
