@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
-import torch.nn.functional as F  # noqa: N812  # pyright: ignore[reportMissingImports]
+import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 from torchvision.models import inception  # pyright: ignore[reportMissingImports]
 
 

@@ -6,6 +6,7 @@ eight says so: it takes `jax.devices()` itself, or has the marker `eight_devices
 
 import importlib.metadata
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -19,9 +20,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if DEVICE_COUNT not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICE_COUNT}=8".strip()
 
-import jax  # noqa: E402
-import jaxtyping  # noqa: E402
-import pytest  # noqa: E402
+import filelock
+import jax
+import jaxtyping
+import pytest
 
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -29,7 +31,7 @@ jax.config.update("jax_legacy_prng_key", "error")
 
 jaxtyping.install_import_hook("ebm_jax", "beartype.beartype")
 
-from ebm_jax.storage import compiled  # noqa: E402
+from ebm_jax.storage import compiled
 
 # Many tests compile the same small program: once is enough, for all of xdist's processes, those that tests start, and the
 # next time. JAX's keys hold the program and the compiler's options; another JAX, or another processor, has its own folder.
@@ -70,6 +72,31 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("there is no folder shared/data beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small conditional run of digits, trained once for all workers; nobody may change it."""
+    from test_train import command
+
+    import run
+
+    together = (
+        tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else tmp_path_factory.mktemp("one")
+    )
+    folder = together / "one_run"
+    learn = {"loss__label_weight": 1.0, "buffer__relabel_prob": 0.5, "optim__learning_rate": 0.01}
+    with filelock.FileLock(together / "one_run.lock"):
+        if not folder.exists():
+            assert run.main(command(together / "unfinished", model__num_classes=10, optim__ema_decay=0.0, **learn)) == 0
+            (together / "unfinished").rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workdir(one_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of that run for the tests of one module."""
+    return Path(shutil.copytree(one_run, tmp_path_factory.mktemp("run") / "run"))
 
 
 def changed(config: Any, **changes: Any) -> Any:

@@ -21,14 +21,6 @@ from ebm_jax.storage.workdir import read_config
 from ebm_jax.types import BadInput
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluate") / "run"
-    learn = {"loss__label_weight": 1.0, "buffer__relabel_prob": 0.5, "optim__learning_rate": 0.01}  # as test_tasks.py:
-    assert run.main(command(folder, model__num_classes=10, optim__ema_decay=0.0, **learn)) == 0  # compiled once
-    return folder
-
-
 def opened(workdir, **changes):
     """The run with other values in the groups `sample` and `eval`, and the checks that the verb makes of them."""
     mesh = parallel.device_mesh()

@@ -439,13 +439,6 @@ def test_thousands_of_texts_on_the_command_line():
     print(f"{counts.total()} examples, {dict(counts)}")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fuzz") / "run"
-    assert run.main(command(folder, model__num_classes=10, train__num_steps=3)) == 0
-    return folder
-
-
 def without(values, key):
     fewer = copy.deepcopy(values)
     group, last = place(fewer, key)
@@ -489,11 +482,11 @@ DAMAGES = list(damaged_json(json.dumps(BASES["digits"])))
 @pytest.mark.parametrize("mode", ["sample", "train"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_run_whose_config_is_damaged_is_refused_in_one_line_and_left_as_it_is(
-    trained, tmp_path, capsys, damage, mode
+    one_run, tmp_path, capsys, damage, mode
 ):
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
-    text = damaged_json((trained / "config.json").read_text())[damage]
+    text = damaged_json((one_run / "config.json").read_text())[damage]
     (folder / "config.json").write_text(text)
     words = command(folder, mode, **{"model.num_classes": 10, "train.num_steps": 3} if mode == "train" else {})
     assert run.main(words) == 2
@@ -564,7 +557,7 @@ SAMPLE = {
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_samples_that_cannot_be_had_are_refused_in_one_line_and_the_run_is_left_as_it_is(
-    trained, tmp_path, monkeypatch, capsys, name
+    one_run, tmp_path, monkeypatch, capsys, name
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.npy").write_bytes(b"")
@@ -576,20 +569,20 @@ def test_samples_that_cannot_be_had_are_refused_in_one_line_and_the_run_is_left_
     np.save("small.npy", np.ones((4, 4), bool))
     np.save("all.npy", np.ones((8, 8), bool))
     changes, expected = SAMPLE[name]
-    before = files(trained)
-    assert run.main(command(trained, "sample", **{f"sample.{key}": value for key, value in changes.items()})) == 2
+    before = files(one_run)
+    assert run.main(command(one_run, "sample", **{f"sample.{key}": value for key, value in changes.items()})) == 2
     captured = capsys.readouterr()
     assert expected in captured.err
     assert captured.err.splitlines()[-1].startswith("run.py: ")
     assert "Traceback" not in captured.err
-    assert files(trained) == before
+    assert files(one_run) == before
 
 
 @pytest.mark.parametrize("mode", ["export", "sample", "evaluate"])
-def test_no_checkpoint_or_another_run_is_refused_in_one_line(trained, tmp_path, capsys, mode):
+def test_no_checkpoint_or_another_run_is_refused_in_one_line(one_run, tmp_path, capsys, mode):
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.json").write_bytes((trained / "config.json").read_bytes())
+    (folder / "config.json").write_bytes((one_run / "config.json").read_bytes())
     assert run.main(command(folder, mode)) == 2
     assert "has no checkpoint" in capsys.readouterr().err
     assert run.main(command(folder, mode, chain__num_steps=9)) == 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import changed
 from sklearn.metrics import roc_auc_score, roc_curve
-from test_evaluate import opened, workdir  # noqa: F401
+from test_evaluate import opened
 
 from ebm_jax.data import memory
 from ebm_jax.evaluators import ood as evaluator
@@ -145,14 +145,14 @@ def test_what_cannot_be_made_is_refused():
         outliers.interpolation(RNG, np.zeros((1, 8, 8, 1), np.uint8))
 
 
-def named(workdir, words, **changes):  # noqa: F811
+def named(workdir, words, **changes):
     of_run = opened(workdir, eval__ood__sets=words, eval__ood__images=30, **changes)
     splits = {"eval.split": "test", "eval.reference_split": "train"}
     return of_run, Evidence({key: of_run.data(split) for key, split in splits.items()})
 
 
 def test_the_runs_own_images_by_another_name_or_in_a_file_score_the_same_to_the_bit_and_shifted_ones_do_not(
-    workdir,  # noqa: F811
+    workdir,
     tmp_path,
 ):
     own = memory.digits("test")
@@ -173,7 +173,7 @@ def test_the_runs_own_images_by_another_name_or_in_a_file_score_the_same_to_the_
     assert (energies[files[1]] != energies["inside"]).all()
 
 
-def test_the_evaluator_gives_every_set_under_every_score_with_its_hash(workdir):  # noqa: F811
+def test_the_evaluator_gives_every_set_under_every_score_with_its_hash(workdir):
     of_run, evidence = named(workdir, "train,uniform,rotation")
     values, protocol, pictures = evaluator.measure(of_run, evidence)
     names = {name.split(" / ")[1] for name in values}
@@ -206,7 +206,7 @@ def test_the_evaluator_gives_every_set_under_every_score_with_its_hash(workdir):
         ("uniform", {"data__condition": "soft"}, "are vectors; leave it out of eval.metrics"),
     ],
 )
-def test_a_set_that_is_not_there_is_refused_before_anything_is_measured(workdir, words, changes, message):  # noqa: F811
+def test_a_set_that_is_not_there_is_refused_before_anything_is_measured(workdir, words, changes, message):
     config = changed(opened(workdir).config, eval__ood__sets=words, **changes)
     with pytest.raises(BadInput, match=message):
         evaluator.check(config)

@@ -24,14 +24,6 @@ from ebm_jax.tasks.observed import likelihood_weight
 from ebm_jax.types import BadInput
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tasks") / "run"
-    learn = {"loss__label_weight": 1.0, "buffer__relabel_prob": 0.5, "optim__learning_rate": 0.01}
-    assert run.main(command(folder, model__num_classes=10, optim__ema_decay=0.0, **learn)) == 0
-    return folder
-
-
 def sampled(workdir, task="generate", number=0, **changes):
     """The arrays that the command writes; with a picture beside them."""
     before = set((workdir / "samples").glob("*.npz"))
