@@ -48,8 +48,8 @@ def make_density_report(config: Config) -> Callable[[Params], tuple[density.Grid
 def make_energy_fn(config: Config) -> Callable[..., Energies]:
     """`energy_fn(params, images, labels=None) -> energies`: images [b, h, w, c] in [0, 1], labels [b], energies [b].
 
-    It raises BadInput for labels of the wrong shape and, outside jit, for classes out of range; inside jit the energy of
-    such a class is NaN.
+    It raises BadInput for labels of the wrong shape and, outside jit, for classes out of range; inside jit such a
+    class has the energy NaN.
     """
     apply = energy.of_members(make_apply(config))
 

@@ -1,6 +1,6 @@
 """The shapes and names that every other module shares, and the sign convention: low energy means likely.
 
-An energy-based model is q(x) = exp(-U(x)) / Z. `U` is an `EnergyFn`: it takes a batch of images and gives one number for each.
+An energy-based model is q(x) = exp(-U(x)) / Z. `U` is an `EnergyFn`: a batch of images in, one number for each image out.
 """
 
 from collections.abc import Callable
