@@ -149,7 +149,7 @@ def classify(
       labels [b], and log-probabilities [b, k] in nats.
     """
     energies = class_energies(images)
-    return energies.argmin(1), jax.nn.log_softmax(-energies, axis=1)  # it rounds small differences away, so energies decide
+    return energies.argmin(1), jax.nn.log_softmax(-energies, axis=1)  # this rounds small differences away
 
 
 def film(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages, every: int) -> Frames:

@@ -94,7 +94,7 @@ def make_kernel(config: Config, temperature: float | Scalar, name: str = "", pro
 
 
 def equivalent_step_size(config: Config) -> float:
-    """The s of the Langevin step x - s ∇U that matches one gradient of the chain's kernel: ε²/2 for HMC with leap size ε."""
+    """The s of the Langevin step x - s ∇U that matches one gradient of the kernel: ε²/2 for HMC with leap size ε."""
     chain = config.chain
     return chain.step_size**2 / 2 if chain.kernel == "hmc" else chain.step_size
 

@@ -67,7 +67,7 @@ def make_sampler(config: Config) -> Callable[[Params, PRNGKey, Labels], Images]:
     sample_fn, shape = samplers.make_sample_fn(config), tuple(config.data.shape)
 
     def sampler(params: Params, key: PRNGKey, labels: Labels) -> Images:
-        key_init, key_chain = jax.random.split(key)  # sample_fn splits again, as older exports did: a seed gives the same images
+        key_init, key_chain = jax.random.split(key)  # sample_fn splits again, as in older exports: same images
         init = random.uniform(key_init, (labels.shape[0], *shape))
         return sample_fn(params, key_chain, labels=labels, init=init)
 

@@ -42,7 +42,7 @@ class Limit(NamedTuple):
             raise BadInput(f"{key} {shown(value)} is out of range; it must be {self.range}")
 
     def stored(self, value: Any) -> Any:
-        """A value as the config stores it: a shape as a tuple, a whole number as a float if the key takes any number."""
+        """The value as the config stores it: a shape as a tuple, any number as a float unless it must be whole."""
         if self is SHAPE:
             return tuple(value)
         return as_float(value) if self.kind == "a number" else value

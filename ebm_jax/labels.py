@@ -14,7 +14,7 @@ from jax.core import Tracer
 from ebm_jax.schema import value_of
 from ebm_jax.types import BadInput, Config, Labels, Places
 
-SOFT = {"soft": None, "size": 1, "position": 2, "rotation": 2}  # conditions with vector labels, and the length; None: any
+SOFT = {"soft": None, "size": 1, "position": 2, "rotation": 2}  # vector labels: their length
 
 
 def classes(places: Places, k: int) -> Labels:

@@ -35,7 +35,7 @@ def _stacked_ingredients(config: Config) -> tuple[MembersKey, MembersKey, Params
 
 
 def _stacked(*leaves: Array) -> Array:
-    """Stack leaves along a new first axis; keys by their data, because JAX's key checker takes stacked keys for used."""
+    """Stack leaves along a new first axis; keys by their data: JAX's key checker takes stacked keys for used ones."""
     if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.stack([jax.random.key_data(key) for key in leaves]))
     return jnp.stack(leaves)

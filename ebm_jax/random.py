@@ -38,7 +38,7 @@ def dequantise(key: PRNGKey, images: UInt8[Array, "b *event"] | Images) -> Image
 
 
 def _flat_on_cpu(draw: Callable[..., Array], key: PRNGKey, shape: Sizes) -> Array:
-    """On a CPU draw in one dimension: LLVM unrolls the generator over small inner dimensions and compiles ten times longer.
+    """On a CPU draw in one dimension: LLVM unrolls the generator over small inner ones and compiles ten times longer.
 
     Elsewhere draw in `shape`: a reshape may cost a copy at every step of a chain.
     """

@@ -62,12 +62,13 @@ def make_energy_fn(config: Config) -> Callable[..., Energies]:
 
 
 def make_sample_fn(config: Config) -> Callable[..., Images]:
-    """`sample_fn(params, key, *, labels=None, init=None) -> images`: float32 [n, h, w, c], in [0, 1] if the base is uniform.
+    """`sample_fn(params, key, *, labels=None, init=None) -> images`: float32 [n, h, w, c].
 
-    The chains take `sample.num_steps` steps from `init` [n, h, w, c], or from the law of `chain.base`. The function is
-    pure: it can be jitted, vmapped and called again. `init` or `labels` ([n] or [n, k]) gives n, else
-    `sample.num_images` does. Without labels a conditional model takes `sample.labels` in turn, or else its classes or
-    the values of its condition. It checks labels as `make_energy_fn` does.
+    The images lie in [0, 1] if `chain.base` is uniform. The chains take `sample.num_steps` steps from `init`
+    [n, h, w, c], or from the law of `chain.base`. The function is pure: it can be jitted, vmapped and called again.
+    `init` or `labels` ([n] or [n, k]) gives n, else `sample.num_images` does. Without labels a conditional model takes
+    `sample.labels` in turn, or else its classes or the values of its condition. It checks labels as `make_energy_fn`
+    does.
     """
     apply, chains = energy.of_members(make_apply(config)), make_chains(config)
 
@@ -186,7 +187,7 @@ def make_buffered_sample_fn(config: Config) -> Callable[..., tuple[Images, Label
 
 
 def make_rounds(config: Config, mesh: Mesh) -> tuple[Callable, Callable, Any]:
-    """The sampling buffer over all devices: compiled functions key -> buffer and (params, key, buffer) -> buffer, a tree.
+    """The sampling buffer over all devices: compiled key -> buffer and (params, key, buffer) -> buffer, and a tree.
 
     The second function does one round and consumes its buffer. A round draws as many chains as `make_sampler` runs at
     once; its labels continue those of the round before. The tree has the buffer's shapes, types and shardings.

@@ -1,6 +1,6 @@
 """The shapes and names that every other module shares, and the sign convention: low energy means likely.
 
-An energy-based model is q(x) = exp(-U(x)) / Z. `U` is an `EnergyFn`: a batch of images in, one number for each image out.
+An energy-based model is q(x) = exp(-U(x)) / Z. `U` is an `EnergyFn`: a batch of images in, one energy for each out.
 """
 
 from collections.abc import Callable

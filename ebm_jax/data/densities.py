@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import ive, logsumexp
 
 CENTRE = 0.5
-NODES = 384  # quadrature nodes along an arc; for the spirals 192 leave errors of 1e-4 in the corners, 256 of 1e-7
+NODES = 384  # quadrature nodes along an arc; the spirals' errors in the corners: 1e-4 with 192, 1e-7 with 256
 CHUNK = 4096  # points at a time, so that their distances to all nodes take 25 MB
 
 Sample = Callable[[np.random.Generator, int], np.ndarray]
@@ -21,7 +21,7 @@ LogDensity = Callable[[np.ndarray], np.ndarray]
 
 
 class Density(NamedTuple):
-    """A law on [0, 1]^2: `sample(rng, n)` gives float32 [n, 2]; `log_density(x)` gives nats, float64 [m], at points [m, 2].
+    """A law on [0, 1]^2: `sample(rng, n)` float32 [n, 2], and `log_density(x)` float64 [m], in nats, at points [m, 2].
 
     The log-density is -inf outside the support, hence outside the box.
     """
@@ -71,8 +71,8 @@ def _around_arcs(arcs: Callable[[np.ndarray], np.ndarray], std: float, nodes: in
 
         p(x) = mean over arcs of ∫_0^1 N(x; arc(t), std² I) dt = mean of ∫_0^1 N(x; arc(u²), std² I) 2u du
 
-    by Gauss-Legendre quadrature in u, because arcs that depend on √t are smooth in u. It agrees with adaptive quadrature
-    to 1e-9 nats all over the box (tests/test_densities.py).
+    by Gauss-Legendre quadrature in u: arcs that depend on √t are smooth in u. It agrees with adaptive quadrature to
+    1e-9 nats all over the box (tests/test_densities.py).
 
     Args:
       arcs: maps t [k] to points [number of arcs, k, 2].
@@ -117,7 +117,7 @@ def _spirals(t: np.ndarray) -> np.ndarray:
 def _rings(radii: np.ndarray, std: float) -> Density:
     """Isotropic Gaussian noise around a uniform point on one of several equally likely circles.
 
-    Averaged over a circle of radius R, the noise gives a Bessel function of r = |x - centre| (Rice's law of the radius):
+    The noise averages over a circle of radius R to a Bessel function of r = |x - centre| (Rice's law of the radius):
 
         p(x) = mean over R of exp(-(r - R)² / 2 std²) exp(-rR / std²) I_0(rR / std²) / (2π std²)
     """

@@ -66,8 +66,8 @@ def tfds_source(
         "rotation" [2] (cos, sin). For CelebA one of the 40 attributes, such as "Smiling": 0 no, 1 yes.
       data_dir: TFDS's directory; empty is TFDS's own default.
       manual_dir: take the source files from here and verify TFDS's checksums; empty: download them.
-      verify_checksums: False: take whatever files lie in `manual_dir`, and prepare them apart, in `data_dir`/unverified,
-        so that they never pass for the official data.
+      verify_checksums: False: take whatever files lie in `manual_dir`, and prepare them in `data_dir`/unverified, so
+        that they never pass for the official data.
 
     Raises:
       BadInput: unknown name, split or condition; no network and no files, a wrong checksum, a truncated file; images of
@@ -143,7 +143,7 @@ def _prepare(name: str, builder: Any, manual_dir: str, verify_checksums: bool) -
             f"{_first_line(error)} Fetch it again, or use it as it is with --config.data.manual_dir=DIR "
             "--config.data.verify_checksums=False"
         ) from error
-    except (OSError, ValueError, LookupError, AssertionError) as error:  # TFDS's, for files that do not fit the features
+    except (OSError, ValueError, LookupError, AssertionError) as error:  # TFDS's, for files unlike the features
         raise BadInput(
             f"{name} cannot be prepared in {builder.data_path} ({_first_line(error)}); "
             "check the disk's free space and the source files"

@@ -33,8 +33,8 @@ def render(shapes: np.ndarray, positions: np.ndarray, side: int) -> np.ndarray:
 
     Args:
       shapes: [n], indices into SHAPES.
-      positions: (x, y) [n, 2] of the centre of mass, in [0, 1], to the right and downwards. 0 and 1 lie MARGIN inside the
-        borders, so that every shape is whole at every position.
+      positions: (x, y) [n, 2] of the centre of mass, in [0, 1], to the right and downwards. 0 and 1 lie MARGIN inside
+        the borders, so that every shape is whole at every position.
       side: pixels a side.
     """
     edges, halves = (np.stack(parts)[shapes] for parts in zip(*map(_slabs, SHAPES), strict=True))

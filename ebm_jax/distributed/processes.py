@@ -33,7 +33,7 @@ _numbers = itertools.count()  # of meetings; all processes have the same meeting
 
 
 class Launch(NamedTuple):
-    """The processes as a person states them; JAX asks Cloud TPU, SLURM, Open MPI or Kubernetes where a field is None."""
+    """The processes as a person states them; JAX asks Cloud TPU, SLURM, Open MPI or Kubernetes for a field of None."""
 
     coordinator: str | None
     """HOST:PORT of process 0."""
