@@ -190,7 +190,7 @@ def make_rounds(config: Config, mesh: Mesh) -> tuple[Callable, Callable, Any]:
     """The sampling buffer over all devices: compiled key -> buffer and (params, key, buffer) -> buffer, and a tree.
 
     The second function does one round and consumes its buffer. A round draws as many chains as `make_sampler` runs at
-    once; its labels continue those of the round before. The tree has the buffer's shapes, types and shardings.
+    once; its labels continue where the round before ended. The tree has the buffer's shapes, types and shardings.
     """
     sample_fn, share = make_buffered_sample_fn(config), _share(config, mesh)
     specs = pool.partition(parallel.SHARDED)

@@ -64,7 +64,7 @@ def _as_jpeg(encoded: bytes) -> io.BytesIO:
 
 
 class _Files:
-    """Where a builder's source files come from (a mixin over a registered builder)."""
+    """A mixin over a registered builder that finds its source files."""
 
     name: str
     _generate_examples: Any  # the registered builder's, if it gets every open file as an argument

@@ -192,7 +192,7 @@ def agreed() -> Iterator[None]:
     """For work that all processes do alike, or one does for all; if it fails on one, the others raise BadInput."""
     try:
         yield
-    except Exception as error:  # whatever it is, the others have to know
+    except Exception as error:  # the others must know of any error
         if not (isinstance(error, BadInput) and error.everywhere):
             with contextlib.suppress(BadInput):
                 meet(error=_line(error))

@@ -69,7 +69,7 @@ def check_inception_score(config: Config) -> None:
     """Refuse an Inception Score of fewer samples than splits.
 
     Raises:
-      BadInput: as `require_weights`; or with both numbers.
+      BadInput: as `require_weights`; or with the number and the limit.
     """
     require_weights("inception_score", config)
     _require_fewer(config, "eval.splits", config.eval.splits, config.eval.num_samples + 1)

@@ -295,7 +295,7 @@ def _kernel_in_words(config: Config) -> str:
 
 
 def _temperature_of_chains(config: Config) -> str:
-    """The temperature of the chains that train and sample, where it is not 1."""
+    """The temperature of the chains that train and sample, in words."""
     chain = config.chain
     if chain.kernel != "langevin" or chain.langevin.tied:
         return f"; the run's own chains are at T = {chain.temperature:g}"
