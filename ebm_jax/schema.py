@@ -55,9 +55,9 @@ class Key(NamedTuple):
     meaning: str
     """In words, with the unit."""
     source: str = ""
-    """Where the default comes from; empty if it has no source."""
+    """Where the default comes from, where it has a source."""
     absent: Any = SAME
-    """The value that acts as runs did before the key existed; `SAME`: the default."""
+    """What a run did before the key existed; `SAME`: what the default does."""
     dry: Any = SAME
     """The value in a dry run; `SAME`: the config's own."""
     scope: str = ""
@@ -420,7 +420,7 @@ def of_run(found: dict[str, Any], origin: str) -> tuple[Config, str]:
       The config, and the line; empty if the config has all keys under present names.
 
     Raises:
-      BadInput: a key is unknown, a value is of the wrong kind, or a removed key has a value that this version lacks.
+      BadInput: a key is unknown or of another kind, or was removed and has a value that no run can have now.
     """
     values, renamed = _renamed(_flat(found))
     for name, goes_on in REMOVED.items():

@@ -175,7 +175,7 @@ def open_run(
       ensemble: whether the runs of `sample.with_runs` are members too, each with as many checkpoints.
 
     Raises:
-      BadInput: no run, no checkpoint, only damaged ones, or fewer than `sample.snapshots`; a member has another network.
+      BadInput: no run, no checkpoint, only damaged ones, fewer than `sample.snapshots`; a member of another network.
     """
     folder = bucket.folder_of(folder)
     asked = _read(folder) if config is None else config
