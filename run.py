@@ -8,7 +8,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(argv: list[str]) -> int:
-    """Run one verb; the exit status: 0, 2 for what the user must mend, 3 for a diverged run, 130 after Ctrl-C."""
+    """Run one verb; return the exit status: 0, 2 for the user's error, 3 for a diverged run, 130 after Ctrl-C."""
     from functools import partial
 
     from ebm_jax import cli, export, prepare, sample, train
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
                 command = cli.parse(argv)
             if command.note:
                 console.warn(command.note)
-            if command.mode != "compile":  # which tells how long that takes
+            if command.mode != "compile":  # that mode reports the time that compiling takes
                 compiled.keep()
             verbs = {
                 "train": train.train,
@@ -53,7 +53,7 @@ def _evaluate(config: Any, workdir: Any) -> int:
 
 
 def _compile(config: Any, workdir: Any, topology: str) -> int:
-    from tools.compile import report  # of the repository, not of the package
+    from tools.compile import report  # a module of the repository, not of the package
 
     return report.compile(config, workdir, topology=topology)
 

@@ -2,9 +2,9 @@
 
     python run.py --config=configs/cifar10_conditional.py
 
-Constants are those of the release's command for "CIFAR-10 Conditional" (openai/ebm_code_release at 051850e), but for
-the learning rate, which it leaves at 3e-4 (train.py:69): ours is the paper's 1e-4. The release forgets the labels of
-the chains in its replay buffer; ours keeps them.
+The constants are from the release's command for "CIFAR-10 Conditional" (openai/ebm_code_release at 051850e), except the
+learning rate: ours is the paper's 1e-4, the release leaves it at 3e-4 (train.py:69). The release forgets the labels of
+the chains in its replay buffer; we keep them.
 
 Paper: Inception Score 8.30, FID 37.9. Ours: not measured.
 """

@@ -2,9 +2,9 @@
 
     python run.py --config=configs/cifar10_wider_conditional.py
 
-The network of the release's classification and robustness runs (openai/ebm_code_release at 051850e, README: exp
-cifar10_wider_model_cond). Its training command is not published; the other constants are those for CIFAR-10, the
-learning rate the paper's 1e-4.
+The release uses this network in its classification and robustness runs (openai/ebm_code_release at 051850e, README: exp
+cifar10_wider_model_cond), but does not publish its training command. The other constants are the release's for
+CIFAR-10; the learning rate is the paper's 1e-4.
 
 Paper: 49.1 % of the test images classified rightly by their energies. Ours: not measured.
 """

@@ -1,7 +1,8 @@
-"""The defaults of every key: ebm_jax/schema.py has them, each with its meaning, unit, range and source.
+"""The default of every key, from ebm_jax/schema.py, which gives its meaning, unit, range and source.
 
-The other files of this folder are differences from this one. Any key can be set on the command line:
-`python run.py --config=configs/digits.py --config.chain.num_steps=60`. The config is locked: an unknown key is an error.
+The other files of this folder are differences from this one. The command line can set any key:
+`python run.py --config=configs/digits.py --config.chain.num_steps=60`. The config is locked: an unknown key is an
+error.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Two-dimensional densities, where the truth is known: the eight Gaussians, or another one by its name.
+"""Two-dimensional densities, where the truth is known: the eight Gaussians, or another density by its name.
 
     python run.py --config=configs/density2d.py [--config.data.name=two_moons|checkerboard|rings|spirals|pinwheel]
 
@@ -27,7 +27,7 @@ def get_config():
     config.chain.langevin.tied = True
     config.chain.num_steps = 20
     config.chain.step_size = 3e-4
-    config.chain.grad_clip = 60.0  # of the proposal alone: keeps chains on steep walls moving, the law stays exact
+    config.chain.grad_clip = 60.0  # clips the proposal alone: chains on steep walls keep moving, the law stays exact
     config.buffer.capacity = 256
     config.buffer.restart_prob = 0.02
     config.loss.energy_l2 = 1e-3

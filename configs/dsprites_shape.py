@@ -2,7 +2,7 @@
 
     python run.py --config=configs/dsprites_shape.py
 
-The network is the release's DspritesNet, the constants are those of its dSprites command (openai/ebm_code_release at
+The network is the release's DspritesNet, the constants are from its dSprites command (openai/ebm_code_release at
 051850e, README "Concept Combination") with --cond_shape: 20 steps of 500, no clip, swish, its default batch of 256
 (train.py:45). It starts chains from N(0.5, 0.5²) and feeds pixels of exactly 0 and 1 (data.py: DSprites); ours start
 from U[0, 1] and the pixels get the noise of 1/256 that all data get. The learning rate is the paper's 1e-4, not the

@@ -2,7 +2,7 @@
 
     python run.py --config=configs/dsprites_size.py
 
-As dsprites_shape, from which all constants come, with the release's flag --cond_size. Not measured.
+All constants are from dsprites_shape, with the release's flag --cond_size. Not measured.
 """
 
 from configs import dsprites_shape

@@ -2,8 +2,8 @@
 
     python run.py --config=configs/fashion_mnist.py
 
-2 cores of a 2.8 GHz Xeon without AMX, JAX 0.10.2: 1,050 steps and 300-step chains from noise 13 min 20 s after the
-start, preparing the data and compiling included, other jobs taking some of the cores (commit bafbb19's code).
+2 cores of a 2.8 GHz Xeon without AMX, JAX 0.10.2: 1,050 steps and 300-step chains from noise took 13 min 20 s,
+preparing the data and compiling included, with other jobs on some of the cores (commit bafbb19's code).
 """
 
 from configs import default

@@ -2,9 +2,9 @@
 
     python run.py --config=configs/folder.py --config.data.source=folder:PATH
 
-PATH holds images, or one sub-folder of images for each class, or these below PATH/train and PATH/test; classes are
-used where --config.model.num_classes says how many they are. Images of any size are cut to the aspect of `data.shape`
-around their centre and shrunk to it. An .npz file of arrays `images` and `labels` works too:
+PATH holds images, or one sub-folder of images for each class, or these below PATH/train and PATH/test. The run
+uses the classes if --config.model.num_classes gives their number. Images of any size are cut to the aspect of
+`data.shape` around their centre and resized to it. An .npz file of arrays `images` and `labels` works too:
 --config.data.source=npz:PATH.
 
 Not in the paper. Not measured.

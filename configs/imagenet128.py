@@ -6,9 +6,9 @@ DIR holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, which ImageNet gi
 shrunk to 128 pixels on their shorter side, aspect kept, and cropped at the centre; they stream from disk.
 
 The release's command for "ImageNet 128x128 Conditional" (openai/ebm_code_release at 051850e) writes `step_lr=100.0`
-without dashes, which its flags silently drop: as printed it runs with step 1. We follow what it says, 100, with no clip
-of the gradient. It runs batches of 16 on each of an unknown number of workers; ours is 128 over all devices. The
-learning rate is the paper's 1e-4, not the release's default 3e-4. Its first block stays LeakyReLU under --swish_act
+without dashes; its flags silently drop that, so the printed command runs with step 1. We follow the written 100, with
+no clip of the gradient. It runs batches of 16 on each of an unknown number of workers; ours are 128 over all devices.
+The learning rate is the paper's 1e-4, not the release's default 3e-4. Its first block stays LeakyReLU under --swish_act
 (models.py:602); ours is swish throughout.
 
 Paper: not re-read, so not quoted. Ours: not measured.

@@ -3,7 +3,7 @@
     python run.py --config=configs/mnist.py
 
 The release (openai/ebm_code_release at 051850e) has the network and the data but prints no command for them; the
-constants are its CIFAR-10 ones. The paper's use of it is a table of log-likelihood bounds. Ours: not measured.
+constants are its CIFAR-10 ones. The paper uses it in a table of log-likelihood bounds. Ours: not measured.
 """
 
 from configs import default

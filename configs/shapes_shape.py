@@ -2,11 +2,11 @@
 
     python run.py --config=configs/shapes_shape.py
 
-2 cores of an AMD EPYC without AMX, JAX 0.10.2, other jobs taking much of the cores (load 4 to 7): 1,500 steps in 765 s,
-compiling and pictures included (commit b430486). Of the run's 64 last chains from noise, all had the shape of their
-label by the judge of benchmarks/composition.py; 98 % after 1,000 steps. How it composes with shapes_position:
-docs/results.md. With a learning rate of 3e-4 the samples of a like run (squares, ellipses, triangles) were still blobs
-after 2,000 steps.
+2 cores of an AMD EPYC without AMX, JAX 0.10.2, other jobs on most of the cores (load 4 to 7): 1,500 steps in 765 s,
+compiling and pictures included (commit b430486). The judge of benchmarks/composition.py found that all of the run's
+64 last chains from noise had the shape of their label; after 1,000 steps 98 %. docs/results.md says how it composes
+with shapes_position. With a learning rate of 3e-4 the samples of a similar run (squares, ellipses, triangles) were
+still blobs after 2,000 steps.
 """
 
 from configs import default

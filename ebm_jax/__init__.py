@@ -1,6 +1,6 @@
 """Energy-based models in JAX: train one with run.py, then use it from research code through these functions.
 
-The algebra of energies is `ebm_jax.models.energy`; what an energy does for a user, `ebm_jax.applications`.
+`ebm_jax.models.energy` has the algebra of energies, `ebm_jax.applications` the uses of a trained energy.
 """
 
 from ebm_jax.assemble import init_params, make_stages

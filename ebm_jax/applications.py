@@ -1,6 +1,6 @@
-"""What one trained energy does for a user; no loops of its own.
+"""The uses of a trained energy; no loops of its own.
 
-Each function takes an energy, or several, and `stages`: what a whole chain does, as of `ebm_jax.make_stages(config)`.
+Each function takes one energy or several, and `stages`, the steps of a whole chain (`ebm_jax.make_stages(config)`).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,17 +24,17 @@ def generate(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages) -> Im
 
 
 def inpaint(key: PRNGKey, images: Images, known: Array, energy_fn: EnergyFn, stages: Stages) -> Images:
-    """The unknown pixels drawn given the known ones: q(unknown | known), whatever the kernel (paper, restoration).
+    """Draw the unknown pixels given the known ones: q(unknown | known), with any kernel (paper, restoration).
 
-    The unknown ones start from U[0, 1]. The chain has the known places too, where nothing moves the energy. They start
-    in the middle of the box, as far as can be from its faces, at which a kernel with a Metropolis test rejects.
+    The unknown pixels start from U[0, 1]. The chain has the known places too, but they do not change the energy. They
+    start in the middle of the box, far from its faces: a kernel with a Metropolis test rejects moves across a face.
 
     Args:
-      images: [b, *event]; what is at unknown pixels plays no part.
+      images: [b, *event]; the values at unknown pixels have no effect.
       known: bool [b, *event], or [*event] for all images alike; True where the image is to stay.
 
     Returns:
-      [b, *event], bit by bit those of `images` at the known pixels.
+      [b, *event], equal to `images` bit for bit at the known pixels.
 
     Raises:
       BadInput: `known` has another shape or type.
@@ -56,11 +56,11 @@ def inpaint(key: PRNGKey, images: Images, known: Array, energy_fn: EnergyFn, sta
 def restore(key: PRNGKey, start: Images, energy_fn: EnergyFn, likelihood: EnergyFn, stages: Stages) -> Images:
     """Chains from `start` under prior and likelihood: q(x | observation) ∝ exp(-U(x) - L(x)) (paper, restoration).
 
-    Denoising, deblurring, super-resolution and colouring differ in the likelihood alone, see `models.observations`.
+    Denoising, deblurring, super-resolution and colouring differ only in the likelihood (`models.observations`).
 
     Args:
       start: [b, *event], such as the observation brought to the images' shape, or noise.
-      likelihood: L, minus the log-likelihood of the images given what was observed of them.
+      likelihood: L(x) = -log p(observation | x) + constant, in nats.
     """
     return generate(key, start, energy.conjunction(energy_fn, likelihood), stages)
 
@@ -87,11 +87,11 @@ def compose(
 ) -> Images:
     """Chains from `x` under Σ w_i U_i: images that have every concept at once (paper, composition).
 
-    The energies may be those of several models, or of one model under several labels (`energy.bind`). By turns rather
-    than by a sum: `generate` with stages of `kernel.alternating(kernel, energy_fns)`.
+    The energies may come from several models, or from one model under several labels (`energy.bind`). To take turns
+    instead of summing, call `generate` with stages of `kernel.alternating(kernel, energy_fns)`.
 
     Args:
-      weights: w_i, one for each energy, a negative one for what is not wanted; all 1 where None.
+      weights: w_i, one for each energy, negative for a concept to avoid; None: all 1.
 
     Raises:
       BadInput: there are not as many weights as energies.
@@ -111,14 +111,15 @@ def refined_class_energies(
     num_steps: int,
     radius: float,
 ) -> Callable[[PRNGKey, Images], Float[Array, "b k"]]:
-    """(key, images) -> U(x', y) of every class y, where x' is the image after a chain of its own under U(·, y).
+    """The function (key, images) -> U(x', y) for every class y; x' is the image after a chain under U(·, y).
 
     Each chain stays within `radius` of every value of its image, and in the unit box (paper, classification; release
-    ebm_sandbox.py: construct_label, with 8/255). Gradients by the images go through the chain.
+    ebm_sandbox.py: construct_label, with 8/255). Gradients with respect to the images pass through the chain.
 
     Args:
       energy_of: from labels to an energy, such as `partial(energy.bind, apply, params)`.
-      kernel_of: the chain's kernel that projects so.
+      kernel_of: from a projection to the chain's kernel with this projection.
+      radius: in pixel values, of [0, 1].
     """
 
     def energies_of(key: PRNGKey, images: Images) -> Float[Array, "b k"]:
@@ -130,7 +131,7 @@ def refined_class_energies(
             return energy_fn(run(kernel, key, images, energy_fn, num_steps)[0])
 
         classes = jnp.arange(num_classes, dtype=jnp.int32)
-        # Chains run again on the way back: kept for it, those of all classes together fill a machine's memory
+        # The backward pass runs the chains again: storing the chains of all classes fills a machine's memory
         return jax.lax.map(jax.checkpoint(of_class), (classes, jax.random.split(key, num_classes))).T
 
     return energies_of
@@ -139,23 +140,23 @@ def refined_class_energies(
 def classify(
     class_energies: Callable[[Images], Float[Array, "b k"]], images: Images
 ) -> tuple[Int[Array, " b"], Float[Array, "b k"]]:
-    """The likeliest class of each image, and log q(y | x) = log softmax(-U(x, y)), no class being likelier beforehand.
+    """The likeliest class of each image, and log q(y | x) = log softmax(-U(x, y)) for equal class priors.
 
     Args:
-      class_energies: images -> U(x, y), [b, k], as of `energy.class_energies`.
+      class_energies: images -> U(x, y), [b, k], such as `energy.class_energies` gives.
 
     Returns:
-      labels [b] and log-probabilities [b, k], natural logarithms.
+      labels [b], and log-probabilities [b, k] in nats.
     """
     energies = class_energies(images)
-    return energies.argmin(1), jax.nn.log_softmax(-energies, axis=1)  # which rounds small differences away
+    return energies.argmin(1), jax.nn.log_softmax(-energies, axis=1)  # this rounds small differences away
 
 
 def film(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages, every: int) -> Frames:
     """The chain that `run_stages` runs with this key, as frames [1 + ceil(all steps / every), b, *event].
 
-    The start `x`, every `every`-th position over all stages, and the end: where the steps are no multiple of `every`,
-    the last frame comes after fewer steps than the others.
+    The frames are the start `x`, every `every`-th position over all stages, and the end. If the steps are no multiple
+    of `every`, fewer steps lie before the last frame than between the others.
 
     Raises:
       BadInput: `every` is below 1.

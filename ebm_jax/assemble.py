@@ -30,12 +30,12 @@ from ebm_jax.types import BadInput, Config, Params, PRNGKey, Scalar
 
 
 def make_network(config: Config) -> Network:
-    """The network of `model.name`: a row of NETWORKS, or one of the user's own by its import path.
+    """The network that `model.name` names: a row of NETWORKS, or the user's own by its import path.
 
-    Its factory gets those keys of the group `model` that its signature names, and all of `model.own`.
+    Its factory gets the keys of the group `model` that its signature names, and all of `model.own`.
 
     Raises:
-      BadInput: there is no such name, the factory refuses the keywords, or what it makes is no network.
+      BadInput: there is no such name, the factory refuses the keywords, or it does not make a network.
     """
     name, model = config.model.name, config.model
     factory = registry.named("model.name", name, NETWORKS)
@@ -62,16 +62,19 @@ def make_apply(config: Config) -> energy.ApplyFn:
 
 
 def make_base(config: Config) -> base.Base:
-    """The law that chains start from, and in whose set they stay."""
+    """The law that chains start from; they stay in its support."""
     return base.BASES[config.chain.base](tuple(config.data.shape))
 
 
 def make_kernel(config: Config, temperature: float | Scalar, name: str = "", project: Project | None = None) -> Kernel:
-    """The chain's kernel at a temperature, above 0 where it has a Metropolis test.
+    """The chain's kernel at a temperature >= 0; a kernel with a Metropolis test needs one above 0.
 
     Args:
-      name: of another kernel than `chain.kernel`.
-      project: another set than that of the law that chains start from.
+      name: a kernel other than `chain.kernel`; empty: `chain.kernel`.
+      project: maps images into the set that chains stay in; None: the support of the law that they start from.
+
+    Raises:
+      BadInput: there is no such kernel, or its factory refuses the keywords.
     """
     chain, name = config.chain, name or config.chain.kernel
     in_box = project is None and chain.base == "uniform"
@@ -91,7 +94,7 @@ def make_kernel(config: Config, temperature: float | Scalar, name: str = "", pro
 
 
 def equivalent_step_size(config: Config) -> float:
-    """The s of the Langevin step x - s ∇U that one gradient of the chain's kernel makes: ε²/2 of a leap of HMC."""
+    """The s of the Langevin step x - s ∇U that matches one gradient of the kernel: ε²/2 for HMC with leap size ε."""
     chain = config.chain
     return chain.step_size**2 / 2 if chain.kernel == "hmc" else chain.step_size
 
@@ -100,7 +103,7 @@ def make_refiner(config: Config, project: Project) -> Kernel:
     """The chain's kernel at `eval.robustness.refine_temperature` under another projection, for refined classification.
 
     Raises:
-      BadInput: it has a Metropolis test, through whose decisions no gradient goes.
+      BadInput: the kernel is not Langevin; no gradient passes through the decisions of a Metropolis test.
     """
     if config.chain.kernel != "langevin":
         raise BadInput(
@@ -111,11 +114,13 @@ def make_refiner(config: Config, project: Project) -> Kernel:
 
 
 def make_stages(config: Config, group: str = "sample") -> Stages:
-    """What a whole chain does: the config's kernel for `num_steps` of the group, the last `quiet_steps` without noise.
+    """The stages of a whole chain: `num_steps` of the config's kernel, the last `quiet_steps` of them without noise.
 
-    Langevin's chain is one loop whose temperature ends at 0. A Metropolis test has no temperature 0: there the last
-    steps are Langevin's noise-free descent. The parameters of the last step are the group's: "chain" trains, "sample"
-    samples.
+    A Langevin chain is one loop and ends at temperature 0. A Metropolis test has no temperature 0, so other kernels end
+    with Langevin's noise-free descent.
+
+    Args:
+      group: has `num_steps`, `quiet_steps` and `anneal_from`: "chain" for training, "sample" for sampling.
     """
     steps, quiet = value_of(config, f"{group}.num_steps"), value_of(config, f"{group}.quiet_steps")
     last = config.chain.temperature
@@ -130,23 +135,26 @@ def make_stages(config: Config, group: str = "sample") -> Stages:
 
 
 def _stage(kernel_at: Callable[[float | Scalar], Kernel], temperatures: np.ndarray) -> tuple[Kernel, int]:
-    """One kernel that goes through the temperatures; the plain one where they are all equal."""
+    """One kernel that goes through the temperatures; the plain kernel if they are all equal."""
     if len(set(temperatures)) == 1:
         return kernel_at(float(temperatures[0])), len(temperatures)
     return scheduled(kernel_at, jnp.asarray(temperatures, jnp.float32)), len(temperatures)
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam with the paper's per-element clip."""
+    """Adam with the paper's per-element clip of the gradient (release custom_adam.py:155)."""
     optim = config.optim
     return clipped_adam(optim.learning_rate, optim.b1, optim.b2, optim.clip_scale, optim.clip_offset)
 
 
 def raw_params(config: Config, key: PRNGKey) -> tuple[Params, spectral.Vectors]:
-    """Parameters before spectral normalisation, and its vectors.
+    """Parameters before spectral normalisation, and the vectors of its power iteration ({} without it).
 
-    Not to be called under jit: a program with a random draw for each of many kernels compiles for half a minute, where
-    draws one by one are compiled once a shape.
+    Do not call it under jit: one program with a random draw for each of many kernels compiles for half a minute;
+    separate draws compile once a shape.
+
+    Raises:
+      BadInput: as `make_network`; or the user's own network does not fit the images and labels.
     """
     key_params, key_vectors = jax.random.split(key)
     images, labels = _abstract_inputs(config, 1)
@@ -158,7 +166,7 @@ def raw_params(config: Config, key: PRNGKey) -> tuple[Params, spectral.Vectors]:
 
 
 def _check_own(config: Config, network: Network) -> None:
-    """Refuse a network of the user's own that does not fit the images and labels of the config.
+    """Refuse the user's own network if it does not fit the images and labels of the config.
 
     Raises:
       BadInput: as `models.network.check`.
@@ -172,14 +180,14 @@ def _check_own(config: Config, network: Network) -> None:
 
 
 def _abstract_inputs(config: Config, number: int) -> tuple[Any, Any]:
-    """Shapes and types of so many images and their labels."""
+    """Shapes and types of `number` images and their labels."""
     return jax.eval_shape(
         lambda: (jnp.zeros((number, *config.data.shape)), example_labels(config, jnp.zeros(number, jnp.int32)))
     )
 
 
 def abstract_raw_params(config: Config) -> tuple[Any, Any]:
-    """Shapes and types of the parameters of one model before spectral normalisation, and of its vectors."""
+    """Shapes and types of what `raw_params` gives for one model."""
     return jax.eval_shape(partial(raw_params, config), jax.random.key(0))
 
 
@@ -189,13 +197,13 @@ def init_params(config: Config, key: PRNGKey) -> Params:
 
 
 def make_method(config: Config) -> Method:
-    """The way to learn that `method.name` names, with the label contrast where `loss.label_weight` is above 0.
+    """The training method that `method.name` names, plus the label contrast if `loss.label_weight` is above 0.
 
-    A method's factory gets the parameters that its signature names, out of `_offers` and of its own group of the
+    The method's factory gets the values that its signature names, from `_offers` and from the method's group of the
     config, and all of `method.own`.
 
     Raises:
-      BadInput: there is no such method, or its factory asks for what is not there.
+      BadInput: there is no such method, or its factory asks for a value that nobody offers.
     """
     name, offers, weight = config.method.name, _offers(config), config.loss.label_weight
     keys = {key: lambda value=value: value for key, value in schema.group_of(config, "method", name).items()}
@@ -208,7 +216,7 @@ def make_method(config: Config) -> Method:
 
 
 def _offers(config: Config) -> dict[str, Callable[[], Any]]:
-    """What a method's factory can ask for by the name of a parameter."""
+    """The values that a method's factory can ask for, by parameter name."""
     model, buffer, loss = config.model, config.buffer, config.loss
     return {
         "base": lambda: make_base(config),
@@ -234,7 +242,7 @@ def _offers(config: Config) -> dict[str, Callable[[], Any]]:
 
 
 def make_limits(config: Config) -> Limits:
-    """The healthy region of contrastive divergence. Without the guard only values that are not finite are ill."""
+    """The healthy region of contrastive divergence. Without the guard only non-finite values are ill."""
     limits = config.guard
     if not limits.enabled:
         return healthy(energy=math.inf, separation=math.inf, chain_grad=(0.0, math.inf), patience=limits.patience)

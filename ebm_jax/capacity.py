@@ -1,4 +1,4 @@
-"""What a run needs at least of memory, against what there is: what cannot fit is refused before it is tried."""
+"""The least memory that a run needs; a run that cannot fit is refused before it is tried."""
 
 import math
 
@@ -16,9 +16,9 @@ KEYS = {"parameters": "model.width or model.num_classes", "buffer": "buffer.capa
 
 
 def check_memory(config: Config, mesh: Mesh) -> None:
-    """Refuse a training run whose state and batch alone are larger than a device's memory.
+    """Refuse a training run if its state and batch alone exceed a device's memory.
 
-    This is a lower bound, activations are not in it: it refuses nothing that would run.
+    They are a lower bound without activations, so this refuses no run that would fit.
 
     Raises:
       BadInput: with the size, the memory and the key to lower.
@@ -40,7 +40,7 @@ def check_memory(config: Config, mesh: Mesh) -> None:
 
 
 def check_samples_fit(config: Config) -> None:
-    """Refuse samples, or a buffer of them, that alone are larger than the memory of the machine.
+    """Refuse samples, or a sampling buffer, that alone exceed the machine's memory.
 
     Raises:
       BadInput: with the size, the memory and the key to lower.
@@ -52,7 +52,7 @@ def check_samples_fit(config: Config) -> None:
 
 
 def check_evaluation_fits(config: Config) -> None:
-    """Refuse samples to judge, or a buffer of them, that alone are larger than the memory of the machine.
+    """Refuse samples to judge, or a sampling buffer, that alone exceed the machine's memory.
 
     Raises:
       BadInput: as `check_samples_fit`.
@@ -78,6 +78,6 @@ def _bytes_on_a_device(tree: object) -> int:
 
 
 def _memory_of_a_device(mesh: Mesh) -> int:
-    """What a TPU or GPU says of itself; of a CPU, an equal part of the machine's."""
+    """Bytes: a TPU or GPU reports its own; a CPU device gets an equal part of the machine's memory."""
     statistics = mesh.local_devices[0].memory_stats() or {}
     return statistics.get("bytes_limit") or parallel.host_memory() // len(mesh.local_devices)

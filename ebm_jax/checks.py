@@ -1,4 +1,4 @@
-"""What the values of a config may be together, on a number of devices."""
+"""Checks that the values of a config go together, on a given number of devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from ebm_jax.sampling import KERNELS
 from ebm_jax.schema import check_values, value_of
 from ebm_jax.types import BadInput, Config
 
-NAMES = {  # what the names at these keys are looked up in
+NAMES = {  # the table of the names at each key
     "model.name": NETWORKS,
     "model.activation": ACTIVATIONS,
     "method.name": METHODS,
@@ -22,14 +22,14 @@ NAMES = {  # what the names at these keys are looked up in
     "loss.energy_l2_form": losses.PENALTIES,
     "loss.wrong_labels": label.WRONG_LABELS,
 }
-METROPOLIS = ("mala", "hmc")  # kernels with a test, which has no temperature 0 and needs one energy
-SMALLEST_SIDE = 8  # pixels: three halvings; with fewer no pixel would be left, and the energy be constant
-SMALLEST_SIDES = {"resnet128": 32}  # of networks that halve more often
+METROPOLIS = ("mala", "hmc")  # their test needs a temperature above 0, and one energy for a whole chain
+SMALLEST_SIDE = 8  # pixels: three halvings of a smaller image leave no pixel, and the energy is constant
+SMALLEST_SIDES = {"resnet128": 32}  # for networks that halve more often
 RESIDUAL = ("resnet32", "resnet32_large", "resnet32_wider", "resnet128")  # networks with dropout and attention
 
 
 def check(config: Config, num_devices: int) -> None:
-    """Refuse, before anything runs or is written, what cannot work on `num_devices` devices.
+    """Refuse a config that cannot work on `num_devices` devices, before anything runs or is written.
 
     Raises:
       BadInput: with the key, its value, the limit and what to do.
@@ -132,7 +132,7 @@ def _check_network(config: Config) -> None:
         raise BadInput(f"model.num_classes {model.num_classes} does not fit data.condition {condition}; use {length}")
     kind = config.data.source.partition(":")[0]
     if kind not in SOURCES and config.data.source != "density":
-        return  # of the user's own, which says itself what labels it has
+        return  # the user's own source states its labels itself
     if condition == "soft" and kind not in ("npz", "noise"):
         raise BadInput(f"data.condition soft is not in data.source {config.data.source}; use class, or an .npz file")
     if condition not in ("class", "soft") and config.data.source not in ("tfds", "shapes", "noise"):

@@ -1,4 +1,4 @@
-"""From the words of the command line to a config, a folder and a mode, or one clear line."""
+"""The command line, parsed into a config, a folder and a mode, or refused with one clear line."""
 
 import ast
 import os
@@ -18,7 +18,7 @@ from ebm_jax.storage import bucket, workdir
 from ebm_jax.types import BadInput, Config, Folder
 
 MODES = ("train", "sample", "evaluate", "export", "prepare", "compile")
-READ_A_RUN = {  # modes that take the config of the run in the folder, and the groups they are asked in
+READ_A_RUN = {  # modes that read the run's config from its folder, and the groups that may change
     "sample": ("sample",),
     "export": ("sample",),
     "evaluate": ("sample", "eval"),
@@ -35,20 +35,20 @@ class Command(NamedTuple):
     config: Config
     workdir: Folder
     topology: str
-    """Of `--mode=compile`, else empty."""
+    """The chips of `--mode=compile`; empty in other modes."""
     note: str
-    """What was filled in for a run of an earlier version, in one line; empty where nothing was."""
+    """One line on the keys filled in for a run of an earlier version; empty if there are none."""
 
 
 def parse(argv: list[str]) -> Command:
-    """The command in `argv`, whose first word is the program's name.
+    """The command in `argv`; its first word is the program's name.
 
-    Sampling, exporting and evaluating take the config of the run in the folder, with what the command line overrides
-    in the groups `sample` and `eval`; there --config only serves to find the default folder.
+    Sampling, exporting and evaluating read the config of the run in the folder. The command line may override its
+    groups `sample` and, for evaluating, `eval`; --config only finds the default folder.
 
     Raises:
       BadInput: an unknown flag or key, a value of the wrong type or out of its range, a config file that cannot be
-        read, no run there.
+        read, no run in the folder, another value than the run's in a group that may not change.
       SystemExit: after --help.
     """
     if _asks_for_help(argv):
@@ -70,10 +70,10 @@ def parse(argv: list[str]) -> Command:
 
 
 def launch(argv: list[str]) -> processes.Launch | None:
-    """What the command line says of the processes of the run; None where it asks for one process alone.
+    """The run's processes as the command line states them; None for a run of one process.
 
     Raises:
-      BadInput: a value of the wrong type, such a flag without --multihost, or --multihost for another mode than train.
+      BadInput: a value of the wrong type, such a flag without --multihost, or --multihost with a mode other than train.
     """
     if _asks_for_help(argv):
         return None
@@ -97,18 +97,18 @@ def _asks_for_help(argv: list[str]) -> bool:
 
 
 def _names_config(argv: list[str], index: int) -> bool:
-    """Whether the word is --config=FILE, or one of the two words --config FILE."""
+    """Whether the word at `index` is --config=FILE, or one of the two words --config FILE."""
     alone = ("--config", "-config")
     return argv[index].partition("=")[0] in alone or (index > 0 and argv[index - 1] in alone)
 
 
 def _config_source(argv: list[str]) -> Path | None:
-    """The config file named on the command line, which exists."""
+    """The existing config file that the command line names; None if it names none."""
     words = [word for index, word in enumerate(argv) if _names_config(argv, index)]
     if not words:
         return None
     path = Path(words[-1].removeprefix("-").removeprefix("-").removeprefix("config="))
-    if not os.path.isfile(path):  # unlike Path.is_file False too where the name is too long
+    if not os.path.isfile(path):  # False for a name that is too long, where Path.is_file raises
         known = sorted(str(near) for near in path.parent.glob("*.py") if near.stem not in ("default", "__init__"))
         raise BadInput(
             f"--config {path} is not a file; " + (f"use one of {', '.join(known)}" if known else f"usage: {USAGE}")
@@ -158,7 +158,7 @@ def _from_file(source: Path | None) -> Config:
 
 
 def _check_words(argv: list[str]) -> None:
-    """Refuse a key that is none, and a flag without the value that it takes: the next flag would be taken for it."""
+    """Refuse an unknown key, and a flag without its value: the parser would take the next flag for the value."""
     for index, word in enumerate(argv):
         flag, separator, _ = word.partition("=")
         name = re.match(
@@ -175,13 +175,13 @@ def _check_words(argv: list[str]) -> None:
 
 
 def _is_flag(key: str | None) -> bool:
-    """Whether a key, under its present or a former name, is True or False."""
+    """Whether a key, under its present or a former name, takes True or False."""
     name = FORMER_NAMES.get(key or "", key)
     return name in KEYS and KEYS[name].limit is FLAG
 
 
 def _overridden(config: Config, argv: list[str]) -> Config:
-    """A copy of the config with the --config.key=value words of the command line, and no other words left."""
+    """A copy of the config with the values of the words --config.key=value; refuse a word that is left over."""
     words, own = _own_keys([word for index, word in enumerate(argv) if not _names_config(argv, index)])
     values = flags.FlagValues()
     _define(values)
@@ -197,9 +197,9 @@ def _overridden(config: Config, argv: list[str]) -> Config:
 
 
 def _own_keys(words: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """The words, with keys under their present names and without those of the open groups, which come as values.
+    """Split off the values of keys in open groups; the other words have their keys under present names.
 
-    A key of an open group need not be in the config yet. Its value is a Python literal, or else text.
+    The config need not have a key of an open group yet. Its value is a Python literal, or else text.
     """
     rest: list[str] = []
     own: dict[str, Any] = {}
@@ -220,7 +220,7 @@ def _own_keys(words: list[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 def _one_line(error: BaseException) -> str:
-    """The first line of an error's text, cut short; ml_collections hides its line in an escaped string."""
+    """The first line of an error's text, at most 400 characters; ml_collections hides it in an escaped string."""
     text = str(error).replace("\\n", "\n").replace("\\'", "'")
     quoted = re.fullmatch(r"([\"'])(.*)\1", text, re.DOTALL)
     return ((quoted[2] if quoted else text).splitlines() or [""])[0][:400]

@@ -1,4 +1,4 @@
-"""The verb that measures a trained run: numbers, how they came about, and pictures."""
+"""The verb that measures a trained run and writes numbers, their protocol, and pictures."""
 
 import shlex
 import time
@@ -26,12 +26,16 @@ JSON, CARD = "evaluation.json", "card.md"
 
 
 def evaluate(config: Config, folder: Folder) -> int:
-    """Write evaluation/STEP_N/: evaluation.json, card.md, the protocol card, and pictures. Earlier ones stay.
+    """Write evaluation/STEP_N/: evaluation.json, the protocol card card.md, and pictures. Earlier evaluations stay.
 
-    What was measured is written after every metric, so that one that fails, or an interrupt, costs no other.
+    It writes after every metric, so that a metric that fails, or an interrupt, costs no other metric.
+
+    Returns:
+      The exit status 0.
 
     Raises:
-      BadInput: before anything is measured, or at the end, if a metric could not be measured.
+      BadInput: before anything is measured, if the run or the config cannot be used; at the end, if a metric could not
+        be measured.
     """
     sizes = config.train.batch_size, config.buffer.capacity, config.sample.buffer_capacity
     parallel.split_cpu(config.train.cpu_devices, *sizes)
@@ -46,7 +50,7 @@ def evaluate(config: Config, folder: Folder) -> int:
     console.warn_skipped(run.skipped)
     evaluation, metrics = Evaluation(_protocol(run), {}, {}), evaluators.evaluators_of(config)
     into = unused(folder / "evaluation", f"{run.step:06d}")
-    made: dict[Any, Any] = {}  # samples, splits by their names, and measurements that metrics share by their functions
+    made: dict[Any, Any] = {}  # the samples, splits by name, and measurements that metrics share, by function
     with console.Pieces(list(metrics)) as pieces:
         for name in pieces:
             _measure(evaluation, run, name, metrics[name], made, pieces.note)
@@ -64,7 +68,7 @@ def evaluate(config: Config, folder: Folder) -> int:
 def _measure(
     evaluation: Evaluation, run: TrainedRun, name: str, evaluator: Evaluator, made: dict[Any, Any], note: Note
 ) -> None:
-    """Add what one metric finds, or why it finds nothing; what it needs and nobody needed before is added to `made`."""
+    """Add one metric's outcome, or why it has none; add to `made` what no metric before it needed."""
     began = time.perf_counter()
     try:
         needs = evaluator.needed(run.config)
@@ -81,7 +85,7 @@ def _measure(
 def gathered(
     run: TrainedRun, evaluator: Evaluator, needs: Needs, made: dict[Any, Any], note: Note = lambda words: None
 ) -> Evidence:
-    """What an evaluator needs, out of `made`, where anything that is missing is added."""
+    """What an evaluator needs, from `made`; make what is missing there and add it."""
 
     def once(key: Any, make: Callable[[], Any]) -> Any:
         if key not in made:
@@ -103,7 +107,7 @@ def gathered(
 
 
 def used_in_words(config: Config, evidence: Evidence, needs: Needs) -> dict[str, str]:
-    """What of the run went into a metric, for a protocol: samples and sets."""
+    """The samples and sets that went into a metric, in words for a protocol."""
     used = {}
     if SAMPLES in needs:
         used["samples"] = f"{len(evidence.samples.images):,}, {evidence.samples.origin}"
@@ -112,7 +116,7 @@ def used_in_words(config: Config, evidence: Evidence, needs: Needs) -> dict[str,
 
 
 def _protocol(run: TrainedRun) -> dict[str, str]:
-    """What holds for all metrics, in words."""
+    """The facts that hold for all metrics, in words."""
     config, folder, members = run.config, run.folder, energy.num_members(run.params) or 1
     weights = {"ema": "running mean (EMA) of the weights", "raw": "raw weights of the last step"}
     alone = "one model" if members == 1 else f"an ensemble of {members} members, the mean of their energies"
@@ -131,14 +135,14 @@ def _protocol(run: TrainedRun) -> dict[str, str]:
 
 
 def _command(config: Config, folder: Folder) -> str:
-    """The command that asks for the same again, with all that differs from the run's own config."""
+    """The command that repeats this evaluation, with every value that differs from the run's own config."""
     own = flat(workdir.read_config(folder))
     changes = [f"--config.{key}={value}" for key, value in flat(config).items() if value != own[key]]
     return shlex.join(["python", "run.py", "--mode=evaluate", f"--workdir={folder}", *changes])
 
 
 def _write(evaluation: Evaluation, name: str, folder: Folder, into: Folder) -> None:
-    """The files with all metrics so far, and the pictures of the newest."""
+    """Write the files with all metrics so far, and the pictures of metric `name`."""
     with bucket.staged(folder) as staged:
         here = staged / into.relative_to(folder).as_posix()
         here.mkdir(parents=True, exist_ok=True)

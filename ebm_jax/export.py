@@ -40,9 +40,12 @@ print(images.shape, "mean energy", model.energy(model.params, images, model.labe
 
 
 def export(config: Config, folder: Folder) -> int:
-    """Write export/STEP_N/: sampler.bin, energy.bin, params.npz, manifest.json, load.py, example.py. Earlier ones stay.
+    """Write export/STEP_N/: sampler.bin, energy.bin, params.npz, manifest.json, load.py, example.py.
 
-    The chain is that of the group `sample` of the config; `sample.weights` says which weights.
+    The group `sample` of the config sets the chain, and `sample.weights` the weights. Earlier exports stay.
+
+    Returns:
+      The exit status 0.
 
     Raises:
       BadInput: there is no checkpoint to export, or the folder cannot be written.
@@ -60,11 +63,11 @@ def export(config: Config, folder: Folder) -> int:
 
 
 def make_sampler(config: Config) -> Callable[[Params, PRNGKey, Labels], Images]:
-    """The function of sampler.bin: one chain from U[0, 1] for each label, of which only the number need be known."""
+    """The function of sampler.bin: one chain from U[0, 1] for each label [n] or [n, k]; images float32 [n, h, w, c]."""
     sample_fn, shape = samplers.make_sample_fn(config), tuple(config.data.shape)
 
     def sampler(params: Params, key: PRNGKey, labels: Labels) -> Images:
-        key_init, key_chain = jax.random.split(key)  # twice in all, as ever: a seed's images are those of older exports
+        key_init, key_chain = jax.random.split(key)  # sample_fn splits again, as in older exports: same images
         init = random.uniform(key_init, (labels.shape[0], *shape))
         return sample_fn(params, key_chain, labels=labels, init=init)
 
@@ -72,15 +75,15 @@ def make_sampler(config: Config) -> Callable[[Params, PRNGKey, Labels], Images]:
 
 
 def make_energy(config: Config) -> Callable[[Params, Images, Labels], Energies]:
-    """The function of energy.bin."""
+    """The function of energy.bin: images [n, h, w, c] in [0, 1], labels [n] or [n, k], energies [n]."""
     energy_fn = samplers.make_energy_fn(config)
     return lambda params, images, labels: energy_fn(params, images, labels)
 
 
 def programs(config: Config, params: Params) -> tuple[jax.export.Exported, jax.export.Exported]:
-    """Sampler and energy for all PLATFORMS and any number n of chains; of `params` only shapes and types count.
+    """Sampler and energy for all PLATFORMS and any number n of chains; only shapes and types of `params` count.
 
-    The programs of an ensemble take its stacked arrays as plain dicts: who runs them knows no type of ours.
+    The programs of an ensemble take its stacked arrays as plain dicts, because they run without our types.
     """
     (n,) = jax.export.symbolic_shape("n")
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _plain(params))
@@ -99,7 +102,7 @@ def programs(config: Config, params: Params) -> tuple[jax.export.Exported, jax.e
 
 
 def artifact(config: Config, params: Params, step: int) -> dict[str, bytes]:
-    """The files of an export by their names."""
+    """The content of each file of an export, by file name."""
     sampler, energy = programs(config, params)
     files = {exported.SAMPLER: bytes(sampler.serialize()), exported.ENERGY: bytes(energy.serialize())}
     files[exported.PARAMS] = _npz(_plain(params))
@@ -130,7 +133,7 @@ def _label(config: Config) -> tuple[tuple[int, ...], Any]:
 
 
 def _plain(params: Params) -> Params:
-    """Nested dicts of arrays, stacked ones of an ensemble."""
+    """The parameters as nested dicts of arrays; an ensemble's arrays are stacked."""
     return params.params if isinstance(params, Stacked) else params
 
 
@@ -143,7 +146,7 @@ def _npz(params: Params) -> bytes:
 
 
 def _write(parent: Folder, step: int, files: dict[str, bytes]) -> Folder:
-    """Write the files into the first folder STEP_N that is not there; a folder under that name is whole."""
+    """Write the files into the first free folder STEP_N; a folder gets this name only when it is complete."""
     try:
         parent.mkdir(exist_ok=True)
         path = unused(parent, f"{step:06d}")

@@ -1,4 +1,4 @@
-"""What the value of a key may be by itself: its kind, and the range of a number."""
+"""Limits of a key's value on its own: its kind, and its range or options."""
 
 import difflib
 import math
@@ -15,7 +15,7 @@ LONGEST_TEXT = 4_200  # a path has at most 4,096 bytes
 
 
 class Limit(NamedTuple):
-    """What a key may be."""
+    """The values that a key may have."""
 
     kind: str
     """In words, such as "a whole number"."""
@@ -24,7 +24,7 @@ class Limit(NamedTuple):
     """In words, such as "at least 1"."""
     in_range: Callable[[Any], bool] = lambda value: True
     options: tuple[str, ...] = ()
-    """The only values, where there are few."""
+    """All allowed values, if they are few words; else empty."""
 
     def check_kind(self, key: str, value: Any) -> None:
         """Raise BadInput for a value of another kind."""
@@ -42,7 +42,7 @@ class Limit(NamedTuple):
             raise BadInput(f"{key} {shown(value)} is out of range; it must be {self.range}")
 
     def stored(self, value: Any) -> Any:
-        """A value of this kind as the config holds it: lists as tuples, whole numbers as floats where any will do."""
+        """The value as the config stores it: a shape as a tuple, any number as a float unless it must be whole."""
         if self is SHAPE:
             return tuple(value)
         return as_float(value) if self.kind == "a number" else value
@@ -55,7 +55,7 @@ def whole(low: int, high: int = INT32) -> Limit:
 
 
 def number(limit: str, holds: Callable[[float], bool], *, as_float32: bool = True) -> Limit:
-    """A number whose value, rounded to the float32 that it becomes on the device, `holds`."""
+    """A number that satisfies `holds`; `as_float32` rounds it first, as the device will. `limit` says it in words."""
     return Limit("a number", _is_number, limit, lambda value: holds(_rounded(value) if as_float32 else value))
 
 
@@ -65,7 +65,7 @@ def one_of(*options: str) -> Limit:
 
 
 def shown(value: Any) -> str:
-    """A value in a message: on one line, and not endless."""
+    """A value as text for a message: on one line, cut after SHOWN characters."""
     try:
         text = str(value) if isinstance(value, (int, float, tuple, list)) else repr(value)
     except Exception as error:  # a whole number of thousands of digits, a class of the user's own
@@ -75,10 +75,10 @@ def shown(value: Any) -> str:
 
 
 def as_float(value: int | float) -> float:
-    """A number as a float; infinite where it is too large for one."""
+    """A number as a float; infinite if it is too large for one."""
     try:
         return float(value)
-    except OverflowError:  # of a whole number with hundreds of digits
+    except OverflowError:  # a whole number with hundreds of digits
         return math.inf if value > 0 else -math.inf
 
 
@@ -95,7 +95,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _rounded(value: int | float) -> float:
-    """The nearest float32; what is too large for one is infinite."""
+    """The nearest float32; infinite if the value is too large for one."""
     with np.errstate(over="ignore"):
         return float(np.float32(as_float(value)))
 

@@ -1,8 +1,8 @@
-"""The labels of a run: what one looks like, whether given ones fit, and examples where nobody gives any.
+"""The labels of a run: their shape, the check of given labels, and examples where nobody gives any.
 
-A label is a class, an integer, or a vector: a soft label, or a factor of variation. Each function of `EXAMPLES` maps
-places [n], 0, 1, 2 ... in a picture, and the length k of a label to labels, classes [n] or vectors [n, k]. Those of
-dSprites run through the factor's values in the data set as the release conditions on them (data.py: DSprites).
+A label is an integer (a class) or a vector (a soft label or a factor of variation). Each example function takes places
+[n], 0, 1, 2 ... in a picture, and the length k of a label; it gives classes [n] or vectors [n, k]. For dSprites it goes
+through the values that the factor has in the data set, in the form that the release conditions on (data.py: DSprites).
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from jax.core import Tracer
 from ebm_jax.schema import value_of
 from ebm_jax.types import BadInput, Config, Labels, Places
 
-SOFT = {"soft": None, "size": 1, "position": 2, "rotation": 2}  # conditions whose labels are vectors, of what length
+SOFT = {"soft": None, "size": 1, "position": 2, "rotation": 2}  # vector labels: their length
 
 
 def classes(places: Places, k: int) -> Labels:
@@ -43,7 +43,7 @@ def rotation(places: Places, k: int) -> Labels:
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1)
 
 
-EXAMPLES = {  # of conditions that are not classes
+EXAMPLES = {  # for conditions other than classes
     "soft": one_hot,
     "size": size,
     "position": position,
@@ -57,10 +57,10 @@ def label_shape(config: Config) -> tuple[int, ...] | None:
 
 
 def check_labels(config: Config, labels: Labels, num_images: Any) -> None:
-    """Refuse labels that do not fit the model, or not `num_images` images; under jit only their shape is known.
+    """Refuse labels that do not fit the model or the number of images; under jit only their shape is checked.
 
     Raises:
-      BadInput: with the shape or the first class that is wrong, and what fits.
+      BadInput: with the wrong shape or the first wrong class, and what fits.
     """
     num_classes, shape = config.model.num_classes, label_shape(config)
     if labels.shape != (num_images, *(shape or ())):
@@ -79,10 +79,10 @@ def example_labels(config: Config, places: Places) -> Labels:
 
 
 def sample_labels(config: Config, places: Places) -> Labels:
-    """The labels of `sample.labels` in turn at these places of a picture, or where it is empty the example labels.
+    """The labels of `sample.labels` in turn at these places of a picture; the example labels if the key is empty.
 
     Raises:
-      BadInput: as `parse_labels`; or it has sums, which only task=compose takes.
+      BadInput: as `parse_labels`; or the key has a sum, which only sample.task=compose takes.
     """
     terms = parse_labels(config, "sample.labels")
     if not terms:
@@ -93,12 +93,12 @@ def sample_labels(config: Config, places: Places) -> Labels:
 
 
 def parse_labels(config: Config, key: str) -> list[Labels]:
-    """The labels at a key: terms apart by "+", in each values apart by ",", each a class or numbers apart by blanks.
+    """The labels at a key: "+" separates terms, "," separates the labels of a term, blanks the numbers of a vector.
 
     "3": class 3. "3,5": classes 3 and 5 in turn. "1+3": the sum of the energies of 1 and 3. "0.5 0.5": a position.
 
     Raises:
-      BadInput: no number, a class that the model does not have, a vector of another length.
+      BadInput: text that is no number, a class that the model does not have, a vector of another length.
     """
     text, num_classes, shape = value_of(config, key), config.model.num_classes, label_shape(config)
     if not text.strip():

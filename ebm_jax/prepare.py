@@ -9,12 +9,15 @@ from ebm_jax.types import Config
 
 
 def prepare(config: Config, folder: Path) -> int:
-    """Download, verify and prepare the config's data, and read it; `folder` is not touched.
+    """Download, verify and prepare the config's data, and read it; leave `folder` alone.
 
-    Where it streams, the first batch alone is read.
+    It reads only the first batch of data that stream.
+
+    Returns:
+      The exit status 0.
 
     Raises:
-      BadInput: the data cannot be had.
+      BadInput: the config cannot work, or the data cannot be had.
     """
     del folder
     checks.check(config, 1)

@@ -23,19 +23,19 @@ from ebm_jax.types import Batch, Config, MembersKey, Metrics, Params, PRNGKey, S
 
 
 def _ingredients(config: Config, seed: int) -> tuple[PRNGKey, PRNGKey, Params, spectral.Vectors]:
-    """Keys of the run and of the method's memory, and what `_raw_params` gives."""
+    """Keys of the run and of the method's memory, and what `raw_params` gives."""
     key_run, key_params, key_memory = jax.random.split(jax.random.key(seed), 3)
     return key_run, key_memory, *raw_params(config, key_params)
 
 
 def _stacked_ingredients(config: Config) -> tuple[MembersKey, MembersKey, Params, spectral.Vectors]:
-    """Those of the run's one model, or of all its models, stacked."""
+    """The ingredients of the run's one model, or of all its models, stacked."""
     members = [_ingredients(config, seed) for seed in member_seeds(config)]
     return members[0] if len(members) == 1 else jax.tree.map(_stacked, *members)
 
 
 def _stacked(*leaves: Array) -> Array:
-    """The leaves along a new first axis; keys by their data, for JAX's key checker takes stacked keys for used ones."""
+    """Stack leaves along a new first axis; keys by their data: JAX's key checker takes stacked keys for used ones."""
     if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.stack([jax.random.key_data(key) for key in leaves]))
     return jnp.stack(leaves)
@@ -57,7 +57,7 @@ def _assemble_one(
 
 
 def _rows(config: Config) -> Any:
-    """The spec of rows over devices: of batches, and of what a method shares out."""
+    """How rows lie over devices: the rows of batches, and the memory that a method shards."""
     return parallel.SHARDED if config.train.num_models == 1 else parallel.MEMBERS_SHARDED
 
 
@@ -75,7 +75,7 @@ def place_batch(config: Config, mesh: Mesh, batch: Batch) -> Batch:
 
 
 def place_batches(config: Config, mesh: Mesh, batches: Sequence[Batch]) -> Batch:
-    """The batches of one call of `make_steps`."""
+    """The batches of one call of `make_steps`, as arrays over all devices."""
     if len(batches) == 1:
         return place_batch(config, mesh, batches[0])
     stacked = Batch(*(np.stack(column) for column in zip(*batches, strict=True)))  # pyright: ignore[reportArgumentType]
@@ -83,7 +83,7 @@ def place_batches(config: Config, mesh: Mesh, batches: Sequence[Batch]) -> Batch
 
 
 def _of_several(spec: Any) -> Any:
-    """The partition of arrays with a leading axis of steps."""
+    """The partition `spec` behind a leading axis of steps."""
     return PartitionSpec(None, *spec)
 
 
@@ -100,7 +100,7 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
 
 
 def abstract_batch(config: Config, mesh: Mesh) -> Batch:
-    """Shapes, types and shardings of one batch over all devices, of any data."""
+    """Shapes, types and shardings of one batch over all devices, whatever the data."""
     shape, soft = tuple(config.data.shape), label_shape(config)
     members = (config.train.num_models,) if config.train.num_models > 1 else ()
     rows = (*members, config.train.batch_size)
@@ -110,7 +110,7 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
 
 
 def make_keeper(config: Config, mesh: Mesh) -> Callable:
-    """The compiled state -> (a copy that no step consumes, the number of its values that are not finite)."""
+    """The compiled function state -> (a copy that no step consumes, the number of non-finite values in it)."""
 
     def keep(state: TrainState) -> tuple[TrainState, Scalar]:
         return jax.tree.map(jnp.copy, state), non_finite(state)
@@ -119,7 +119,7 @@ def make_keeper(config: Config, mesh: Mesh) -> Callable:
 
 
 def make_rescued(config: Config, mesh: Mesh, number: int) -> Callable:
-    """The compiled state -> state with which rescue `number` goes on; it consumes its state."""
+    """The compiled function from a state to the one after rescue `number`; it consumes its argument."""
     return jax.jit(partial(rescued, number=number), out_shardings=_shardings(config, mesh), donate_argnums=(0,))
 
 
@@ -131,23 +131,23 @@ def rescued_chain(config: Config, rescues: int) -> int:
 def make_step(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
     """The compiled training step (state, batch) -> (state, metrics) over all devices; it consumes its state.
 
-    With several models all leaves, and the metrics, have a leading axis of members.
+    With several models, all leaves and metrics have a leading axis of members.
 
     Args:
-      rescues: those of the state; each makes the chains longer by the factor `guard.rescue_chain`.
+      rescues: how many the state went through; each multiplies the length of chains by `guard.rescue_chain`.
     """
     return _over_devices(config, mesh, _local_step(config, rescues), _rows(config))
 
 
 def make_steps(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
-    """`make_step` for the `train.steps_per_call` steps of one call: the host waits for none of them but the last.
+    """`make_step` for the `train.steps_per_call` steps of one call: the host waits only for the last of them.
 
-    Where they are more than one, batches and metrics have a leading axis of steps.
+    With more than one step, batches and metrics have a leading axis of steps.
     """
     number, step = config.train.steps_per_call, _local_step(config, rescues)
     if number == 1:
         return make_step(config, mesh, rescues)
-    # In loops XLA's CPU backend takes slow convolutions for the gradients of kernels (models/convolution.py)
+    # Inside a loop XLA's CPU backend picks slow convolutions for the gradients of kernels (models/convolution.py)
     unroll = mesh.devices.flat[0].platform == "cpu"
 
     def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
@@ -157,7 +157,7 @@ def make_steps(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
 
 
 def _over_devices(config: Config, mesh: Mesh, fn: Callable, batch_spec: Any) -> Callable:
-    """A program (state, batch) -> (state, metrics) of one device on all of them."""
+    """Compile `fn`, the program (state, batch) -> (state, metrics) of one device, for all devices."""
     specs = _partition(config)
     return parallel.over_devices(
         fn,
@@ -169,7 +169,7 @@ def _over_devices(config: Config, mesh: Mesh, fn: Callable, batch_spec: Any) -> 
 
 
 def _local_step(config: Config, rescues: int) -> Callable:
-    """The training step of one device, of all its models."""
+    """The training step of all models on one device."""
     config = schema.with_values(config, {"chain.num_steps": rescued_chain(config, rescues)})
     step = make_train_step(
         make_apply(config),

@@ -38,9 +38,9 @@ def dequantise(key: PRNGKey, images: UInt8[Array, "b *event"] | Images) -> Image
 
 
 def _flat_on_cpu(draw: Callable[..., Array], key: PRNGKey, shape: Sizes) -> Array:
-    """On a CPU in one dimension: LLVM unrolls the generator over small inner ones, and compiles it ten times longer.
+    """On a CPU draw in one dimension: LLVM unrolls the generator over small inner ones and compiles ten times longer.
 
-    Elsewhere a reshape may cost a copy at every step of a chain.
+    Elsewhere draw in `shape`: a reshape may cost a copy at every step of a chain.
     """
 
     def flat(key: PRNGKey) -> Array:

@@ -1,4 +1,4 @@
-"""What a name in a config stands for: a row of a table in the package, or `package.module:Name` of the user's own."""
+"""Names in a config, looked up in a table of the package or imported from the user's `package.module:Name`."""
 
 import difflib
 import importlib
@@ -32,7 +32,7 @@ def named(key: str, name: str, table: Mapping[str, Any]) -> Any:
 
 
 def file_name(name: str) -> str:
-    """A name of a config as a part of a file's name, where a colon or a dot would say something else."""
+    """A config's name as part of a file name, where a colon or a dot has another meaning."""
     return re.sub(r"\W", "-", name)
 
 
@@ -81,15 +81,15 @@ def _of(value: Any, package: str) -> bool:
 
 
 def called(key: str, name: str, factory: Any, offers: Mapping[str, Callable[[], Any]], own: Mapping[str, Any]) -> Any:
-    """What a factory makes of those offers that its signature names, all where it takes any keyword, and of all `own`.
+    """Call a factory with the offers that its signature names, or all if it takes any keyword, and with all `own`.
 
     Args:
-      key, name: where the config names the factory, for messages.
-      offers: by parameter, functions that give its value.
+      key, name: the config's key and the factory's name there, for messages.
+      offers: for each parameter, a function that gives its value.
       own: keywords from the open group of the config.
 
     Raises:
-      BadInput: it is no function or class, asks for what nobody offers, or refuses what it gets.
+      BadInput: the factory is no function or class, asks for what nobody offers, or refuses its arguments.
     """
     if not callable(factory):
         raise BadInput(f"{key} '{name}' is a {type(factory).__name__}; name a function or a class")

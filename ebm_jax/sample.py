@@ -1,4 +1,4 @@
-"""The verb that uses a trained run for the task of `sample.task`, and writes what the task makes as files."""
+"""The verb that does the task `sample.task` with a trained run, and writes its result as files."""
 
 import jax
 import numpy as np
@@ -12,9 +12,12 @@ from ebm_jax.types import Config, Folder
 
 
 def sample(config: Config, folder: Folder) -> int:
-    """Write samples/TASK_STEP_N.png, a picture, and .npz, the arrays; a film has a .gif too. Earlier ones stay.
+    """Write a picture samples/TASK_STEP_N.png and arrays .npz; a film has a .gif too. Earlier files stay.
 
-    For samples of a 2-D density the picture is of data, samples and learned density.
+    Task `generate` writes STEP_N without TASK. For a 2-D density its picture shows data, samples and learned density.
+
+    Returns:
+      The exit status 0.
 
     Raises:
       BadInput: there is no checkpoint to sample from, or the task does not fit the run.

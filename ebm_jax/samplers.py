@@ -1,4 +1,4 @@
-"""From a config to functions of weights and a key: energies, and samples of any number on any number of devices."""
+"""Functions of weights and a key, made from a config: energies, and any number of samples on any number of devices."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -23,16 +23,16 @@ from ebm_jax.sampling.pool import Pool
 from ebm_jax.types import Config, Energies, EnergyFn, Images, Labels, Params, Places, PRNGKey
 
 Chain = Callable[[PRNGKey, Images, EnergyFn, Stages], Any]
-"""What is done from a start, such as `applications.generate`: a tree of arrays, one row for each chain."""
+"""(key, start, energy, stages) -> a tree of arrays, one row for each chain; such as `applications.generate`."""
 
 
-DENSITY_GRID = 400  # cells a side: 8 in the narrowest feature's standard deviation; the checkerboard needs tens
+DENSITY_GRID = 400  # cells a side: 8 to the narrowest standard deviation; the checkerboard needs a multiple of ten
 
 
 def make_density_report(config: Config) -> Callable[[Params], tuple[density.GridReport, np.ndarray]]:
-    """The function params -> (how far the model is from its 2-D law, its log-density on a grid).
+    """The function params -> (the model's distance from its 2-D law, the model's log-density on a grid).
 
-    The log-density is float64 [side · side], in nats.
+    The log-density is float64 [DENSITY_GRID²], in nats.
     """
     energy_fn, points = make_energy_fn(config), density.grid(DENSITY_GRID)
     log_density = sources.make_density(config).log_density(points)
@@ -48,7 +48,8 @@ def make_density_report(config: Config) -> Callable[[Params], tuple[density.Grid
 def make_energy_fn(config: Config) -> Callable[..., Energies]:
     """`energy_fn(params, images, labels=None) -> energies`: images [b, h, w, c] in [0, 1], labels [b], energies [b].
 
-    It raises BadInput for labels of another shape or, but for inside jit, out of range: there their energy is NaN.
+    It raises BadInput for labels of the wrong shape and, outside jit, for classes out of range; inside jit such a
+    class has the energy NaN.
     """
     apply = energy.of_members(make_apply(config))
 
@@ -61,12 +62,13 @@ def make_energy_fn(config: Config) -> Callable[..., Energies]:
 
 
 def make_sample_fn(config: Config) -> Callable[..., Images]:
-    """`sample_fn(params, key, *, labels=None, init=None) -> images`: float32 [n, h, w, c] in [0, 1].
+    """`sample_fn(params, key, *, labels=None, init=None) -> images`: float32 [n, h, w, c].
 
-    Chains of `sample.num_steps` steps from `init` [n, h, w, c], or from the law of `chain.base`; a pure function, to be jitted, vmapped
-    and called again. n is that of `init` or of `labels` ([n] or [n, k]), else `sample.num_images`. Without labels a
-    conditional model goes through its classes in turn, or through the values of its condition. Labels are checked as by
-    `make_energy_fn`.
+    The images lie in [0, 1] if `chain.base` is uniform. The chains take `sample.num_steps` steps from `init`
+    [n, h, w, c], or from the law of `chain.base`. The function is pure: it can be jitted, vmapped and called again.
+    `init` or `labels` ([n] or [n, k]) gives n, else `sample.num_images` does. Without labels a conditional model takes
+    `sample.labels` in turn, or else its classes or the values of its condition. It checks labels as `make_energy_fn`
+    does.
     """
     apply, chains = energy.of_members(make_apply(config)), make_chains(config)
 
@@ -81,9 +83,10 @@ def make_sample_fn(config: Config) -> Callable[..., Images]:
 
 
 def make_chains(config: Config, chain: Chain = applications.generate) -> Callable[..., Any]:
-    """The function (key, number, energy_fn, init=None) -> what `chain` makes of so many chains by the keys of `sample`.
+    """The function (key, number, energy_fn, init=None) -> the result of `chain` for `number` chains.
 
-    They start from `init`, or from the law of `chain.base`. All samples of a run, wherever they are drawn, come from here.
+    The chains start from `init`, or from the law of `chain.base`, and go through the stages of the group `sample`. All
+    fresh samples of a run come from here.
     """
     stages, base = make_stages(config), make_base(config)
 
@@ -95,7 +98,7 @@ def make_chains(config: Config, chain: Chain = applications.generate) -> Callabl
 
 
 def over_places(config: Config, mesh: Mesh, program: Callable[[Params, PRNGKey, Places], Any]) -> Callable:
-    """The compiled (params, key, first) -> the tree of `program` for one batch of chains over all devices.
+    """The compiled function (params, key, first) -> the tree of `program` for one batch of chains over all devices.
 
     A batch is `sample.batch_size` chains, at most `sample.num_images`, rounded up to a multiple of the devices. Chain i
     stands at place first + i. Each device runs the program on its own chains, with a key of its own.
@@ -109,9 +112,9 @@ def over_places(config: Config, mesh: Mesh, program: Callable[[Params, PRNGKey, 
 
 
 def make_sampler(config: Config, mesh: Mesh) -> Callable:
-    """The compiled (params, key, first) -> (images, labels, energies) of one batch of `over_places`, from noise.
+    """The compiled function (params, key, first) -> (images, labels, energies) of one batch of `over_places`.
 
-    The chain at a place has the place's label (`labels.sample_labels`).
+    The chains start from noise; each has the label of its place (`labels.sample_labels`).
     """
     sample_fn, energy_fn = make_sample_fn(config), make_energy_fn(config)
 
@@ -124,7 +127,7 @@ def make_sampler(config: Config, mesh: Mesh) -> Callable:
 
 
 def on_host(sampler: Callable, params: Params, key: PRNGKey, number: int) -> Iterator[Any]:
-    """The trees of a sampler of `over_places`, batch by batch, until they have `number` rows together."""
+    """The trees of a sampler of `over_places`, batch by batch, until there are `number` rows in all."""
     done = 0
     for index in itertools.count():
         if done >= number:
@@ -144,7 +147,7 @@ def _share(config: Config, mesh: Mesh) -> int:
 
 
 def _places(first: int | jax.Array, share: int) -> Places:
-    """Where this device's chains stand among all, the batch beginning at place `first`."""
+    """The places of this device's chains among all; the batch begins at place `first`."""
     return first + jax.lax.axis_index(parallel.AXIS) * share + jnp.arange(share)
 
 
@@ -155,12 +158,12 @@ def init_sampling_buffer(config: Config, key: PRNGKey) -> Pool:
 
 
 def make_buffered_sample_fn(config: Config) -> Callable[..., tuple[Images, Labels, Pool]]:
-    """`fn(params, key, buffer, labels) -> (images, labels, buffer)`: a round of chains that wait in a sampling buffer.
+    """`fn(params, key, buffer, labels) -> (images, labels, buffer)`: one round of a sampling buffer.
 
-    As many chains as `labels` are drawn from the buffer, run for `sample.num_steps` and put back; a chain restarts from
-    noise with `sample.restart_prob` and takes its new label then or with `sample.relabel_prob`. Under stacked
-    parameters (`ebm_jax.stack`) the members share the buffer: at the mean of their energies, or in turns, one member a
-    round (`sample.ensemble`).
+    The round draws one chain from the buffer for each label, runs it for `sample.num_steps` steps and puts it back. A
+    chain restarts from noise with probability `sample.restart_prob` and then takes its new label; other chains take it
+    with probability `sample.relabel_prob`. The members of stacked parameters (`ebm_jax.stack`) share the buffer: a
+    round uses the mean of their energies, or one member, by turns (`sample.ensemble`).
 
     Returns:
       float32 [n, h, w, c] in [0, 1], the labels [n] of these chains, and the buffer for the next call.
@@ -184,10 +187,10 @@ def make_buffered_sample_fn(config: Config) -> Callable[..., tuple[Images, Label
 
 
 def make_rounds(config: Config, mesh: Mesh) -> tuple[Callable, Callable, Any]:
-    """The sampling buffer over all devices: its compiled (key) -> buffer and (params, key, buffer) -> buffer.
+    """The sampling buffer over all devices: compiled key -> buffer and (params, key, buffer) -> buffer, and a tree.
 
-    A round draws as many chains as `make_sampler` runs at once; its labels go on from round to round. The second
-    function consumes its buffer. The last value is the buffer's tree of shapes, types and shardings.
+    The second function does one round and consumes its buffer. A round draws as many chains as `make_sampler` runs at
+    once; its labels continue where the round before ended. The tree has the buffer's shapes, types and shardings.
     """
     sample_fn, share = make_buffered_sample_fn(config), _share(config, mesh)
     specs = pool.partition(parallel.SHARDED)
@@ -204,7 +207,7 @@ def make_rounds(config: Config, mesh: Mesh) -> tuple[Callable, Callable, Any]:
 
 
 def oldest_chains(config: Config, buffer: Pool, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(images, labels, rounds since each began) of the `number` chains that went the most rounds, on the host."""
+    """(images, labels, rounds since each began) of the `number` chains with the most rounds, on the host."""
     images, labels, visits = jax.device_get((buffer.chains.images, buffer.chains.labels, buffer.chains.visits))
     order = np.argsort(-visits, kind="stable")[:number]
     decoded = np.asarray(replay.as_images(jnp.asarray(images[order]), tuple(config.data.shape)))

@@ -1,13 +1,13 @@
-"""Every key of a run, once: its default, what it may be, what it means and in which unit, and where that comes from.
+"""Every key of a run, once: its default, limits, meaning, unit and source.
 
 Nothing else in the project has defaults. A key needs this one line and its use. Keys that concern only one network,
-method, kernel, metric or task stand in a group of that name. The groups `own` are open: whatever stands there goes as
-keywords to a network, method, kernel, task, metric or data source of the user's own (docs/extending.md).
+method, kernel, metric or task stand in a group of that name. The groups `own` are open: their keys are keywords for the
+user's own network, method, kernel, task, metric or data source (docs/extending.md).
 
 Sources: "release" is openai/ebm_code_release at 051850e; "paper" is Du & Mordatch 2019, arXiv 1903.08689.
 
-A run outlives the code that made it. Its config is read through this table: a key that the run does not have yet takes
-`absent`, what every run did before the key existed; `FORMER_NAMES` and `REMOVED` do the rest.
+A run outlives the code that made it, so its config is read through this table. A key that the run lacks takes `absent`,
+the value that acts as runs did before the key existed. `FORMER_NAMES` and `REMOVED` list renamed and removed keys.
 """
 
 import copy
@@ -54,22 +54,22 @@ class Key(NamedTuple):
     default: Any
     limit: Limit
     meaning: str
-    """With the unit."""
+    """In words, with the unit."""
     source: str = ""
     """Where the default comes from, where it has a source."""
     absent: Any = ALWAYS
     """What a run did before the key existed; `ALWAYS`: every run has the key."""
     dry: Any = SAME
-    """The value in a dry run; `SAME`: as it is."""
+    """The value in a dry run; `SAME`: the config's own."""
     scope: str = ""
-    """`RUN`: with another value it is another run. `FREE`: a run goes on under any value. `HOST`: so it does, and the
-    hosts of a run may differ in it. Empty: as the group says (`FREE_GROUPS`)."""
+    """`RUN`: another value makes another run. `FREE`: a run may go on under any value. `HOST`: the same, and the hosts of
+    a run may have different values. Empty: the group decides (`FREE_GROUPS`)."""
 
 
 FREE_GROUPS = ("guard", "sample", "eval", "log", "checkpoint")
 OPEN_GROUPS = tuple(f"{group}.own" for group in ("data", "model", "method", "chain", "sample", "eval"))
 SOURCES_IN_DRY_RUNS = ("sklearn", "density", "shapes")
-"""Data that a dry run has at once; it puts noise in the place of any other."""
+"""Data sources that a dry run keeps, because they need no download; it replaces any other by noise."""
 
 # fmt: off
 KEYS: dict[str, Key] = {
@@ -262,10 +262,10 @@ FORMER_NAMES = {
     "eval.attack_refine_temperature": "eval.robustness.refine_temperature",
     "eval.attack_keys": "eval.robustness.chains",
 }
-"""From the name that a key had at an earlier version to its present one. Old configs, command lines and files may use
+"""From the name that a key had in an earlier version to its present name. Configs, command lines and files may use
 either."""
 REMOVED: dict[str, Callable[[Any], bool]] = {}
-"""Keys that are no more: whether a run with this value is one that can still be continued without the key."""
+"""Removed keys: from a key's value to whether a run with that value can go on without the key."""
 
 
 def defaults() -> Config:
@@ -274,12 +274,12 @@ def defaults() -> Config:
 
 
 def default_config() -> Config:
-    """As `defaults`, for config files: former names are there too, each the same field as its present name."""
+    """`defaults` for config files, which may use former names: each is the same field as its present name."""
     config = defaults().unlock()
     for former, name in FORMER_NAMES.items():
         group, _, last = name.rpartition(".")
         place, _, alias = former.rpartition(".")
-        if alias not in _group(config, place):  # a group may have the name that a key had
+        if alias not in _group(config, place):  # a group may now have a key's former name
             _group(config, place)[alias] = _group(config, group).get_ref(last)
     return _locked(config)
 
@@ -291,7 +291,7 @@ def canonical(config: Config) -> Config:
 
 
 def _config(values: dict[str, Any], own: dict[str, dict[str, Any]] | None = None) -> Config:
-    """The locked config of these values of all keys, and of the open groups' own."""
+    """The locked config with these values of all keys and, in `own`, of the open groups."""
     groups: dict[str, Any] = {}
     for name in (*KEYS, *OPEN_GROUPS):
         parts = name.split(".")
@@ -317,13 +317,13 @@ def value_of(config: Config, key: str) -> Any:
 
 
 def group_of(config: Config, group: str, name: str) -> dict[str, Any]:
-    """The keys of what a config names, by their last names: of the method "denoising" those of method.denoising."""
+    """The values in the group of one name, by key: for "method" and "denoising" the group method.denoising."""
     prefix = f"{group}.{name}."
     return {key.removeprefix(prefix): value_of(config, key) for key in KEYS if key.startswith(prefix)}
 
 
 def with_values(config: Config, changes: dict[str, Any]) -> Config:
-    """A copy of the config, locked, with other values at these dotted keys."""
+    """A locked copy of the config with other values at these dotted keys."""
     changed = canonical(config).unlock()
     for name, value in changes.items():
         group, _, last = name.rpartition(".")
@@ -332,13 +332,13 @@ def with_values(config: Config, changes: dict[str, Any]) -> Config:
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """The config as {dotted key: value}, with values as JSON would give them back; former names are left out."""
+    """The config as {dotted key: value}, with values as JSON gives them back, without former names."""
     values = _flat(json.loads(json.dumps(config.to_dict())))
     return {name: value for name, value in values.items() if name not in FORMER_NAMES}
 
 
 def _flat(groups: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """{"group.name": value}; what is no group stands under its own name, and an open group under its keys' names."""
+    """The config as {"group.name": value}; `prefix` stands before each name."""
     found: dict[str, Any] = {}
     for name, value in groups.items():
         inner = isinstance(value, dict) and f"{prefix}{name}" not in KEYS
@@ -368,7 +368,7 @@ def member_seeds(config: Config) -> range:
 
 
 def check_values(config: Config) -> None:
-    """Refuse a value that is of another kind than its key's, or out of its range.
+    """Refuse a value of the wrong kind for its key, or out of its range.
 
     Raises:
       BadInput: with the key, its value and the limit.
@@ -378,7 +378,7 @@ def check_values(config: Config) -> None:
 
 
 def dry_run(config: Config) -> Config:
-    """The config made so small that it runs in seconds, on noise where its data would have to be fetched."""
+    """The config made so small that it runs in seconds; noise replaces data that would have to be fetched."""
     changes = {name: key.dry for name, key in KEYS.items() if key.dry is not SAME}
     if config.data.source not in SOURCES_IN_DRY_RUNS:
         changes["data.source"] = "noise"
@@ -386,22 +386,22 @@ def dry_run(config: Config) -> Config:
 
 
 def as_config(found: Any, origin: str) -> Config:
-    """A locked config of what a person's file gave: all keys, no others, each of its kind.
+    """The locked config that a person's file gave: all keys, no others, each of its kind.
 
-    Lists become tuples, and whole numbers floats where a key takes any number. Ranges are left to `check_values`,
-    because an override may yet change a value.
+    Lists become tuples, and whole numbers become floats if the key takes any number. `check_values` checks ranges
+    later, because an override may still change a value.
 
     Args:
-      origin: names where it was found.
+      origin: where `found` comes from, for messages.
 
     Raises:
-      BadInput: it is no config, a key is missing or unknown, or of another kind.
+      BadInput: `found` is no config, a key is missing or unknown, or a value is of the wrong kind.
     """
     if not isinstance(found, ConfigDict):
         raise BadInput(f"{origin} gives {type(found).__name__}, not a ConfigDict; change that of configs/default.py")
     try:
         values = _flat(found.to_dict())
-    except Exception as error:  # ml_collections raises its own, of a required placeholder that is empty, say
+    except Exception as error:  # ml_collections raises its own, such as for an empty required placeholder
         raise BadInput(f"{origin} cannot be read: {type(error).__name__} {error}") from error
     values, _ = _renamed(values)
     if missing := [name for name in KEYS if name not in values]:
@@ -411,11 +411,14 @@ def as_config(found: Any, origin: str) -> Config:
 
 
 def of_run(found: dict[str, Any], origin: str) -> tuple[Config, str]:
-    """A locked config of what a run's folder has, be it of an earlier version; and what was filled in, in one line.
+    """The locked config of a run's folder, also of an earlier version, and one line on what was filled in or renamed.
 
     Args:
       found: the groups of the config, as JSON has them.
-      origin: names where it was found.
+      origin: where `found` comes from, for messages.
+
+    Returns:
+      The config, and the line; empty if the config has all keys under present names.
 
     Raises:
       BadInput: a key is unknown, of another kind, or lost; or it was removed and has a value that no run can have now.
@@ -439,7 +442,7 @@ def of_run(found: dict[str, Any], origin: str) -> tuple[Config, str]:
 
 
 def _renamed(values: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """The values under their present names, and how many stood under a former one alone."""
+    """The values under present names, and how many keys stood under a former name alone."""
     present = {name: value for name, value in values.items() if name not in FORMER_NAMES}
     former = {FORMER_NAMES[name]: value for name, value in values.items() if name in FORMER_NAMES}
     changed = {name: value for name, value in present.items() if name not in former or value != KEYS[name].default}

@@ -1,4 +1,4 @@
-"""The verb that trains: data in, steps, and whatever leaves the machine: metrics, pictures, checkpoints."""
+"""The verb that trains: it reads data, takes steps, and writes metrics, pictures and checkpoints."""
 
 import contextlib
 import os
@@ -30,25 +30,25 @@ GRID = 64  # images in a grid
 
 
 class _Stop(NamedTuple):
-    """How a run is told to stop early."""
+    """A request to stop a run early."""
 
     signals: list[int]
-    """What this process got."""
+    """The signals that this process got."""
     is_due: Callable[[int], bool]
     """Whether to stop after call n. Ask after every call; all processes get the same answer.
 
-    With several processes JAX answers; it misses its own decision if a number is left out.
+    With several processes JAX answers; if a call leaves out a number, JAX misses its own decision.
     """
 
 
 def train(config: Config, folder: Folder) -> int:
-    """Train until `train.num_steps`, going on from the newest valid checkpoint in `folder` if there is one.
+    """Train for `train.num_steps` steps; go on from the newest valid checkpoint in `folder` if there is one.
 
     Returns:
       The exit status: 0, or 130 after Ctrl-C. Both leave a checkpoint of the last step.
 
     Raises:
-      BadInput: before the first step.
+      BadInput: the config, the data or the folder cannot be used; before the first step.
       Diverged: the run is ill again after its last rescue; the newest checkpoint is its last healthy state.
     """
     parallel.split_cpu(config.train.cpu_devices, config.train.batch_size, config.buffer.capacity)
@@ -103,7 +103,7 @@ def _run(
     beginning: recovery.Beginning,
     stop: _Stop,
 ) -> int:
-    """Steps until the last one or a signal, with rescues in between; the step of the last checkpoint."""
+    """Take steps until the last one or a signal, with rescues in between; return the step of the last checkpoint."""
     watcher = _density_watcher if config.data.source == "density" else _picture_maker
     draw = watcher(config, mesh, reporter)
 
@@ -142,7 +142,7 @@ def _actions(
     draw: Callable[[int, TrainState], None],
     stop: _Stop,
 ) -> loop.Actions:
-    """What the loop does to the devices, the run's folder and the terminal, after `rescues` rescues."""
+    """The loop's actions on the devices, the run's folder and the terminal, after `rescues` rescues."""
     train_steps, number = program.make_steps(config, mesh, rescues), config.train.steps_per_call
     limits = assemble.make_method(config).limits
 
@@ -168,7 +168,7 @@ def _actions(
 
 
 def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[int, TrainState], None]:
-    """The function that writes a grid of the replay buffer, and one of chains from fresh noise, of a state."""
+    """The function (step, state) that writes two grids of images: the replay buffer, and chains from fresh noise."""
     few = with_values(config, {"sample.num_images": GRID, "sample.batch_size": GRID})
     sampler, chains = samplers.make_sampler(few, mesh), assemble.make_method(config).chains
     each = -(-GRID // config.train.num_models)
@@ -190,7 +190,7 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[
 
 
 def _density_watcher(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[int, TrainState], None]:
-    """The function that measures a state's model against the 2-D law it learns, and writes both beside its samples."""
+    """The function (step, state) that measures the model against its 2-D law and draws both, and samples."""
     sampler, report_of = samplers.make_sampler(config, mesh), samplers.make_density_report(config)
     data_points = sources.make_density(config).sample(
         np.random.default_rng(config.sample.seed), config.sample.num_images
@@ -209,10 +209,10 @@ def _density_watcher(config: Config, mesh: Mesh, reporter: Reporter) -> Callable
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[_Stop]:
-    """Turn the first Ctrl-C or SIGTERM into something to be asked for; the second acts as it always did.
+    """Turn the first Ctrl-C or SIGTERM into a request to stop; the second acts as usual.
 
-    Where there is a coordinator it is JAX that takes SIGTERM and lets all processes stop after the same step; Ctrl-C
-    then is passed on as one.
+    With a coordinator, JAX takes SIGTERM and stops all processes after the same step. The handler then passes Ctrl-C on
+    as SIGTERM.
     """
     received: list[int] = []
     joined = processes.are_joined()

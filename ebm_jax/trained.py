@@ -1,4 +1,4 @@
-"""A trained run as one value, from which its energies, its samples and its data follow."""
+"""A trained run as one value that gives its energies, its samples and its data."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,18 +26,18 @@ from ebm_jax.training.state import TrainState, network_params
 from ebm_jax.types import BadInput, Config, EnergyFn, Folder, Labels, Params, Places, PRNGKey
 
 Note = Callable[[str], None]
-"""Takes a few words on how far a long piece of work is, for the person who waits."""
+"""Takes a few words on the progress of a long piece of work, for the person who waits."""
 
 
 def load(workdir: str | Folder, *, snapshots: int = 1) -> tuple[Config, Params]:
     """The config of the run in `workdir` and the network's parameters from its newest valid checkpoint.
 
-    The parameters are those that `sample.weights` names, "ema" or "raw", and fit `make_energy_fn(config)` and
-    `make_sample_fn(config)`. They lie on the first device. Those of a run of several models, and those of more than one
-    checkpoint, are stacked: an ensemble. `open_run` gives the run as one value.
+    `sample.weights` chooses the parameters, "ema" or "raw". They fit `make_energy_fn(config)` and
+    `make_sample_fn(config)`, and lie on the first device. Several models or several checkpoints give stacked
+    parameters, an ensemble. `open_run` gives the run as one value.
 
     Args:
-      snapshots: how many of the newest valid checkpoints to take, each a member.
+      snapshots: how many of the newest valid checkpoints to take; each is a member.
 
     Raises:
       BadInput: no run, no checkpoint, only damaged ones, or fewer than `snapshots`.
@@ -53,26 +53,26 @@ class Generated(NamedTuple):
     images: np.ndarray
     """float32 [n, h, w, c] in [0, 1]."""
     labels: np.ndarray
-    """int32 [n] or float32 [n, k]: what each was sampled under."""
+    """int32 [n] or float32 [n, k]: the label of each chain."""
     energies: np.ndarray
     """float32 [n]."""
 
 
 class TrainedRun(NamedTuple):
-    """A trained run, or an ensemble of several: config, weights, and where they are from.
+    """A trained run, or an ensemble of several: its config, weights and origin.
 
-    What it gives follows its config: `run._replace(config=...)` is the same run, asked for something else.
+    Its methods follow its config: `run._replace(config=...)` asks the same run for something else.
     """
 
     config: Config
     params: Params
-    """Of the network, or of several, stacked, which are an ensemble; on every device of the mesh."""
+    """One network's parameters, or an ensemble's, stacked; on every device of the mesh."""
     mesh: Mesh
     step: int
-    """Of the newest checkpoint that was taken."""
+    """The step of the newest checkpoint in use."""
     folder: Folder
     skipped: dict[int, str]
-    """What is wrong with each damaged checkpoint that was passed over, by its step; who opens the run says it."""
+    """From the step of each damaged checkpoint passed over to its fault; whoever opens the run reports it."""
 
     def energy_fn(self, labels: Labels | None = None) -> EnergyFn:
         """The energy of images under these labels [b] or [b, k]; None for an unconditional model."""
@@ -89,11 +89,11 @@ class TrainedRun(NamedTuple):
         """`fn(energy_of, *rows of a batch)` over all rows, `batch_size` at a time, spread over all devices.
 
         Args:
-          fn: of energy_of, (images, labels=None) -> energies, and of arrays of one batch, [b, ...]; it is compiled.
+          fn: takes energy_of, (images, labels=None) -> energies, and arrays of one batch [b, ...]; `map` compiles it.
           rows: arrays [n, ...], n >= 1.
 
         Returns:
-          The tree that `fn` gives, its leaves [n, ...] on the host.
+          The tree that `fn` gives, with leaves [n, ...] on the host.
         """
         apply, n, devices = energy.of_members(make_apply(self.config)), len(rows[0]), self.mesh.size
         size = -(-min(batch_size, n) // devices) * devices
@@ -107,7 +107,7 @@ class TrainedRun(NamedTuple):
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:n], *parts)
 
     def samples(self, key: PRNGKey, note: Note = lambda words: None) -> Generated:
-        """`sample.num_images` chains from noise under the labels of `sample.labels`, or under all in turn."""
+        """`sample.num_images` chains from noise under the labels of `sample.labels`, or under all labels in turn."""
         number = self.config.sample.num_images
         images = np.empty((number, *self.config.data.shape), np.float32)  # two copies of the largest sets do not fit
         others, done = [], 0
@@ -127,12 +127,12 @@ class TrainedRun(NamedTuple):
         energy_of: Callable[[Params, Places], EnergyFn] | None = None,
         params: Params | None = None,
     ) -> Any:
-        """What another chain, or a chain under another energy, makes of the noise that `samples` begins from.
+        """Run another chain, or a chain under another energy, from the noise that `samples` starts from.
 
         Args:
-          energy_of: parameters, and places among the `sample.num_images` chains -> the energy of the chains there; None
-            is the run's own, under the labels of `samples`.
-          params: what `energy_of` takes, on every device of the mesh; None is the run's own.
+          energy_of: (parameters, places among the `sample.num_images` chains) -> the energy of the chains there; None:
+            the run's own energy, under the labels of `samples`.
+          params: the parameters for `energy_of`, on every device of the mesh; None: the run's own.
 
         Returns:
           The chain's tree of arrays, [n, ...] on the host.
@@ -151,12 +151,12 @@ class TrainedRun(NamedTuple):
         return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
 
     def data(self, split: str, rows_of: Callable[[int], np.ndarray] = np.arange) -> Dataset:
-        """All images uint8 of a split of the run's own data, preprocessed as in training, with the data's labels.
+        """The uint8 images of a split of the run's own data, preprocessed as in training, with the data's labels.
 
-        An unconditional model's have the data's labels too, though it never saw them.
+        An unconditional model gets the data's labels too, though it never saw them.
 
         Args:
-          rows_of: the number of images -> those rows of them that are read.
+          rows_of: from the number of images to the rows to read.
 
         Raises:
           BadInput: there is no such split, or it cannot be read.
@@ -167,15 +167,15 @@ class TrainedRun(NamedTuple):
 def open_run(
     folder: str | Folder, config: Config | None = None, mesh: Mesh | None = None, *, ensemble: bool = True
 ) -> TrainedRun:
-    """The run in a folder with the weights of its newest valid checkpoints: `sample.snapshots`, `sample.weights`.
+    """The run in a folder, with `sample.weights` of its newest `sample.snapshots` valid checkpoints.
 
     Args:
-      config: the run's own, perhaps with other values in the groups `sample` and `eval`; None is the run's own.
-      mesh: the devices to work on; None is the first one alone.
-      ensemble: whether the runs of `sample.with_runs`, each with as many checkpoints, are members beside it.
+      config: the run's own, or with other values in the groups `sample` and `eval`; None: the run's own.
+      mesh: the devices to work on; None: the first one alone.
+      ensemble: whether the runs of `sample.with_runs` are members too, each with as many checkpoints.
 
     Raises:
-      BadInput: no run, no checkpoint, only damaged ones, or fewer than asked for; a member's network is another one.
+      BadInput: no run, no checkpoint, only damaged ones, fewer than `sample.snapshots`; a member of another network.
     """
     folder = bucket.folder_of(folder)
     asked = _read(folder) if config is None else config
@@ -188,12 +188,12 @@ def open_run(
 
 
 def on_all_devices(params: Params, mesh: Mesh) -> Params:
-    """Parameters, such as those that `load` gives on the first device, on every device of the mesh."""
+    """Copy parameters, which `load` gives on the first device, to every device of the mesh."""
     return jax.device_put(params, parallel.shardings(mesh, parallel.REPLICATED))
 
 
 def with_split(config: Config, split: str) -> Config:
-    """The config whose data is another split."""
+    """The config with another split of its data."""
     return with_values(config, {"data.split": split})
 
 
@@ -201,7 +201,7 @@ def check_member(config: Config, folder: Folder) -> None:
     """Refuse a run that cannot be a member of an ensemble with a run of `config`.
 
     Raises:
-      BadInput: its network or images are others.
+      BadInput: its network or the shape of its images differs.
     """
     mine, other = flat(config), flat(read_config(folder))
     keys = [key for key in mine if key.startswith("model.") or key == "data.shape"]
@@ -210,7 +210,7 @@ def check_member(config: Config, folder: Folder) -> None:
 
 
 def check_sampling_buffer(config: Config, group: str, number: str, num_devices: int) -> None:
-    """Refuse turns without a sampling buffer, and one too small for `group`'s images and batches, or not divisible.
+    """Refuse turns without a sampling buffer, and a buffer too small for `group`, or not divisible by the devices.
 
     Raises:
       BadInput: with the key, its value, the limit and what to do.
@@ -233,7 +233,7 @@ def other_runs(config: Config) -> list[Folder]:
 
 
 def _read(folder: Folder) -> Config:
-    """The config of a run; what was filled in for one of an earlier version is told in one line."""
+    """The config of a run; warn in one line of keys filled in for a run of an earlier version."""
     config, note = read(folder)
     if note:
         console.warn(note)
@@ -263,17 +263,17 @@ def _restored(folder: Folder, config: Config, mesh: Mesh, snapshots: int) -> Tra
 
 
 def together(parts: Sequence[Params]) -> Params:
-    """One tree of several parameters, each of one network or stacked: itself where it is one, else all stacked."""
+    """Stack several parameters, each of one network or stacked, into one tree; a single tree stays as it is."""
     if len(parts) == 1:
         return parts[0]
     return energy.stack([member for part in parts for member in energy.members(part)])
 
 
 def restore(workdir: Folder, abstract: TrainState, before: float | int = math.inf) -> checkpoint.Restored:
-    """The newest valid checkpoint of a run that has one; with `before`, the newest of an earlier step, or none.
+    """The newest valid checkpoint of a run; with `before`, the newest of an earlier step, or none.
 
     Raises:
-      BadInput: it has none, or only damaged ones.
+      BadInput: the run has no checkpoint or, without `before`, only damaged ones.
     """
     if not checkpoint.exists(workdir):
         raise BadInput(f"{workdir} has no checkpoint to sample from; train first, or give another --workdir")

@@ -1,6 +1,6 @@
 """The shapes and names that every other module shares, and the sign convention: low energy means likely.
 
-An energy-based model is q(x) = exp(-U(x)) / Z. `U` is an `EnergyFn`: a batch of images in, one number for each out.
+An energy-based model is q(x) = exp(-U(x)) / Z. `U` is an `EnergyFn`: a batch of images in, one energy for each out.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,8 @@ Metrics = dict[str, Float[Array, "*members"]]
 EnergyFn = Callable[[Images], Energies]
 Shape = tuple[int, int, int]  # height, width, channels of an image
 
-Folder = Path | epath.Path  # of this machine, or in a bucket (io/storage.py)
-Config = Any  # an ml_collections.ConfigDict, of whose attributes a type checker knows nothing
+Folder = Path | epath.Path  # on this machine, or in a bucket (storage/bucket.py)
+Config = Any  # an ml_collections.ConfigDict; a type checker does not know its attributes
 
 
 class Batch(NamedTuple):

@@ -1,1 +1,1 @@
-"""Where images come from: sources of every kind, and batches that are a pure function of the step."""
+"""Sources of images of every kind, and batches that are a pure function of the step."""

@@ -1,8 +1,8 @@
-"""TFDS builders that prepare without TensorFlow: the registered ones, reading their files with NumPy, PIL and the like.
+"""TFDS builders that prepare without TensorFlow: the registered builders, but reading with NumPy, PIL and others.
 
-Each keeps its parent's name, version, URLs, checksums and features, so what it writes is what `tfds.data_source` reads
-and what the official builder would have written. An image goes in as the bytes of its file, which TFDS stores
-unchanged, or as a PIL image, stored as PNG: TFDS encodes NumPy arrays with TensorFlow.
+Each keeps its parent's name, version, URLs, checksums and features. So it writes what the official builder would have
+written, and `tfds.data_source` can read it. An image goes in as the bytes of its file, which TFDS stores unchanged, or
+as a PIL image, which TFDS stores as PNG; TFDS would encode a NumPy array with TensorFlow.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ CORRUPT = (EOFError, OSError, LookupError, ValueError, struct.error, zlib.error,
 
 @contextlib.contextmanager
 def _reading(path: str) -> Iterator[None]:
-    """Says which file it was that could not be read."""
+    """Name the file in the error if it cannot be read."""
     try:
         yield
     except BadInput:
@@ -64,20 +64,20 @@ def _as_jpeg(encoded: bytes) -> io.BytesIO:
 
 
 class _Files:
-    """Where a builder's source files come from (a mixin over a registered builder)."""
+    """A mixin over a registered builder that finds its source files."""
 
     name: str
-    _generate_examples: Any  # the registered builder's, where all that it opens is handed to it
+    _generate_examples: Any  # the registered builder's, if it gets every open file as an argument
 
     by_hand = False
-    """The files cannot be downloaded: the user must put them into manual_dir."""
+    """Whether the user must put the files into manual_dir, because they cannot be downloaded."""
 
     unverified_dir: Path | None = None
-    """Take the files from here as they are, instead of from the URLs or manual_dir under TFDS's checksums."""
+    """Take the files from here unchecked; None: from the URLs or manual_dir, under TFDS's checksums."""
 
     @functools.cached_property
     def url_infos(self) -> dict[str, Any]:
-        """Size, checksum and file name by URL; TFDS looks for them beside the subclass, where they are not."""
+        """Size, checksum and file name by URL; TFDS would look for them beside the subclass, which has none."""
         official = cast(Any, tfds.builder_cls(self.name)).url_infos
         return {
             url: dataclasses.replace(info, filename=info.filename or url.rsplit("/", 1)[-1])
@@ -85,11 +85,11 @@ class _Files:
         }
 
     def source_urls(self) -> list[str]:
-        """Every file that preparing reads."""
+        """The URL of every file that preparing reads."""
         return list(self.url_infos)
 
     def source_file(self, url: str) -> str:
-        """The name under which the file of `url` is looked for in manual_dir."""
+        """The name of the file of `url` in manual_dir."""
         return self.url_infos[url].filename
 
     def _fetch(self, dl_manager: Any, url: str) -> str:
@@ -208,12 +208,12 @@ class SvhnCropped(_Files, tfds.builder_cls("svhn_cropped"), skip_registration=Tr
         with _reading(path):
             try:
                 content = scipy.io.loadmat(path, variable_names=("X", "y"))
-            except (MatReadError, TypeError, NotImplementedError) as error:  # what it raises for other files
+            except (MatReadError, TypeError, NotImplementedError) as error:  # raised for other files
                 raise ValueError(error) from error
             images, labels = np.moveaxis(content["X"], -1, 0), content["y"].ravel()
             for index, (image, label) in enumerate(zip(images, labels, strict=True)):
                 image = Image.fromarray(np.ascontiguousarray(image))
-                yield index, {"image": image, "label": int(label) % 10, "id": f"{split}_{index:06d}"}  # a 0 is 10 there
+                yield index, {"image": image, "label": int(label) % 10, "id": f"{split}_{index:06d}"}  # SVHN: 10 is a 0
 
 
 class ImagenetResized(_Files, tfds.builder_cls("imagenet_resized"), skip_registration=True):
@@ -247,7 +247,7 @@ class Dsprites(_Files, tfds.builder_cls("dsprites"), skip_registration=True):
     name = "dsprites"
 
     LATENTS = ("shape", "scale", "orientation", "x_position", "y_position")
-    BLOCK = 16_384  # rows read at once, 64 MiB; row by row is over 100 times slower (the official builder)
+    BLOCK = 16_384  # rows read at once, 64 MiB; the official builder reads one by one, over 100 times slower
 
     def _split_generators(self, dl_manager):
         return {"train": self._examples(self._fetch(dl_manager, *self.source_urls()))}
@@ -269,7 +269,7 @@ class Dsprites(_Files, tfds.builder_cls("dsprites"), skip_registration=True):
 
 
 class _ZipImages:
-    """The files of a zip by their last name, each read when it is asked for."""
+    """The files of a zip by base name; each is read on access."""
 
     def __init__(self, path: str):
         self.path = path
@@ -286,7 +286,7 @@ class CelebA(_Files, tfds.builder_cls("celeb_a"), skip_registration=True):
     """Aligned faces, 218x178x3, with 40 attributes; the JPEG files as they are."""
 
     name = "celeb_a"
-    by_hand = True  # Google Drive refuses when a file was fetched too often that day
+    by_hand = True  # Google Drive refuses a file that was fetched too often that day
 
     LISTS: ClassVar = {
         "list_eval_partition": "list_eval_partition.txt",
@@ -344,7 +344,7 @@ class Imagenet2012(_Files, tfds.builder_cls("imagenet2012"), skip_registration=T
             yield from self._generate_examples(members, **labels)
 
     def _fix_image(self, image_fname: str, image: Any) -> Any:
-        """The CMYK files and the PNG that is named JPEG, as RGB JPEG; the others as they are."""
+        """Convert the CMYK files and the PNG named JPEG to RGB JPEG; keep the others as they are."""
         official = imagenet2012_dataset_builder
         return _as_jpeg(image.read()) if image_fname in official.CMYK_IMAGES + official.PNG_IMAGES else image
 

@@ -1,4 +1,4 @@
-"""From an encoded image of any size to pixels of the shape that a run trains on."""
+"""Decoding of an image of any size into pixels of the shape that a run trains on."""
 
 import io
 
@@ -17,14 +17,14 @@ class Unreadable(Exception):
 def decode(encoded: bytes, shape: Shape, crop: bool, gain: int = 1) -> np.ndarray:
     """The pixels of an encoded image (PNG, JPEG, whatever PIL reads) as uint8 of `shape` (height, width, channels).
 
-    The first frame of an animation, upright as its EXIF orientation says, then as `conform`.
+    Take the first frame of an animation, turn it upright by its EXIF orientation, then `conform` it.
 
     Args:
-      crop: take images of any size, as `fit` does; else only those of exactly this height and width.
-      gain: factor of the stored pixels, before they are resized, for sets whose white is not 255.
+      crop: True: take images of any size, as `fit` does; False: refuse any other height and width.
+      gain: factor on the stored pixels before resizing, for sets that store white as less than 255.
 
     Raises:
-      Unreadable: it is no image, or a truncated one, or of another size.
+      Unreadable: it is no image, is truncated, or has another size without `crop`.
     """
     try:
         with Image.open(io.BytesIO(encoded)) as image:
@@ -44,13 +44,13 @@ def conform(image: Image.Image, shape: Shape, crop: bool) -> np.ndarray:
     Args: as `decode`.
 
     Raises:
-      Unreadable: it is of another size and `crop` is False; its 32-bit pixels have no known range.
+      Unreadable: the image has another size and `crop` is False, or 32-bit pixels of unknown range.
     """
     height, width, channels = shape
     if not crop and image.size != (width, height):
         raise Unreadable(f"is {image.height}x{image.width} and not {height}x{width}")
     if image.size == (width, height) and image.mode == MODES[channels] and "transparency" not in image.info:
-        return pixels(image)  # three copies less for sets of many small images
+        return pixels(image)  # saves three copies in sets of many small images
     return pixels(fit(_convert(image, MODES[channels]), shape))
 
 
@@ -59,7 +59,7 @@ def fit(image: Image.Image, shape: Shape) -> Image.Image:
     height, width, _ = shape
     scale = min(image.width / width, image.height / height)
     box_width, box_height = width * scale, height * scale
-    # A whole pixel, so that cropping alone copies pixels and does not interpolate between them.
+    # Begin at a whole pixel, so that a crop without resizing copies pixels and does not interpolate.
     left, top = (image.width - box_width) // 2, (image.height - box_height) // 2
     box = (left, top, left + box_width, top + box_height)
     return image.resize((width, height), Image.Resampling.BICUBIC, box, reducing_gap=3.0)
@@ -72,9 +72,9 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def _draft(image: Image.Image, shape: Shape) -> None:
-    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, whichever way up it is stored.
+    """Let PIL decode a JPEG at 1/2, 1/4 or 1/8 of its size, stored upright or not.
 
-    At least twice the wanted size is left: at the wanted size itself edges come out visibly different.
+    At least twice the wanted size remains: decoded at the wanted size itself, edges differ visibly.
     """
     scale = min(image.size) / (2 * max(shape[:2]))
     image.draft(MODES[shape[2]], (round(image.width / scale), round(image.height / scale)))
@@ -85,7 +85,7 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
         raise Unreadable("has 32-bit pixels of unknown range")
     if image.mode.startswith("I;16"):  # PIL's own conversion clips at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:  # else whatever lies under transparent parts comes to light
+    if image.has_transparency_data:  # else the colours under transparent parts would show
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert(mode)

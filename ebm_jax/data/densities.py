@@ -1,7 +1,7 @@
-"""Six two-dimensional densities in the unit box [0, 1]^2, of which both samples and the exact log-density are known.
+"""Six two-dimensional densities in the unit box [0, 1]^2, with samples and the exact log-density.
 
-All are centred in the box. Of the mass of each less than 1e-6 lies outside; the few samples there are clipped to the
-box, as chains are, and the log-density is normalised on it to that precision. Curves and modes are at least 0.02 wide.
+All are centred in the box and have less than 1e-6 of their mass outside. The few samples there are clipped to the box,
+as chains are; the log-density is normalised on the box to that precision. Curves and modes are at least 0.02 wide.
 """
 
 import functools
@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import ive, logsumexp
 
 CENTRE = 0.5
-NODES = 384  # of the quadrature along an arc: 192 leave errors of 1e-4 of the spirals in the corners, 256 of 1e-7
+NODES = 384  # quadrature nodes along an arc; the spirals' errors in the corners: 1e-4 with 192, 1e-7 with 256
 CHUNK = 4096  # points at a time, so that their distances to all nodes take 25 MB
 
 Sample = Callable[[np.random.Generator, int], np.ndarray]
@@ -21,7 +21,7 @@ LogDensity = Callable[[np.ndarray], np.ndarray]
 
 
 class Density(NamedTuple):
-    """A law on [0, 1]^2: `sample(rng, n)` float32 [n, 2], and `log_density(x)` float64 [m] of points [m, 2], in nats.
+    """A law on [0, 1]^2: `sample(rng, n)` float32 [n, 2], and `log_density(x)` float64 [m], in nats, at points [m, 2].
 
     The log-density is -inf outside the support, hence outside the box.
     """
@@ -31,7 +31,7 @@ class Density(NamedTuple):
 
 
 def _in_box(sample: Sample, log_density: LogDensity) -> Density:
-    """A density that is defined on the plane, kept to the box."""
+    """A density on the plane, restricted to the box."""
 
     def clipped(rng: np.random.Generator, n: int) -> np.ndarray:
         return np.clip(sample(rng, n), 0.0, 1.0).astype(np.float32)
@@ -49,7 +49,7 @@ def _polar(radius: np.ndarray | float, angle: np.ndarray) -> np.ndarray:
 
 
 def _log_normal(squares: np.ndarray, std: float) -> np.ndarray:
-    """log N(x; mean, std² I) in the plane, of squared distances |x - mean|²."""
+    """log N(x; mean, std² I) in the plane, from squared distances |x - mean|²."""
     return -0.5 * squares / std**2 - np.log(2 * np.pi * std**2)
 
 
@@ -67,25 +67,25 @@ def _eight_gaussians(radius: float, std: float) -> Density:
 
 
 def _around_arcs(arcs: Callable[[np.ndarray], np.ndarray], std: float, nodes: int) -> Density:
-    """Isotropic Gaussian noise around a point of equally likely arcs, taken at a uniform t in [0, 1].
+    """Isotropic Gaussian noise around the point at a uniform t in [0, 1] on one of several equally likely arcs.
 
         p(x) = mean over arcs of ∫_0^1 N(x; arc(t), std² I) dt = mean of ∫_0^1 N(x; arc(u²), std² I) 2u du
 
-    by Gauss-Legendre quadrature in u, in which arcs that are functions of √t are smooth too. It agrees with adaptive
-    quadrature to 1e-9 nats all over the box (tests/test_densities.py).
+    by Gauss-Legendre quadrature in u: arcs that depend on √t are smooth in u. It agrees with adaptive quadrature to
+    1e-9 nats all over the box (tests/test_densities.py).
 
     Args:
       arcs: maps t [k] to points [number of arcs, k, 2].
-      std: of the noise in either direction, in units of the box.
-      nodes: of the quadrature.
+      std: standard deviation of the noise in each direction, in units of the box.
+      nodes: number of quadrature nodes.
     """
 
-    @functools.cache  # at first use: the eigenvalues behind it take a second
+    @functools.cache  # computed at first use: its eigenvalues take a second
     def quadrature() -> tuple[np.ndarray, np.ndarray]:
         abscissae, weights = np.polynomial.legendre.leggauss(nodes)
         u = (abscissae + 1) / 2
         points = arcs(u**2)
-        return points.reshape(-1, 2), np.tile(u * weights, len(points)) / len(points)  # 2u, half of a weight on [-1, 1]
+        return points.reshape(-1, 2), np.tile(u * weights, len(points)) / len(points)  # 2u · half a weight on [-1, 1]
 
     def sample(rng: np.random.Generator, n: int) -> np.ndarray:
         choices = arcs(rng.random(n))
@@ -115,9 +115,9 @@ def _spirals(t: np.ndarray) -> np.ndarray:
 
 
 def _rings(radii: np.ndarray, std: float) -> Density:
-    """Isotropic Gaussian noise around a uniform point of equally likely circles.
+    """Isotropic Gaussian noise around a uniform point on one of several equally likely circles.
 
-    The noise averaged over a circle of radius R is a Bessel function of r = |x - centre| (Rice's law of the radius):
+    The noise averages over a circle of radius R to a Bessel function of r = |x - centre| (Rice's law of the radius):
 
         p(x) = mean over R of exp(-(r - R)² / 2 std²) exp(-rR / std²) I_0(rR / std²) / (2π std²)
     """
@@ -135,11 +135,11 @@ def _rings(radii: np.ndarray, std: float) -> Density:
 
 
 def _checkerboard(margin: float) -> Density:
-    """Uniform on the eight dark squares of a board of four by four that leaves `margin` free around it.
+    """Uniform on the eight dark squares of a four by four board, with `margin` free around the board.
 
-    Without a margin there would be density at the border, where clipped chains leave atoms. Squares are closed and
-    reach 3e-8 beyond their edges, as far as float32 rounds a sample. A grid whose cells end at the squares' edges
-    integrates the density exactly: for the margin 1/10, any number of cells a side that is a multiple of ten.
+    Without a margin the density would reach the border, where clipped chains leave atoms. Squares are closed and reach
+    3e-8 beyond their edges, because float32 rounds samples that far. A grid integrates the density exactly if its cells
+    end at the squares' edges: for the margin 1/10 the number of cells a side must be a multiple of ten.
     """
     half = (1 - 2 * margin) / 8
     columns, rows = np.nonzero(np.indices((4, 4)).sum(0) % 2 == 0)
@@ -156,9 +156,9 @@ def _checkerboard(margin: float) -> Density:
 
 
 def _pinwheel(arms: int, radius: float, radial_std: float, tangential_std: float, twist: float) -> Density:
-    """Gaussians on a circle, long in the radius, each point then turned around the centre by `twist` · its radius.
+    """Gaussians on a circle, long along the radius; each point then turns around the centre by `twist` · its radius.
 
-    The turn keeps areas, so its Jacobian is 1 and the density is that of the Gaussians at the point turned back.
+    The turn keeps areas (its Jacobian is 1), so the density equals the Gaussians' density at the point turned back.
     """
     angles = 2 * np.pi * np.arange(arms) / arms
     log_norm = np.log(2 * np.pi * radial_std * tangential_std * arms)

@@ -14,22 +14,23 @@ from ebm_jax.distributed import parallel
 from ebm_jax.types import BadInput, Shape
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-REASON = 200  # characters of another library's error; zipfile's quote whole files
-LARGEST_FILE = 2**30  # bytes; what PIL opens has at most 179 million pixels
-LARGEST_LABEL = np.iinfo(np.int32).max  # and below infinity
+REASON = 200  # characters of another library's error; zipfile quotes whole files
+LARGEST_FILE = 2**30  # bytes; PIL opens at most 179 million pixels
+LARGEST_LABEL = np.iinfo(np.int32).max  # of a class or a value; refuses infinity too
 
 
 def folder_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> Source:
-    """The image files below PATH/`split`; where there is no such folder and `split` is "train", those below PATH.
+    """The image files below ROOT: PATH/`split`, or PATH if there is no such folder and `split` is "train".
 
-    With class folders (ROOT/CLASS/**/image) the label is the index of the folder's name among the sorted ones, those of
-    PATH/train where that exists, so that all splits agree. With images right in ROOT every label is 0. The order is by
-    class, then by the names along the path, as Python sorts strings. Hidden files and folders, links to folders
-    inside a class, files of other extensions than `EXTENSIONS`, and what is no file at all, such as a pipe, are passed
-    over. A link to nothing counts, as an image that cannot be read.
+    With class folders (ROOT/CLASS/**/image) the label is the index of the folder's name among the sorted class names.
+    PATH/train gives these names if it exists, so that all splits agree. With images directly in ROOT every label is 0.
+    Images are sorted by class, then by the names along the path, as Python sorts strings. The source skips hidden files
+    and folders, links to folders inside a class, files with an extension that is not in `EXTENSIONS`, and anything that
+    is no file, such as a pipe. A link to nothing counts as an image that cannot be read.
 
     Args:
-      crop: as `images.decode`.
+      shape: (height, width, channels) of the images.
+      crop: as for `decode.decode`.
 
     Raises:
       BadInput: no such folder, no images in it or in one of its class folders, images beside class folders, a class
@@ -65,12 +66,12 @@ def _expanded(path: str | Path) -> Path:
 
 
 def _printable(text: str) -> str:
-    """The text on one line: line breaks and control characters by their escapes."""
+    """The text on one line, with line breaks and control characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _labelled_files(base: Path, split: str) -> tuple[Path, list[tuple[str, int]], int]:
-    """The folder of the split, its images as (path from there, label), and the number of classes."""
+    """The split's folder, its images as (path from that folder, label), and the number of classes."""
     root = _split_root(base, split)
     found = _class_images(root)
     if not found:
@@ -96,9 +97,9 @@ def _split_root(base: Path, split: str) -> Path:
 
 
 def _class_images(root: Path) -> dict[str, list[str]]:
-    """Each class folder of `root`, in order, with its images as sorted paths from `root`; {} where there are none.
+    """Each class folder of `root`, in order, with its images as sorted paths from `root`; {} if there are none.
 
-    Folders without images do not count beside images, and are an error elsewhere: a name less would shift the labels.
+    Beside images, a folder without images does not count. Elsewhere it is an error: to skip it would shift the labels.
     """
     found = {name: _below(root, name) for name in _class_names(root)}
     if _top_level(root):
@@ -120,7 +121,7 @@ def _top_level(root: Path) -> list[str]:
 
 
 def _can_be_opened(path: str | Path) -> bool:
-    """Whether it is a file, or a link to nothing; to open a pipe might wait for ever."""
+    """Whether the path is a file, or a link to nothing; opening a pipe might wait for ever."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
@@ -151,14 +152,16 @@ def _is_hidden(name: str) -> bool:
 
 
 def npz_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> Source:
-    """The arrays of an .npz file, named `images` and `labels`, or x_train, y_train, x_test, y_test as Keras's are.
+    """The arrays of an .npz file, named `images` and `labels`, or x_train, y_train, x_test, y_test as in Keras.
 
-    Images are uint8, or floats from 0 to 1 that are rounded to 256 levels, of shape [n, h, w] or [n, h, w, c] with 1 or
-    3 channels, gray and color made from each other as `shape` asks. Labels are integers [n], or floats [n, k] for soft
-    ones; without them every label is 0. Arrays named `images` and `labels` are the split "train". Nothing is unpickled.
+    Images are uint8, or floats from 0 to 1, which are rounded to 256 levels. They are [n, h, w], or [n, h, w, c] with 1
+    or 3 channels; gray becomes colour, or colour gray, if `shape` asks for it. Labels are integers [n], or floats
+    [n, k] for soft labels; without labels every label is 0. `images` and `labels` are the split "train". Nothing is
+    unpickled.
 
     Args:
-      crop: take images of any size, as `images.fit` does; else only those of exactly this height and width.
+      shape: (height, width, channels) of the images.
+      crop: True: take images of any size, as `decode.fit` does; False: refuse any other height and width.
 
     Raises:
       BadInput: not such a file, no arrays for `split`, or arrays of another shape, type or range.
@@ -203,7 +206,7 @@ def _open_npz(path: Path) -> Any:
 
 
 def _names(path: Path, file: Any, split: str) -> tuple[str, str]:
-    """The names of the images and of the labels of the split; there may be no labels of that name."""
+    """The names of the split's images and labels; the file may have no array of labels."""
     if f"x_{split}" in file:
         return f"x_{split}", f"y_{split}"
     if "images" not in file:
@@ -225,7 +228,7 @@ def _array(path: Path, file: Any, name: str) -> np.ndarray:
     except Exception as error:  # a pickled object, a damaged archive: NumPy, zipfile and zlib each raise their own
         reason = _printable(f"{type(error).__name__}: {error}")[:REASON]
         raise BadInput(f"{path}: {name} cannot be read ({reason}); save it again as plain numbers") from error
-    if not isinstance(array, np.ndarray):  # the bytes of whatever else lies in the archive
+    if not isinstance(array, np.ndarray):  # another file in the archive, as bytes
         raise BadInput(f"{path}: {name} is no array; save it again as plain numbers")
     return array
 
@@ -248,7 +251,7 @@ def _checked_images(name: str, array: np.ndarray) -> np.ndarray:
 def _checked_labels(name: str, array: np.ndarray) -> np.ndarray:
     """The labels as integers [n] or floats [n, k]; Keras's CIFAR has integers [n, 1]."""
     labels = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
-    kinds = {1: "iu", 2: "f"}  # of a NumPy type: signed, unsigned; floating
+    kinds = {1: "iu", 2: "f"}  # NumPy's kinds: signed and unsigned integers; floats
     if labels.dtype.kind not in kinds.get(labels.ndim, "") or 0 in labels.shape[1:]:
         raise BadInput(f"{name} is {array.dtype} {array.shape}; save integers [n], or floats [n, k] for soft labels")
     low, high = labels.min(initial=0), labels.max(initial=0)

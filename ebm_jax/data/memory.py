@@ -34,7 +34,7 @@ def digits(split: str) -> Dataset:
 
 
 def noise(shape: tuple[int, ...], num_classes: int, *, soft: bool) -> Dataset:
-    """Uniform random images uint8 of `shape` [n, h, w, c] and labels, for a run that only shows that it runs."""
+    """Uniform random images uint8 of `shape` [n, h, w, c] and labels, for a run that only tests that it runs."""
     rng = np.random.default_rng(0)
     images, n = rng.integers(0, 256, shape, np.uint8), shape[0]
     labels = rng.random((n, num_classes), np.float32) if soft else rng.integers(0, num_classes, n).astype(np.int32)
@@ -51,7 +51,7 @@ def as_source(dataset: Dataset, name: str) -> Source:
 
 
 def load(source: Source, workers: int) -> Dataset:
-    """All images of a source in memory, read by `workers` threads straight into their place.
+    """Read all images of a source into memory, with `workers` threads.
 
     Raises:
       BadInput: as `source.read` does.
@@ -66,13 +66,13 @@ def load(source: Source, workers: int) -> Dataset:
             images[row], labels[row] = source.read(row)
 
     with ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(read_chunk, range(0, source.length, CHUNK)):  # asked for, so that errors are raised
+        for _ in pool.map(read_chunk, range(0, source.length, CHUNK)):  # the loop raises the threads' errors
             pass
     return Dataset(images, labels, source.num_classes)
 
 
 def check_split(name: str, split: str, known: list[str]) -> None:
-    """Raises `BadInput` for a split that is not among the known ones."""
+    """Raise BadInput for a split that is not among `known`."""
     if split not in known:
         raise BadInput(f"data.split '{split}' is not a split of {name}; use one of {', '.join(known)}")
 

@@ -1,4 +1,4 @@
-"""Where images come from: read one by one in any order, with what cannot be read named, counted and stepped over."""
+"""Sources of images, read one by one in any order; images that cannot be read are named, counted and skipped."""
 
 import itertools
 import threading
@@ -10,7 +10,7 @@ import numpy as np
 from ebm_jax.data.decode import Unreadable
 from ebm_jax.types import BadInput
 
-Label = Any  # an integer in 0..num_classes-1, or a float vector [num_classes] that stands for a soft label
+Label = Any  # an integer in 0..num_classes-1, or a soft label, a float vector [num_classes]
 
 
 class Source(NamedTuple):
@@ -18,9 +18,9 @@ class Source(NamedTuple):
 
     length: int
     read: Callable[[int], tuple[np.ndarray, Label]]
-    """Row -> (uint8 [h, w, c], label). Raises `images.Unreadable`."""
+    """Row -> (uint8 [h, w, c], label). Raises `decode.Unreadable`."""
     name: Callable[[int], str]
-    """Row -> what a person finds the image by: a path, a record of a file."""
+    """Row -> a name by which a person finds the image: a path, or a record of a file."""
     num_classes: int
     """Number of classes, or length of a soft label."""
 
@@ -31,13 +31,13 @@ def stored_label(label: Label) -> np.ndarray | np.int32:
 
 
 def tolerant(source: Source, limit: int, warn: Callable[[str], None]) -> Source:
-    """The source with the next readable image in the place of each unreadable one, which is named through `warn`.
+    """The source with the next readable image in the place of each unreadable one.
 
-    What a row reads is a function of the row and the files alone, however many threads read and in whichever order.
+    The image at a row depends on the row and the files alone, whatever the number of threads and their order.
 
     Args:
-      limit: the number of unreadable images, each counted once, that is put up with.
-      warn: takes one line for each of them, when it is first met.
+      limit: the number of unreadable images to accept, each counted once.
+      warn: takes one line that names an unreadable image, at the first meeting with it.
 
     The returned source's `read` raises:
       BadInput: one more than `limit` is unreadable, or all are.

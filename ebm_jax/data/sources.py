@@ -24,11 +24,11 @@ BatchAt = Callable[[int], Batch]
 
 @contextlib.contextmanager
 def open_batches(config: Config, warn: Callable[[str], None]) -> Iterator[BatchAt]:
-    """The function step -> this process's rows of a batch of the config's data, in the shape that the config states.
+    """The function step -> this process's rows of a batch of the config's data, in the config's shape.
 
-    A 2-D density is drawn from. Images live in memory where `data.memory_gib` has room for all, and stream from their
-    source elsewhere; the batches are the same. Where several models are trained, each has the batches of its own seed,
-    and the arrays a leading axis of members. The reading ends with the context.
+    A 2-D density gives fresh draws. Images live in memory if all fit into `data.memory_gib`, else they stream from
+    their source; the batches are the same. With several models, each gets the batches of its own seed, and the arrays
+    have a leading axis of members. The reading ends with the context.
 
     Args:
       warn: takes one line for each image that cannot be used.
@@ -43,7 +43,7 @@ def open_batches(config: Config, warn: Callable[[str], None]) -> Iterator[BatchA
 
 
 def _batches_of(config: Config, warn: Callable[[str], None], stack: contextlib.ExitStack) -> Callable[[int], BatchAt]:
-    """The function seed -> the batches of a run of this seed; the images are found, or read, once."""
+    """The function seed -> the batches of a run with this seed; all seeds share the images."""
     batch_size, workers = config.train.batch_size, config.data.workers or parallel.cores()
     share = {"process": processes.index(), "num_processes": processes.count()}
     if config.data.source == "density":
@@ -74,11 +74,11 @@ def load_images(config: Config, warn: Callable[[str], None]) -> np.ndarray:
 def load_dataset(
     config: Config, warn: Callable[[str], None], rows_of: Callable[[int], np.ndarray] = np.arange
 ) -> memory.Dataset:
-    """All images of the config's data in memory, uint8, with the data's labels: an unconditional model's too.
+    """All images of the config's data in memory, uint8, with the data's labels, also for an unconditional model.
 
     Args:
       warn: takes one line for each image that cannot be used.
-      rows_of: the number of images -> those rows of them that are read.
+      rows_of: from the number of images to the rows to read.
 
     Raises:
       BadInput: as `make_source`, or too many are unreadable, or they are larger than the memory of the machine.
@@ -102,10 +102,10 @@ def _named_source(config: Config) -> source.Source:
 
 
 def factory_of(name: str) -> Callable[[Config, str], source.Source]:
-    """What makes a source of (config, what follows the colon of `data.source`).
+    """The function (config, text after the colon of `data.source`) -> source.
 
     Raises:
-      BadInput: nothing has this name.
+      BadInput: no source has this name.
     """
     kind = name.partition(":")[0]
     if kind in SOURCES:
@@ -118,7 +118,7 @@ def factory_of(name: str) -> Callable[[Config, str], source.Source]:
 
 
 def _own_source(config: Config, factory: Any) -> source.Source:
-    """The source of the user's own, whose factory gets what its signature names and all of `data.own`."""
+    """The user's own source; its factory gets the values that its signature names and all of `data.own`."""
     data = config.data
     offers = {
         "name": lambda: data.name,
@@ -158,7 +158,7 @@ def make_source(config: Config) -> source.Source:
 def _with_label(
     example: tuple[np.ndarray, source.Label], shape: tuple[int, ...], config: Config, name: str
 ) -> tuple[np.ndarray, source.Label]:
-    """The example, whose label is a class or a vector as `data.condition` says."""
+    """The example, if its label is a class or a vector as `data.condition` asks; else BadInput."""
     if np.shape(example[1]) != shape:
         kinds = ("classes", "vectors") if shape else ("vectors", "classes")
         raise BadInput(
@@ -237,6 +237,6 @@ def make_density(config: Config) -> densities.Density:
     """The 2-D law that `data.name` names.
 
     Raises:
-      BadInput: none has this name.
+      BadInput: no density has this name.
     """
     return named("data.name", config.data.name, densities.DENSITIES)

@@ -1,4 +1,4 @@
-"""Batches of a set that does not fit in memory: decoded ahead by threads, resumed at any step with nothing stored."""
+"""Batches of a set that does not fit in memory: threads decode ahead, and any step can resume without stored state."""
 
 import sys
 import threading
@@ -22,11 +22,11 @@ PIECE = 16  # images that a thread reads in one go, at most: Grain costs 0.1 ms 
 def open_batches(
     source: Source, seed: int, batch_size: int, workers: int, process: int = 0, num_processes: int = 1
 ) -> Iterator[Callable[[int], Batch]]:
-    """What `data.make_batches` gives for the same images in memory, bit for bit, while they stay where they are.
+    """The batches that `memory.make_batches` gives for the same images in memory, bit for bit.
 
     The value is a function, step -> this process's rows of the global batch, as NumPy arrays
     [batch_size / num_processes, ...]. Steps in sequence come from images read ahead; any other step starts the reading
-    anew there. The threads end with the context. One thread at a time may call it.
+    anew there. The threads end with the context. One thread at a time may call the function.
 
     Args:
       workers: the threads that read and decode, at least 1.
@@ -58,7 +58,7 @@ def open_batches(
         if step != upcoming:
             reading.close()
             reading = start(step)
-        upcoming = -1  # where an error leaves it: the next call starts anew
+        upcoming = -1  # after an error the next call starts anew
         batch = next(reading)
         upcoming = step + 1
         return batch

@@ -1,4 +1,4 @@
-"""TFDS's data sets as sources of images, prepared first, without TensorFlow where `builders` can."""
+"""TFDS's data sets as sources of images; `builders` prepares them without TensorFlow where it can."""
 
 import bisect
 import contextlib
@@ -20,10 +20,10 @@ from ebm_jax.types import BadInput, Shape
 
 
 class Condition(NamedTuple):
-    """What the label of an image is."""
+    """How a record gives the label of an image."""
 
     features: tuple[str, ...]
-    """Names in the record, on which `label` is called; "a/b" is b within a."""
+    """The record's features that `label` takes; "a/b" is b within a."""
     label: Callable[..., Label]
     num_classes: int
 
@@ -32,7 +32,7 @@ def _vector(*values: Any) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-CONDITIONS: dict[str, Condition] = {  # dSprites' as in the release, data.py:430-443, its shapes counted from 0
+CONDITIONS: dict[str, Condition] = {  # dSprites' as in the release, data.py:430-443, but shapes count from 0
     "shape": Condition(("label_shape",), int, 3),
     "size": Condition(("value_scale",), _vector, 1),
     "position": Condition(("value_x_position", "value_y_position"), _vector, 2),
@@ -53,21 +53,21 @@ def tfds_source(
     manual_dir: str,
     verify_checksums: bool,
 ) -> Source:
-    """The images of one split of a TFDS set, prepared first where it is not yet; no record is kept in memory.
+    """The images of one split of a TFDS set; prepares the set first if needed, and keeps no record in memory.
 
-    dSprites, stored by TFDS as 0 and 1 as its authors do (the release, too, takes them as they are for values in
-    [0, 1]: data.py:429-471), is read as 0 and 255.
+    TFDS stores dSprites as 0 and 1, as its authors do; we read 0 and 255. The release takes the stored values for
+    values in [0, 1] too (data.py:429-471).
 
     Args:
       name: one of `ebm_jax.data.builders.BUILDERS`, which need no TensorFlow; or any set of TFDS where it is installed.
-      shape: (height, width, channels) of the images; with `crop` they are brought to it, else they must have it.
+      shape: (height, width, channels) of the images; `crop` brings images to it, else they must have it.
       condition: what the label is. "class": the record's `label`, or 0 where it has none. For dSprites "shape"
         (0 square, 1 ellipse, 2 heart), and as float32 vectors "size" [1] in 0.5..1, "position" [2] (x, y) in 0..1 and
         "rotation" [2] (cos, sin). For CelebA one of the 40 attributes, such as "Smiling": 0 no, 1 yes.
       data_dir: TFDS's directory; empty is TFDS's own default.
-      manual_dir: take the source files from here instead; TFDS's checksums are verified. Empty: download.
-      verify_checksums: False takes whatever files lie in `manual_dir` and keeps what it prepares apart, in
-        `data_dir`/unverified, so that it never passes for the official data.
+      manual_dir: take the source files from here and verify TFDS's checksums; empty: download them.
+      verify_checksums: False: take whatever files lie in `manual_dir`, and prepare them in `data_dir`/unverified, so
+        that they never pass for the official data.
 
     Raises:
       BadInput: unknown name, split or condition; no network and no files, a wrong checksum, a truncated file; images of
@@ -90,7 +90,7 @@ def tfds_source(
         return decode.decode(encoded, shape, crop, GAIN.get(name, 1)), chosen.label(*values)
 
     with _intact(builder):
-        record_at(length - 1)  # a copy that was cut short is seen now, not hours later
+        record_at(length - 1)  # finds a truncated copy now, not hours later
     return Source(length, read, lambda row: f"{name} {split} record {row}", chosen.num_classes)
 
 
@@ -105,7 +105,7 @@ def _builder(name: str, data_dir: str, verify_checksums: bool, manual_dir: str) 
     root = Path(data_dir or DATA_DIR).expanduser()
     place: dict[str, Any] = {
         "data_dir": root if verify_checksums else root / "unverified",
-        "file_format": "array_record",  # of TFDS's formats the one that is read in any order without TensorFlow
+        "file_format": "array_record",  # TFDS's only format to read in any order without TensorFlow
     }
     known = f"data.name '{name}' is not a TFDS set that is known here; use one of {', '.join(BUILDERS)}"
     if name not in BUILDERS and importlib.util.find_spec("tensorflow") is None:
@@ -143,7 +143,7 @@ def _prepare(name: str, builder: Any, manual_dir: str, verify_checksums: bool) -
             f"{_first_line(error)} Fetch it again, or use it as it is with --config.data.manual_dir=DIR "
             "--config.data.verify_checksums=False"
         ) from error
-    except (OSError, ValueError, LookupError, AssertionError) as error:  # TFDS's, of what does not fit the features
+    except (OSError, ValueError, LookupError, AssertionError) as error:  # TFDS's, for files unlike the features
         raise BadInput(
             f"{name} cannot be prepared in {builder.data_path} ({_first_line(error)}); "
             "check the disk's free space and the source files"
@@ -151,7 +151,7 @@ def _prepare(name: str, builder: Any, manual_dir: str, verify_checksums: bool) -
 
 
 def _check_files(name: str, builder: Any, manual: Path | None) -> None:
-    """Every source file lies in the manual directory, or the first can be downloaded."""
+    """Refuse if the manual directory lacks a source file or, without one, the first file cannot be downloaded."""
     files = {builder.source_file(url): url for url in builder.source_urls()}
     if manual is not None:
         missing = [file for file in files if not (manual / file).is_file()]
@@ -167,7 +167,7 @@ def _check_files(name: str, builder: Any, manual: Path | None) -> None:
 
 
 def _reachable(url: str) -> bool:
-    """One short attempt: TFDS itself retries for minutes where there is no network."""
+    """Try once and briefly: without a network TFDS itself retries for minutes."""
     try:
         return requests.head(url, timeout=10, allow_redirects=True).ok
     except requests.RequestException:
@@ -195,7 +195,7 @@ def _check_shape(name: str, features: dict[str, Any], shape: Shape, crop: bool) 
 
 
 def _parser(features: dict[str, Any], names: tuple[str, ...]) -> Callable[[bytes], list[Any]]:
-    """The function from a record's bytes to the image, still encoded, and the named features; no other is decoded.
+    """The function from a record's bytes to the still encoded image and the named features; it decodes no others.
 
     `tfds.decode.PartialDecoding` needs TensorFlow, but features deserialise on their own.
     """
@@ -225,10 +225,10 @@ def _at(tree: Any, path: str) -> Any:
 
 
 def _records(shards: Any) -> Callable[[int], bytes]:
-    """The function from a row to the bytes of its record, for several threads at once.
+    """The function from a row to the bytes of its record; several threads may call it at once.
 
-    A seek in a reader without threads of its own takes 10 µs and needs a lock; `tfds.data_source`, which has a thread
-    pool read each record, 300 µs, which halves the speed of reading small images.
+    A seek in a reader without threads of its own takes 10 µs and needs a lock. `tfds.data_source` has a thread pool
+    read each record, takes 300 µs, and so halves the speed of reading small images.
     """
     from array_record.python.array_record_module import ArrayRecordReader
 

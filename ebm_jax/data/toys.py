@@ -1,7 +1,7 @@
 """Generated gray images of one white shape on black, at a random place: dSprites in small, without a download.
 
-A shape is a stack of thin slabs, and a pixel is the part of it that the slabs cover. So images move with their shape
-to any fraction of a pixel, and two places never give the same image.
+A shape is a stack of thin slabs; the value of a pixel is the share of it that the slabs cover. So an image follows its
+shape by any fraction of a pixel, and two places never give the same image.
 """
 
 import numpy as np
@@ -10,13 +10,13 @@ from ebm_jax.data.memory import Dataset, check_split
 from ebm_jax.types import BadInput
 
 SHAPES = ("disc", "bar", "pillar")
-MARGIN = 4.5 / 16  # sides of the image; no shape reaches further from its centre of mass
+MARGIN = 4.5 / 16  # in sides of the image; no shape reaches further from its centre of mass
 SIZES = {"train": 4096, "test": 1024}
 SLABS = 64
 
 
 def _slabs(shape: str) -> tuple[np.ndarray, np.ndarray]:
-    """Heights [SLABS + 1] of the slabs' edges over the centre of mass, downwards, and half widths [SLABS]; in sides.
+    """The slabs' edges [SLABS + 1], down from the centre of mass, and their half widths [SLABS]; in sides of the image.
 
     The disc is 6/16 in diameter, the bar 9/16 wide and 3/16 high, the pillar a bar on end.
     """
@@ -33,8 +33,9 @@ def render(shapes: np.ndarray, positions: np.ndarray, side: int) -> np.ndarray:
 
     Args:
       shapes: [n], indices into SHAPES.
-      positions: (x, y) [n, 2] in [0, 1], to the right and downwards, of the centre of mass: 0 and 1 are MARGIN within
-        the borders, so that every shape is whole at all of them.
+      positions: (x, y) [n, 2] of the centre of mass, in [0, 1], to the right and downwards. 0 and 1 lie MARGIN inside
+        the borders, so that every shape is whole at every position.
+      side: pixels a side.
     """
     edges, halves = (np.stack(parts)[shapes] for parts in zip(*map(_slabs, SHAPES), strict=True))
     centres = MARGIN + (1 - 2 * MARGIN) * np.asarray(positions)[:, :, None]
@@ -45,7 +46,7 @@ def render(shapes: np.ndarray, positions: np.ndarray, side: int) -> np.ndarray:
 
 
 def _covered(low: np.ndarray, high: np.ndarray, side: int) -> np.ndarray:
-    """How much [..., side] of each pixel along a line the intervals from `low` to `high` cover."""
+    """The share [..., side] of each pixel along a line that the intervals from `low` to `high` cover."""
     pixels = np.arange(side)
     return np.clip(np.minimum(high[..., None], pixels + 1) - np.maximum(low[..., None], pixels), 0, None)
 
@@ -54,9 +55,9 @@ def shapes(split: str, shape: tuple[int, ...], condition: str, seed: int = 0) ->
     """Images of uniformly random shapes at uniformly random positions: 4,096 for training, 1,024 for testing.
 
     Args:
-      split: "train" or "test", drawn from random streams of their own.
+      split: "train" or "test", each drawn from its own random stream.
       shape: (side, side, 1) of an image.
-      condition: what the label is, "shape" (a class, 0 to 2) or "position" (x, y), as `render` has it.
+      condition: the label, "shape" (a class, 0 to 2) or "position" (x, y), as in `render`.
 
     Raises:
       BadInput: another split, image shape or condition.

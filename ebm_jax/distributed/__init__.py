@@ -1,1 +1,1 @@
-"""Devices and processes: one mesh, and how the hosts of a run agree."""
+"""Devices and processes of a run: one mesh, and agreement between its hosts."""

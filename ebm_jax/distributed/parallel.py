@@ -1,4 +1,4 @@
-"""All devices as one mesh with one axis, and how a per-device program is mapped over it."""
+"""All devices as one mesh with one axis, and programs of one device mapped over it."""
 
 import collections
 import contextlib
@@ -24,17 +24,17 @@ MEMBERS_SHARDED: Any = PartitionSpec(None, AXIS)
 
 
 def split_cpu(wanted: int, *sizes: int) -> None:
-    """Make the CPU several JAX devices, before anything runs on it: small networks run faster one to a core.
+    """Split the CPU into JAX devices before anything runs on it: small networks run faster with one device a core.
 
     Args:
-      wanted: the number of devices; 0 is one for each core this process may use, but such that the devices of all
+      wanted: the number of devices; 0: as many as this process has cores, or fewer, so that the devices of all
         processes divide all `sizes`.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     divisor = math.gcd(*sizes)
     number = wanted or max((n for n in range(1, cores() + 1) if divisor % (n * processes.count()) == 0), default=1)
-    with contextlib.suppress(RuntimeError):  # JAX runs already, in a notebook say: its devices stay
+    with contextlib.suppress(RuntimeError):  # JAX already runs, as in a notebook: its devices stay
         jax.config.update("jax_num_cpu_devices", number)
 
 
@@ -51,11 +51,11 @@ def host_memory() -> int:
 def device_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of all devices of all processes (or of `devices`) with the single axis `AXIS`.
 
-    The devices of a process lie side by side, so that the rows that it reads do too; `jax.make_mesh` would follow the
+    The devices of a process lie side by side, and so do the rows that it reads; `jax.make_mesh` would follow the
     wires of a TPU.
 
     Raises:
-      BadInput: the processes have different numbers of devices; or a pod's devices are here without `--multihost`.
+      BadInput: the processes have different numbers of devices; or several hosts have devices, without `--multihost`.
     """
     found = jax.devices() if devices is None else devices
     ordered = sorted(found, key=lambda device: (device.process_index, device.id))
@@ -87,11 +87,11 @@ def abstract(tree: Any, mesh: Mesh, specs: Any) -> Any:
 def over_devices(
     fn: Callable, mesh: Mesh, in_specs: Any, out_specs: Any, donate_argnums: tuple[int, ...] = ()
 ) -> Callable:
-    """Compile `fn`, a program for one device, for all devices of `mesh` (what `jax.pmap` has become).
+    """Compile `fn`, a program for one device, for all devices of `mesh` (the successor of `jax.pmap`).
 
-    The outputs' shardings are stated because on a single device jit would call them replicated, and a state fed back
-    would be traced again. A leaf that nothing reads is kept as an argument, or its memory would not be donated: the
-    left vectors of the power iteration are such.
+    It states the outputs' shardings, because on a single device jit would call them replicated and trace again for a
+    state fed back. It keeps arguments that nothing reads, such as the left vectors of the power iteration, because jit
+    would not donate their memory otherwise.
     """
     mapped = jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
     out_shardings, keep = shardings(mesh, out_specs), bool(donate_argnums)
@@ -104,19 +104,19 @@ def device_key(key: PRNGKey) -> PRNGKey:
 
 
 def varying(tree: Any) -> Any:
-    """Replicated values as this device's own, so that their gradient stays local.
+    """Mark replicated values as this device's own, so that their gradient stays local.
 
-    Without it `shard_map` sums the gradient of a replicated value over the devices by itself, and a `pmean` that
-    follows is too large by the number of devices.
+    Otherwise `shard_map` sums the gradient of a replicated value over the devices, and a `pmean` afterwards is too
+    large by the number of devices.
     """
     return jax.tree.map(lambda leaf: lax.pcast(leaf, AXIS, to="varying"), tree)
 
 
 def over_members(fn: Callable, members: Any, *args: Any) -> Any:
-    """`fn(member, *args)` for each member of a tree whose leaves are stacked along a leading axis, results stacked too.
+    """`fn(member, *args)` for each member along the leading axis of the tree `members`; the results are stacked too.
 
-    One vmapped program, but for a CPU, where the members take turns in a loop of the same program: vmapped convolutions
-    become grouped ones there, 2.7 times slower than three single ones (benchmarks/members.py).
+    It is one vmapped program, but on a CPU the members take turns in a loop: there vmapped convolutions become grouped
+    ones, 2.7 times slower than three single ones (benchmarks/members.py).
     """
 
     def one_by_one(members, *args):
@@ -134,7 +134,7 @@ def gather(values: Array) -> Array:
 
 
 def num_devices() -> int:
-    """The number of devices, inside the program of one of them."""
+    """The number of devices; only for programs mapped over them."""
     return lax.axis_size(AXIS)
 
 
@@ -150,7 +150,7 @@ def place_batch(mesh: Mesh, batch: Any, spec: Any = SHARDED) -> Any:
 
 
 def on_host(tree: Any) -> Any:
-    """Arrays over all devices as NumPy arrays, whole on every process; a collective, so that every process calls it."""
+    """Arrays over all devices as NumPy arrays, whole on every process; a collective that every process must call."""
 
     def whole(array: jax.Array) -> np.ndarray:
         if array.is_fully_addressable or array.is_fully_replicated:

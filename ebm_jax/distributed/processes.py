@@ -1,7 +1,7 @@
 """The processes of one run: how they meet, decide together, and end together when one of them fails.
 
-They talk through JAX's coordination service, a table of texts that process 0 holds, not through the devices: who waits
-there can give up, who waits in a collective of the devices cannot.
+They talk through JAX's coordination service, a table of texts that process 0 holds, not through the devices: a process
+can give up waiting there, but it cannot give up in a collective of the devices.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from ebm_jax.types import BadInput
 
 ADDRESS = "JAX_COORDINATOR_ADDRESS"  # where JAX looks for the coordinator too
 MEETING, FAILED = "ebm_jax/meeting/", "ebm_jax/failed/"  # folders of the table
-PATIENCE_MS = 24 * 3600 * 1000  # at a meeting: one process may be preparing data; a dead one misses its heartbeats
-LEAVE_SECONDS = 5.0  # that all have to end by themselves after one has failed
-LOOK_SECONDS = 0.5  # between two looks whether one has failed
+PATIENCE_MS = 24 * 3600 * 1000  # at a meeting: a process may be preparing data; a dead one misses its heartbeats
+LEAVE_SECONDS = 5.0  # for all to end by themselves after one has failed
+LOOK_SECONDS = 0.5  # between two looks for a failed process
 
-_numbers = itertools.count()  # of meetings: all processes have the same ones in the same order
+_numbers = itertools.count()  # of meetings; all processes have the same meetings in the same order
 
 
 class Launch(NamedTuple):
-    """What a person says of the processes; for what is None, JAX asks Cloud TPU, SLURM, Open MPI or Kubernetes."""
+    """The processes as a person states them; JAX asks Cloud TPU, SLURM, Open MPI or Kubernetes for a field of None."""
 
     coordinator: str | None
     """HOST:PORT of process 0."""
@@ -41,11 +41,11 @@ class Launch(NamedTuple):
     process_id: int | None
     """0 to num_processes - 1."""
     timeout: float
-    """Seconds, greater than 0, that the processes have to meet."""
+    """Seconds, greater than 0, within which the processes must meet."""
 
 
 def index() -> int:
-    """The number of this process, 0 where there is only one; touches no device."""
+    """The number of this process, 0 if it is alone; touches no device."""
     return distributed.global_state.process_id
 
 
@@ -60,7 +60,7 @@ def is_first() -> bool:
 
 
 def are_joined() -> bool:
-    """Whether this process is one of a run's, be it of one."""
+    """Whether this process has joined a run, even a run of one process."""
     return distributed.global_state.client is not None
 
 
@@ -70,17 +70,17 @@ def _table() -> Any:
 
 @contextlib.contextmanager
 def joined(launch: Launch | None, alike: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
-    """Join the other processes of the run and leave with them; None is a run of one process.
+    """Join the other processes of the run and leave with them; None: a run of one process.
 
-    To be entered before anything touches a device. If a process fails alone, the others end with its line and its exit
-    status, by themselves or after `LEAVE_SECONDS` by force: nothing else ends a wait for devices that never come.
+    Enter it before anything touches a device. If a process fails alone, the others end with its line and its exit
+    status, by themselves or after `LEAVE_SECONDS` by force: nothing else ends a wait for devices that never come. If
+    the processes have not met after `launch.timeout`, this process prints one line and ends with exit status 2.
 
     Args:
-      alike: errors that all processes raise at the same point, beside those of `agreed` and `meet`.
+      alike: errors that all processes raise at the same point, besides the errors of `agreed` and `meet`.
 
     Raises:
       BadInput: the numbers are wrong, or differ between the processes, or there is no coordinator.
-      SystemExit: 2, with one line printed, if they have not met after `launch.timeout`.
     """
     if launch is None:
         yield
@@ -168,10 +168,10 @@ def _why(launch: Launch) -> str:
 
 
 def meet(value: str = "", error: str = "") -> list[str]:
-    """Wait for all processes; each brings a text, and gets the texts of all, in the order of the processes.
+    """Wait for all processes; each brings a text, and gets all texts in the order of the processes.
 
     Raises:
-      BadInput: any of them brought an error; raised by all of them.
+      BadInput: a process brought an error; all processes raise it.
     """
     if not are_joined():
         texts = [json.dumps([value, error])]
@@ -189,10 +189,10 @@ def meet(value: str = "", error: str = "") -> list[str]:
 
 @contextlib.contextmanager
 def agreed() -> Iterator[None]:
-    """What all processes do alike, or one for all: if it fails on one of them, all raise BadInput."""
+    """For work that all processes do alike, or one does for all; if it fails on one, the others raise BadInput."""
     try:
         yield
-    except Exception as error:  # whatever it is, the others have to know
+    except Exception as error:  # the others must know of any error
         if not (isinstance(error, BadInput) and error.everywhere):
             with contextlib.suppress(BadInput):
                 meet(error=_line(error))
@@ -203,7 +203,7 @@ def agreed() -> Iterator[None]:
 
 
 def require_same(what: str, value: str) -> None:
-    """Refuse, on all processes, that they were given different values of `what`."""
+    """Raise BadInput on all processes if their values of `what` differ."""
     values = meet(value)
     for process, other in enumerate(values):
         if other != values[0]:
@@ -213,13 +213,13 @@ def require_same(what: str, value: str) -> None:
 
 
 def from_first(value: str) -> str:
-    """Process 0's value, on all."""
+    """Process 0's value, on all processes."""
     return meet(value)[0]
 
 
 @contextlib.contextmanager
 def announced(alike: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
-    """What a process may fail in alone: the others, who may wait for it for ever, are told at once.
+    """For work that may fail on one process alone; tells the others at once, because they may wait for it for ever.
 
     Args:
       alike: as for `joined`.
@@ -236,9 +236,9 @@ def announced(alike: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
 
 
 def stop_is_due(step: int) -> bool:
-    """Whether all processes, any of which got SIGTERM, are to save and end after this step; asked after every step.
+    """Whether all processes must save and end after this step, because one of them got SIGTERM.
 
-    Steps are what the caller counts by ones.
+    Ask after every step. The caller counts steps by ones.
     """
     return multihost_utils.reached_preemption_sync_point(step)
 
@@ -248,7 +248,7 @@ def _status(error: BaseException) -> int:
 
 
 def _watch(over: threading.Event) -> None:
-    """End this process some time after one has announced that it fails."""
+    """End this process `LEAVE_SECONDS` after any process has announced its failure."""
     while not over.wait(LOOK_SECONDS):
         try:
             told = _table().key_value_dir_get(FAILED)
@@ -260,18 +260,18 @@ def _watch(over: threading.Event) -> None:
 
 
 def _end_for(failures: dict[int, tuple[int, str, str]]) -> NoReturn:
-    """End by force for this process's own failure, or else for that of the first other one."""
+    """End by force for this process's own failure, or else for the failure of the failed process of lowest number."""
     process = index() if index() in failures else min(failures)
     status, line, trace = failures[process]
     if process == index():
         sys.stderr.write(trace)
     else:
         line = f"process {process} failed: {line}"
-        leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)  # the one that failed waits for it
+        leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)  # the failed process waits for it
         leaving.start()
         leaving.join(LEAVE_SECONDS)
     if is_first():
-        time.sleep(LEAVE_SECONDS)  # without the coordinator JAX would abort those that are still leaving
+        time.sleep(LEAVE_SECONDS)  # without the coordinator JAX would abort processes that are still leaving
     _end(line, status)
 
 

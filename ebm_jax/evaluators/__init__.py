@@ -1,4 +1,4 @@
-"""What `--mode=evaluate` can measure of a trained run, one module a metric."""
+"""The metrics of `--mode=evaluate`, one module for each kind."""
 
 import jax.numpy as jnp
 
@@ -34,14 +34,14 @@ EVALUATORS: dict[str, Evaluator] = {
     "classification": Evaluator(classification.check, classification.measure, (SPLIT, REFERENCE)),
     "robustness": Evaluator(robustness.check, robustness.measure, (SPLIT,)),
 }
-"""By the metric's name in `eval.metrics`; `package.module:Name` there is a metric of the user's own."""
+"""By the metric's name in `eval.metrics`; `package.module:Name` there names the user's own metric."""
 
 
 def evaluators_of(config: Config) -> dict[str, Evaluator]:
     """The metrics of `eval.metrics` by their names, each once.
 
     Raises:
-      BadInput: one of them is unknown, or there is none; or what the user named is no evaluator.
+      BadInput: a metric is unknown, there is none, or the user's own object is no Evaluator.
     """
     names = list(dict.fromkeys(name.strip() for name in config.eval.metrics.split(",") if name.strip()))
     if not names:
@@ -60,7 +60,7 @@ def _evaluator(name: str) -> Evaluator:
 
 
 def check(config: Config, num_devices: int) -> None:
-    """Refuse what `--mode=evaluate` cannot do with a run on this many devices, beyond what `checks.check` refuses.
+    """Refuse a config that evaluation cannot work with on so many devices, beyond the refusals of `checks.check`.
 
     Raises:
       BadInput: with the key, its value, the limit and what to do.
@@ -87,10 +87,10 @@ def check(config: Config, num_devices: int) -> None:
 
 
 def check_metrics(config: Config) -> None:
-    """Refuse, before anything is measured, what the metrics of `eval.metrics` cannot be measured with.
+    """Refuse a config that a metric of `eval.metrics` cannot work with, before anything is measured.
 
     Raises:
-      BadInput: as `evaluators_of`, and as the check of each.
+      BadInput: as `evaluators_of` and each metric's check; or a metric needs what is neither samples nor a split.
     """
     for name, evaluator in evaluators_of(config).items():
         evaluator.check(config)

@@ -1,4 +1,4 @@
-"""What is written of an evaluation: evaluation.json and the protocol card, from the same facts."""
+"""The files of an evaluation: evaluation.json and the protocol card, from the same facts."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from ebm_jax.evaluators.common import Outcome, Value
 from ebm_jax.registry import file_name
 
 Table = list[list[str]]
-BETWEEN = " / "  # row and column in the name of a value
+BETWEEN = " / "  # between row and column in the name of a value
 BAR = "\\|"  # a bar in a cell of a Markdown table
 DIGITS = 4  # significant ones of a number without a standard error
 
@@ -19,7 +19,7 @@ class Measured(NamedTuple):
 
     outcome: Outcome
     used: dict[str, str]
-    """What of the run went into it, in words: samples, sets."""
+    """The samples and sets that went into it, in words."""
     seconds: float
 
 
@@ -30,16 +30,16 @@ class Evaluation(NamedTuple):
     """Facts that hold for all metrics, in words."""
     measured: dict[str, Measured]
     failed: dict[str, str]
-    """Why each metric that could not be measured could not."""
+    """The reason for each metric that could not be measured."""
 
 
 def picture_name(metric: str, picture: str) -> str:
-    """The file that a picture of a metric is drawn to."""
+    """The file name of a metric's picture."""
     return f"{file_name(metric)}_{picture}.png"
 
 
 def as_json(evaluation: Evaluation) -> str:
-    """Everything; numbers that JSON has no word for are text: "nan", "inf", "-inf"."""
+    """The evaluation as JSON; numbers that JSON cannot write are text: "nan", "inf", "-inf"."""
     metrics = {
         name: {
             "values": {key: _pair(value) for key, value in measured.outcome.values.items()},
@@ -62,7 +62,7 @@ def _plain(number: float | int | None) -> float | int | str | None:
 
 
 def as_card(evaluation: Evaluation) -> str:
-    """The protocol card, Markdown: numbers, and under each metric how they came about."""
+    """The protocol card, Markdown: numbers, and under each metric its protocol."""
     parts = ["# Evaluation: numbers and protocol", _facts(evaluation.protocol)]
     for name, measured in evaluation.measured.items():
         outcome = measured.outcome
@@ -86,7 +86,7 @@ def _markdown(table: Table) -> str:
 
 
 def title(evaluation: Evaluation, name: str) -> str:
-    """What stands above the tables of a metric; one of the training buffer says so."""
+    """The heading of a metric's tables, with a warning if the samples are the training buffer's."""
     return f"{name}{_warning(evaluation.measured[name])}"
 
 
@@ -95,7 +95,7 @@ def _warning(measured: Measured) -> str:
 
 
 def tables(outcome: Outcome) -> list[Table]:
-    """The values as tables, header first: those named "row / column" in one grid, the others in a list."""
+    """The values as tables, header first: values named "row / column" in one grid, the others in a list."""
     plain = {name: value for name, value in outcome.values.items() if BETWEEN not in name}
     in_grid = {tuple(name.split(BETWEEN, 1)): value for name, value in outcome.values.items() if BETWEEN in name}
     found: list[Table] = []
@@ -113,7 +113,7 @@ def _cell(value: Value | None) -> str:
 
 
 def shown(value: Value) -> tuple[str, str]:
-    """A number and its standard error as text; the digits of both end where the error has two."""
+    """A number and its standard error as text; both end at the error's second significant digit."""
     number, error = value
     if isinstance(number, int) and error is None:
         return f"{number:,}", ""

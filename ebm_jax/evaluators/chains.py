@@ -1,4 +1,4 @@
-"""How the sampler's chains move and mix, and where their energies lie beside those of data and of noise."""
+"""The sampler's chains: how they move and mix, and their energies beside the energies of data and noise."""
 
 import math
 from functools import partial
@@ -22,16 +22,16 @@ from ebm_jax.sampling.mala import mala
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import Config, Images, Labels, PRNGKey
 
-CHAINS = 22  # the number that this evaluator's key is folded with
-LAGS = 4  # the longest lag is the traces' length over this
-SHOWN = 12  # chains
+CHAINS = 22  # this evaluator's number in `key_of`
+LAGS = 4  # the traces' length divided by the longest lag
+SHOWN = 12  # chains in the picture
 MALA_STEPS = 50
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     """Metric `chains`: split R-hat, effective sample size, autocorrelation and acceptance, and histograms of energies.
 
-    Chains of the run's kernel from uniform noise, at its constant temperature; the first half is thrown away.
+    It runs chains of the run's kernel from uniform noise, at constant temperature, and throws away the first half.
     """
     config = run.config
     number = -(-config.eval.chains.number // run.mesh.size) * run.mesh.size
@@ -82,7 +82,7 @@ def _noise(key: PRNGKey, shape: tuple[int, ...]) -> np.ndarray:
 def _traced(
     run: TrainedRun, kernel: Kernel, steps: int, key: PRNGKey, x: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where chains under the energy end, and their energies and acceptances, [steps, b]."""
+    """The ends [b, *event] of chains under the energy, and their energies and acceptances [steps, b]."""
     apply = energy.of_members(assemble.make_apply(run.config))
 
     @jax.jit
@@ -94,7 +94,7 @@ def _traced(
 
 
 def _energies_beside(run: TrainedRun, evidence: Evidence, key: PRNGKey, key_noise: PRNGKey) -> dict[str, np.ndarray]:
-    """Energies of at most `eval.num_samples` images of the splits, and of as much noise, under the same labels."""
+    """Energies of at most `eval.num_samples` images of each split, and of as much noise under the same labels."""
     config, found = run.config, {}
     splits = {"eval.reference_split": config.eval.reference_split, "eval.split": config.eval.split}
     for number, (place, split) in enumerate(splits.items()):
@@ -109,7 +109,7 @@ def _energies_beside(run: TrainedRun, evidence: Evidence, key: PRNGKey, key_nois
 def _acceptance(
     run: TrainedRun, own: np.ndarray, key: PRNGKey, x: np.ndarray, labels: np.ndarray
 ) -> tuple[float | None, str]:
-    """The kernel's own, or else that of MALA from where the chains ended; and in words whose it is."""
+    """The kernel's own acceptance or, for Langevin, MALA's from the ends of the chains; and its origin in words."""
     chain = run.config.chain
     if chain.kernel != "langevin":
         return float(own.mean()), f"of {chain.kernel}'s own Metropolis test, over all steps"
@@ -126,13 +126,13 @@ def _acceptance(
 
 
 def _langevin_temperature(config: Config) -> float:
-    """T of the law exp(-U/T) whose tied Langevin chain has this step and noise: σ²/(2s) where they are untied."""
+    """T at which tied Langevin for exp(-U/T) has this step and noise: chain.temperature, times σ²/(2s) if untied."""
     chain = config.chain
     return chain.temperature * (1.0 if chain.langevin.tied else chain.langevin.noise_scale**2 / (2 * chain.step_size))
 
 
 def _mean(values: np.ndarray, independent: float) -> Value:
-    """With its standard error, of so many independent ones; infinite where there is none."""
+    """The mean, and its standard error for `independent` independent values; infinite for none."""
     return Value(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(independent) if independent else math.inf)
 
 

@@ -1,4 +1,4 @@
-"""A conditional model as a classifier, by its energies: how often it is right, and how well it knows."""
+"""A conditional model as a classifier by its energies: its accuracy, and the calibration of its confidence."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,15 +17,15 @@ from ebm_jax.sampling.kernel import unit_box
 from ebm_jax.trained import Note, TrainedRun
 from ebm_jax.types import BadInput, Config, Energies, PRNGKey
 
-CLASSIFICATION = 31  # the number that this evaluator's key is folded with
-LEVELS = 255.0  # of a pixel
+CLASSIFICATION = 31  # this evaluator's number in `key_of`
+LEVELS = 255.0  # the largest value of a pixel
 
 
 def check(config: Config) -> None:
     """Refuse a model without classes.
 
     Raises:
-      BadInput: it has none; or the chains that refine its images have a Metropolis test.
+      BadInput: the model has none; or refined classification needs another chain.kernel.
     """
     if config.model.num_classes == 1 or label_shape(config) is not None:
         kind = f"model.num_classes {config.model.num_classes}, data.condition {config.data.condition}"
@@ -40,8 +40,8 @@ def check(config: Config) -> None:
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     """Metric `classification`: accuracy, calibration error and likelihood of the labels on all images of `eval.split`.
 
-    The scale of an energy is a convention, so that all but the accuracy is given twice: as the energies are, and at the
-    one temperature that suits the labels of the reference split best.
+    The scale of an energy is a convention, so all but the accuracy is given twice: for the energies as they are, and at
+    the temperature that fits the labels of the reference split best.
     """
     config, data, reference = run.config, evidence.data["eval.split"], evidence.data["eval.reference_split"]
     key_test, key_fit = jax.random.split(key_of(config, CLASSIFICATION))
@@ -69,7 +69,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
 
 
 def logits_in_words(config: Config) -> str:
-    """What the logits are, for a protocol."""
+    """The logits in words, for a protocol."""
     settings = config.eval
     if not settings.robustness.refine_steps:
         return f"-U(x, y), {config.sample.weights} weights"
@@ -81,13 +81,13 @@ def logits_in_words(config: Config) -> str:
 
 
 def _num_keys(config: Config) -> int:
-    """How many chains' logits are averaged; one says all where there is no noise."""
+    """The number of chains to average logits over; one is enough without noise."""
     noisy = config.eval.robustness.refine_steps and config.eval.robustness.refine_temperature
     return config.eval.robustness.chains if noisy else 1
 
 
 def make_logits_fn(config: Config, energy_of: Callable[..., Energies]) -> robustness.LogitsFn:
-    """Minus the energies of all classes, of the image or of the image that a chain refined."""
+    """The function (key, images) -> logits [b, k]: minus the energies of the classes, at the image or a refined one."""
     settings, num_classes = config.eval, config.model.num_classes
     if not settings.robustness.refine_steps:
         plain = energy.class_energies(lambda _, images, labels: energy_of(images, labels), None, num_classes)
@@ -103,7 +103,7 @@ def make_logits_fn(config: Config, energy_of: Callable[..., Energies]) -> robust
 
 
 def logits_of(run: TrainedRun, key: PRNGKey, images: np.ndarray, note: Note) -> np.ndarray:
-    """Float32 [n, k] of uint8 images."""
+    """The logits float32 [n, k] of uint8 images [n, h, w, c]."""
 
     def of_rows(apply: energy.ApplyFn, images: jax.Array, places: jax.Array) -> jax.Array:
         return make_logits_fn(run.config, apply)(of_batch(key, places), images.astype(jnp.float32) / LEVELS)

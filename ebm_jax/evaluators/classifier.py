@@ -29,7 +29,7 @@ def check(config: Config) -> None:
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """Distance, score and class coverage of the samples, beside those of as many images of `eval.split`.
+    """Metric `classifier_distance`: distance, score and class coverage of samples and of as many unseen images.
 
     Raises:
       BadInput: the data have no classes; there are too few images; the sets differ in shape.
@@ -79,7 +79,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
 
 
 def trained(run: TrainedRun, evidence: Evidence) -> tuple[Params, str]:
-    """The classifier of the run's training split, kept for later evaluations, and what it is, in words.
+    """The classifier of the run's training split, kept for later evaluations, and its description.
 
     Raises:
       BadInput: the data have no classes; the kept classifier is damaged.

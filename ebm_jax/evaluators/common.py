@@ -1,4 +1,4 @@
-"""What an evaluator is given, a run and evidence, and what it gives back: numbers, their origin, and pictures."""
+"""The types of an evaluator: it takes a run and evidence, and gives numbers, their protocol, and pictures."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -22,9 +22,9 @@ class Samples(NamedTuple):
     images: np.ndarray
     """float32 [n, h, w, c] in [0, 1]."""
     labels: np.ndarray
-    """int32 [n] or float32 [n, k]: what each was sampled under."""
+    """int32 [n] or float32 [n, k]: the label of each sample."""
     origin: str
-    """In words: fresh chains of how many steps, how many of them noise-free, or the training buffer."""
+    """In words: fresh chains with the number of their steps and of noise-free steps, or a buffer."""
 
 
 class Value(NamedTuple):
@@ -32,25 +32,25 @@ class Value(NamedTuple):
 
     number: float
     standard_error: float | None = None
-    """Over what is stated in the protocol; None where there is none."""
+    """The protocol states what it is taken over; None: there is none."""
 
 
 class Outcome(NamedTuple):
     """What an evaluator found."""
 
     values: dict[str, Value]
-    """By name, with its unit where it has one, such as "log Z, nats"; of names "row / column" a grid is shown."""
+    """By name, with the unit if there is one, such as "log Z, nats"; names "row / column" make a grid."""
     protocol: dict[str, str]
-    """How they came about, each fact in words: sample sizes, sets and their hashes, chain steps, seeds."""
+    """How the values came about, each fact in words: sample sizes, sets and their hashes, chain steps, seeds."""
     pictures: dict[str, Draw]
     """By name: a function that draws to the path of a .png."""
 
 
 class Evidence(NamedTuple):
-    """What an evaluator said that it needs, and nothing else; made once for all metrics of an evaluation."""
+    """What an evaluator needs, and nothing else; made once for all metrics of an evaluation."""
 
     data: Mapping[str, Dataset]
-    """All images of a split of the run's own data, with the data's labels, by the config's key: "eval.split"."""
+    """From a split's key, such as "eval.split", to all images of it in the run's own data, with the data's labels."""
     drawn: Samples | None = None
     shared: Any = None
     """What the evaluator's `shared` gave."""
@@ -58,7 +58,11 @@ class Evidence(NamedTuple):
 
     @property
     def samples(self) -> Samples:
-        """`eval.num_samples` samples of the model, as `eval.samples` says: of fresh chains, or the training buffer."""
+        """`eval.num_samples` samples of the model, from fresh chains or the training buffer (`eval.samples`).
+
+        Raises:
+          BadInput: the evaluator does not list samples in its needs.
+        """
         if self.drawn is None:
             raise BadInput("this metric did not say that it needs samples; add 'samples' to the needs of its Evaluator")
         return self.drawn
@@ -71,12 +75,12 @@ class Evaluator(NamedTuple):
     """One metric."""
 
     check: Callable[[Config], None]
-    """Refuses, before anything is measured, a config that the metric cannot be measured with."""
+    """Refuses a config that the metric cannot work with, before anything is measured."""
     measure: Callable[[TrainedRun, Evidence], Outcome]
     needs: Needs | Callable[[Config], Needs]
-    """"samples", and the config's keys of splits, such as "eval.split"; or a function that tells them from a config."""
+    """"samples", and the config's keys of splits, such as "eval.split"; or a function from a config to these."""
     shared: Callable[[TrainedRun, Evidence], Any] | None = None
-    """A measurement that other metrics are made of too: it is made once, from what the first of them needs."""
+    """A measurement that several metrics use: it is made once, from the evidence of the first of them."""
 
     def needed(self, config: Config) -> Needs:
         """What the metric needs of a run of this config."""
@@ -84,12 +88,12 @@ class Evaluator(NamedTuple):
 
 
 def unchecked(config: Config) -> None:
-    """The check of a metric that any run has."""
+    """The check of a metric that fits any run."""
     del config
 
 
 def key_of(config: Config, number: int) -> PRNGKey:
-    """The key of all randomness of one evaluator, by `eval.seed` and the evaluator's own number; 0 is the samples'."""
+    """The key of all randomness of one evaluator, from `eval.seed` and the evaluator's number; the samples have 0."""
     return jax.random.fold_in(jax.random.key(config.eval.seed), number)
 
 
@@ -100,7 +104,7 @@ def described(config: Config, split: str, images: np.ndarray) -> str:
 
 
 def chosen_rows(length: int, count: int, seed: int) -> np.ndarray:
-    """`count` different random rows of 0..length-1, or all of fewer, in ascending order."""
+    """`count` different random rows of 0..length-1, or all if fewer, in ascending order."""
     return np.sort(np.random.default_rng(seed).permutation(length)[:count])
 
 

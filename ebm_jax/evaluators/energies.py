@@ -11,7 +11,7 @@ from ebm_jax.types import PRNGKey
 
 
 def at_most(dataset: Dataset, number: int, seed: int) -> Dataset:
-    """Random images of a set, `number` of them, or all of fewer, in their order."""
+    """`number` random images of a set, or all if fewer, in their order."""
     rows = chosen_rows(len(dataset.images), number, seed)
     return dataset._replace(images=dataset.images[rows], labels=dataset.labels[rows])
 
@@ -22,7 +22,7 @@ def dequantised(key: PRNGKey, images: np.ndarray) -> np.ndarray:
 
 
 def energies_of(run: TrainedRun, images: np.ndarray, labels: np.ndarray, note: Note) -> np.ndarray:
-    """U(x, y), float64 [n]; the labels of an unconditional model's images play no part."""
+    """U(x, y), float64 [n]; an unconditional model ignores the labels."""
     labels = labels if run.config.model.num_classes > 1 else np.zeros(len(images), np.int32)
     size = run.config.eval.batch_size
     found = run.map(lambda energy_of, x, y: energy_of(x, y), images, labels, batch_size=size, note=note)

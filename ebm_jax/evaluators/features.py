@@ -1,4 +1,4 @@
-"""FID, Inception Score, KID, precision and recall, density and coverage: one pass of the Inception over either set."""
+"""FID, Inception Score, KID, precision and recall, density and coverage: one pass of the Inception over each set."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -28,10 +28,10 @@ class Compared(NamedTuple):
 
 
 def require_weights(metric: str, config: Config) -> None:
-    """Refuse a metric in features of the Inception without its weights, or with others.
+    """Refuse a metric on Inception features without the weights, or with the wrong weights.
 
     Raises:
-      BadInput: with the way to get them, and what can be measured without; or with both hashes.
+      BadInput: with the way to get them and a metric that needs none; or with both hashes.
     """
     if not config.eval.inception.weights:
         raise BadInput(
@@ -53,7 +53,7 @@ def check_fid(config: Config) -> None:
 
 
 def require_covariance(metric: str, what: str, count: int, num_features: int) -> None:
-    """Refuse fewer samples than a covariance of full rank needs; the distance of fewer says more of their number.
+    """Refuse too few samples for a covariance of full rank; their number would dominate the distance.
 
     Raises:
       BadInput: there are at most as many samples as features.
@@ -69,14 +69,14 @@ def check_inception_score(config: Config) -> None:
     """Refuse an Inception Score of fewer samples than splits.
 
     Raises:
-      BadInput: as `require_weights`; or with both numbers.
+      BadInput: as `require_weights`; or with the number and the limit.
     """
     require_weights("inception_score", config)
     _require_fewer(config, "eval.splits", config.eval.splits, config.eval.num_samples + 1)
 
 
 def check_kid(config: Config) -> None:
-    """Refuse a KID whose subsets are larger than what they are drawn from.
+    """Refuse KID subsets that are larger than the set they are drawn from.
 
     Raises:
       BadInput: as `require_weights`; or with the size and the limit.
@@ -118,7 +118,7 @@ def _require_fewer(config: Config, key: str, value: int, limit: int) -> None:
 
 
 def needs(config: Config) -> Needs:
-    """Samples, and the reference split where its statistics are not read from a file."""
+    """Samples, and the reference split unless a file has its statistics."""
     is_saved = config.eval.inception.reference and Path(config.eval.inception.reference).exists()
     return (SAMPLES,) if is_saved else (SAMPLES, "eval.reference_split")
 
@@ -191,7 +191,7 @@ def _jackknife(config: Config) -> str:
 
 
 def require_same_shape(samples: np.ndarray, reference: np.ndarray) -> None:
-    """Refuse to compare images [n, h, w, c] and [m, h, w, c] of different shapes, which would be resized differently.
+    """Refuse to compare images [n, h, w, c] and [m, h, w, c] of different shapes; networks resize these differently.
 
     Raises:
       BadInput: with both shapes.
@@ -204,15 +204,15 @@ def require_same_shape(samples: np.ndarray, reference: np.ndarray) -> None:
 
 
 def shape_in_words(images: np.ndarray) -> str:
-    """The size of one of images [n, h, w, c]."""
+    """The size of one image of [n, h, w, c], in words."""
     return "x".join(map(str, images.shape[1:]))
 
 
 def compare(run: TrainedRun, evidence: Evidence) -> Compared:
-    """The samples and the reference through the Inception: the measurement that all metrics here are made of.
+    """Pass the samples and the reference through the Inception; all metrics here use this measurement.
 
     Raises:
-      BadInput: the weights cannot be read; the sets differ in shape; the saved reference is of something else.
+      BadInput: the weights cannot be read; the sets differ in shape; the saved reference does not fit.
     """
     config, images = run.config.eval, evidence.samples.images
     if not config.reference:
@@ -242,7 +242,7 @@ def compare(run: TrainedRun, evidence: Evidence) -> Compared:
 
 
 def noted(note: Note, what: str, feature_fn: FeatureFn, total: int) -> FeatureFn:
-    """The function, telling whoever waits how many images it has seen."""
+    """`feature_fn`, which also notes how many of `total` images it has seen."""
     done = 0
 
     def fn(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -257,7 +257,7 @@ def noted(note: Note, what: str, feature_fn: FeatureFn, total: int) -> FeatureFn
 def _reference(
     run: TrainedRun, evidence: Evidence, feature_fn: FeatureFn, digest: str
 ) -> tuple[Moments, np.ndarray, str]:
-    """Moments and kept features of the reference split, and what they are of: read from the file, or made for it."""
+    """Moments and kept features of the reference split, and their description: read from the file, or made."""
     config = run.config
     wanted = {
         "set": f"{config.data.name} {config.eval.reference_split}",

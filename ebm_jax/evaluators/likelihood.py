@@ -1,9 +1,8 @@
 """The log-likelihood of a trained run on images that it never saw, between bounds by annealed importance sampling.
 
-The law is q(x) = exp(-U(x) / T) / Z on [0, 1]^d at the temperature `eval.ais.temperature`, 1 for the model itself. It
-is not the law that the release's untied Langevin chains follow: those are near the temperature σ²/(2s), 1.25e-6.
-Of a model of classes it is q(x | y), each class with its own Z by chains of its own, and the likelihood of an image is
-that under its label.
+The law is q(x) = exp(-U(x) / T) / Z on [0, 1]^d at the temperature `eval.ais.temperature`, 1 for the model itself. The
+release's untied Langevin chains follow another law: they are near the temperature σ²/(2s), 1.25e-6. A model of classes
+has the law q(x | y): each class has its own Z, from its own chains, and an image has the likelihood under its label.
 """
 
 import math
@@ -28,9 +27,9 @@ from ebm_jax.sampling.mala import mala
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, EnergyFn, Images, Labels, PRNGKey
 
-AIS = 21  # the number that this evaluator's key is folded with
+AIS = 21  # this evaluator's number in `key_of`
 CROSSED = 3.0  # standard errors by which the bounds may cross by chance
-LEVELS = 256  # of a pixel
+LEVELS = 256  # values of a pixel
 
 
 BASES = {"uniform": "uniform on [0, 1]^d, log Z 0", "normal": "N(0, I) on R^d, log Z 0 with its density"}
@@ -41,16 +40,16 @@ class Move(NamedTuple):
 
     kernel_of: ais.KernelOf
     acceptance: float
-    """To adapt the step size to: the best one in many dimensions, 0.574 for MALA (Roberts & Rosenthal 1998) and 0.651
+    """The target that sets the step size, the best in many dimensions: 0.574 for MALA (Roberts & Rosenthal 1998), 0.651
     for HMC (Beskos et al. 2013)."""
     largest_step: float
-    """At which a single move crosses the box."""
+    """The step size at which a single move crosses the box."""
 
 
 def make_move(config: Config) -> Move:
-    """That of `eval.ais.kernel`. A proposal that leaves the box is refused by MALA, and bounces back in HMC.
+    """The move that `eval.ais.kernel` names. MALA refuses a proposal outside the box, HMC bounces off the walls.
 
-    Chains stay in the set of the law that they start from, be it the box or the whole space.
+    Chains stay in the support of the law that they start from, the box or the whole space.
     """
     project = assemble.make_base(config).project
     if config.eval.ais.kernel == "mala":
@@ -107,7 +106,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
 
 
 class Chains:
-    """Chains of all classes at once, over all devices, one row of `labels` each."""
+    """Chains of all classes at once, over all devices, one chain for each of `labels`."""
 
     def __init__(self, run: TrainedRun, move: Move, labels: np.ndarray) -> None:
         self._run, self._move, self._labels = run, move, labels
@@ -128,7 +127,7 @@ class Chains:
         return parallel.place_batch(self._run.mesh, (x, self._labels))
 
     def pilot(self, key_start: PRNGKey, key: PRNGKey) -> ais.Path:
-        """The path, from chains that are thrown away."""
+        """The path of temperatures and step sizes, from chains that are thrown away."""
         evaluation = self._run.config.eval
 
         @jax.jit
@@ -160,7 +159,7 @@ class Chains:
         )
 
     def starts(self, key: PRNGKey, path: ais.Path, samples: Samples) -> tuple[np.ndarray, diagnostics.Mixing]:
-        """The run's samples of each chain's class, moved on under the law itself; and how their energies mix there."""
+        """The run's samples of each chain's class, moved on under the law itself, and the mixing of their energies."""
         steps = self._run.config.eval.ais.burn_in
         kernel = self._move.kernel_of(path.step_sizes[-1])
 
@@ -174,23 +173,23 @@ class Chains:
         return x, diagnostics.mixing(energies[steps // 2 :])
 
     def backward(self, key: PRNGKey, starts: np.ndarray, path: ais.Path) -> np.ndarray:
-        """Log-weights [chains] of the way back."""
+        """Log-weights [chains] of the reverse chains from `starts`."""
         back = ais.reverse(path)
         annealed = self._anneal(key, self._run.params, *self._placed(starts), back)
         return ais.log_weights(back, parallel.on_host(annealed.differences))
 
 
 class Likelihood(NamedTuple):
-    """What bounds of log Z say of images, whose energies and classes are given."""
+    """The likelihood of images, from bounds of log Z and the images' energies and classes."""
 
     bounds: list[ais.Sandwich]
-    """One a class."""
+    """One for each class."""
     energies: np.ndarray
     """U/T of the images, nats."""
     classes: np.ndarray
     dimensions: int
     tolerance: float
-    """Nats of a gap, its errors included, at which bounds count as closed."""
+    """Nats; bounds count as closed up to this gap, errors included."""
 
     def values(self) -> dict[str, Value]:
         """All numbers; log Z is the mean over the images' classes."""
@@ -223,14 +222,14 @@ class Likelihood(NamedTuple):
         return float(shares @ means), float(np.sqrt(np.square(shares * errors).sum()))
 
     def _log_likelihood(self, side: str) -> tuple[float, float]:
-        """The mean over the images with a bound of log Z, and its error: of the images and of the bound."""
+        """The images' mean log-likelihood at a bound of log Z, and its error from the images and the bound."""
         log_z, error = self._mean(side)
         levels = np.array([getattr(bound, side) for bound in self.bounds])[self.classes]
         spread = np.std(self.energies + levels, ddof=1) / math.sqrt(len(self.energies))
         return float(-self.energies.mean() - log_z), math.hypot(float(spread), error)
 
     def verdict(self) -> str:
-        """Whether the sandwich closes, in words, and what it means if not; of the worst class."""
+        """Whether the sandwich of the worst class closes, in words, and what it means if it does not."""
         worst = max(self.bounds, key=lambda bound: abs(bound.gap))
         gap, error = worst.gap, worst.gap_error
         said = f"{gap:+.3f} nats, standard error {error:.3f}{' in the worst class' if len(self.bounds) > 1 else ''}"
@@ -249,7 +248,7 @@ class Likelihood(NamedTuple):
 
 
 def check(config: Config) -> None:
-    """Refuse a run whose law has no one normaliser, or too few chains for its classes.
+    """Refuse a model of vector labels, which has no Z for each class, and too few chains for the classes.
 
     Raises:
       BadInput: with the key, its value and what to do.
@@ -272,7 +271,7 @@ def _rounded_up(number: int, divisor: int) -> int:
 
 
 def _rows_of_classes(given: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """For each wanted label the row of a sample of it, in turn."""
+    """For each wanted label, the row of a sample that has it; the samples of a label take turns."""
     given = given if wanted.any() else np.zeros(len(given), np.int32)
     rows = np.empty(len(wanted), np.int64)
     for label in np.unique(wanted):
@@ -296,7 +295,7 @@ def _kernel_in_words(config: Config) -> str:
 
 
 def _temperature_of_chains(config: Config) -> str:
-    """The temperature of the chains that train and sample, where it is not 1."""
+    """The temperature of the chains that train and sample, in words."""
     chain = config.chain
     if chain.kernel != "langevin" or chain.langevin.tied:
         return f"; the run's own chains are at T = {chain.temperature:g}"
@@ -304,7 +303,7 @@ def _temperature_of_chains(config: Config) -> str:
 
 
 def _curve(temperatures: np.ndarray, nats: np.ndarray) -> Draw:
-    """Log-likelihood against temperature: each stop of the path is one, of which forward AIS knows log Z."""
+    """The picture of log-likelihood against temperature; forward AIS knows log Z at each stop of its path."""
 
     def draw(path: Path) -> None:
         lines, labels = {"forward AIS": (temperatures, nats)}, ("temperature T of exp(-U/T)/Z", "nats")

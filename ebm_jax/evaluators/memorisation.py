@@ -10,7 +10,7 @@ from ebm_jax.report import pictures
 from ebm_jax.trained import TrainedRun
 
 PAIRS = 16  # in the picture
-CLOSE = 0.01  # share of test images that are nearer to a training image than what counts as close
+CLOSE = 0.01  # share of test images that lie closer to a training image than the threshold
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:

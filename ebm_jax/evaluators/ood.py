@@ -17,7 +17,7 @@ from ebm_jax.report import console, figures, pictures
 from ebm_jax.trained import Note, TrainedRun, with_split
 from ebm_jax.types import BadInput, Config
 
-MADE = {  # sets made of the inside images, or of nothing
+MADE = {  # sets made from the inside images, or from nothing
     "uniform": outliers.uniform,
     "constant": outliers.constant,
     "interpolation": outliers.interpolation,
@@ -28,11 +28,11 @@ TRUE_POSITIVE_RATE = 0.95
 RESAMPLES = 200  # of the bootstrap
 SHOWN = 12  # images of each set in the picture
 POINTS = 200  # of a curve
-SEED = 1  # beside eval.seed: a stream of its own
+SEED = 1  # beside eval.seed, for a random stream of its own
 
 
 class Scored(NamedTuple):
-    """What one energy says of a set."""
+    """One energy of the images of a set, and the norm of its gradient."""
 
     energies: np.ndarray
     """float64 [n]."""
@@ -41,10 +41,10 @@ class Scored(NamedTuple):
 
 
 def check(config: Config) -> None:
-    """Refuse sets that are not there, before anything is computed.
+    """Refuse sets that do not exist or do not fit, and vector labels, before anything is computed.
 
     Raises:
-      BadInput: with the set, and what there is.
+      BadInput: with the set and the known sets; or with the condition.
     """
     if label_shape(config) is not None:
         raise BadInput(
@@ -86,7 +86,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
 
 
 def collect(run: TrainedRun, evidence: Evidence) -> dict[str, np.ndarray]:
-    """The images uint8 [n, h, w, c] of the inside, of the training set and of every set that is asked for."""
+    """The images uint8 [n, h, w, c] of the inside set, the training set and every set of `eval.ood.sets`."""
     config = run.config
     inside, train = (evidence.data[key].images for key in ("eval.split", "eval.reference_split"))
     sets = {"inside": inside[_rows(config, len(inside))], "train": train[_rows(config, len(train))]}
@@ -106,7 +106,7 @@ def energy_names(config: Config) -> list[str]:
 
 
 def score(run: TrainedRun, sets: dict[str, np.ndarray], note: Note) -> dict[str, dict[str, Scored]]:
-    """For each set of uint8 images every energy, and the norm of its gradient; one program goes through all."""
+    """Every energy of each set of uint8 images, and the norm of its gradient; one program goes through all sets."""
     num_classes = run.config.model.num_classes
 
     def of_batch(energy_of, images):
@@ -130,7 +130,7 @@ def score(run: TrainedRun, sets: dict[str, np.ndarray], note: Note) -> dict[str,
 
 
 def scores(name: str, scored: Scored, reference: np.ndarray) -> dict[str, np.ndarray]:
-    """The scores of a set by their names; `reference` are the energies of the training set."""
+    """The scores of a set, by name; `reference` has the energies of the training set."""
     return {
         f"-{name}": -scored.energies,
         f"-|∇ {name}|": -scored.gradient_norms,
@@ -153,9 +153,9 @@ def _rows(config: Config, length: int) -> np.ndarray:
 
 
 def _config_of(config: Config, word: str) -> Config:
-    """The config whose data are the set SOURCE:NAME or SOURCE:PATH, with @SPLIT or of `eval.split`, in the run's shape.
+    """The config with SOURCE:NAME or SOURCE:PATH as its data, in the run's shape, of @SPLIT or else `eval.split`.
 
-    `data.crop` brings any image to that shape by one function, which leaves images that have it already as they are.
+    `data.crop` brings every image to that shape by one function, which keeps images of that shape as they are.
     """
     place, _, split = word.partition("@")
     kind, _, name = place.partition(":")
@@ -169,7 +169,7 @@ def _config_of(config: Config, word: str) -> Config:
 
 
 def _named(word: str, make: Callable):
-    """What `make` gives; an error names the set."""
+    """Call `make`; its error names the set."""
     try:
         return make()
     except BadInput as error:

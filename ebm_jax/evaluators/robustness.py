@@ -1,4 +1,4 @@
-"""A conditional model as a classifier under attack: how often it is right within a radius of its images."""
+"""A conditional model as a classifier under attack: how often it is right within a radius of an image."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,12 +17,12 @@ from ebm_jax.report import figures
 from ebm_jax.trained import Note, TrainedRun
 from ebm_jax.types import BadInput, Config, PRNGKey
 
-ROBUSTNESS = 32  # the number that this evaluator's key is folded with
+ROBUSTNESS = 32  # this evaluator's number in `key_of`
 NORMS = {"L∞": (robustness.LINF, "eval.robustness.linf", LEVELS), "L2": (robustness.L2, "eval.robustness.l2", 1.0)}
 
 
 def check(config: Config) -> None:
-    """Refuse a model without classes, and radii that are none.
+    """Refuse a model without classes, and radii that are not finite numbers of at least 0.
 
     Raises:
       BadInput: with the key and its value.
@@ -33,9 +33,9 @@ def check(config: Config) -> None:
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """Metric `robustness`: accuracy under projected gradient ascent over the radius, and whether gradients are masked.
+    """Metric `robustness`: accuracy under projected gradient ascent at each radius, and signs of masked gradients.
 
-    In L∞ and in L2, on random images of `eval.split`.
+    It attacks random images of `eval.split`, in L∞ and in L2.
     """
     config, data = run.config, evidence.data["eval.split"]
     rows = chosen_rows(len(data.images), config.eval.robustness.images, config.eval.seed)
@@ -59,7 +59,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
 
 
 def _radii(config: Config, key: str) -> np.ndarray:
-    """The radii at a key, numbers apart by commas, sorted, in the key's unit."""
+    """The sorted radii at a key, in the key's unit; commas separate them there."""
     text = schema.value_of(config, key)
     try:
         radii = np.array(sorted({float(number) for number in text.split(",")}))
@@ -79,7 +79,7 @@ def _curve(
     radii: np.ndarray,
     note: Note,
 ) -> robustness.Curve:
-    """Which images stand each attack; radii in pixel values, rising. All radii go through one program."""
+    """Which images withstand each attack; `radii` rise, in pixel values of [0, 1]. All radii go through one program."""
     settings = run.config.eval
     steps, restarts = settings.robustness.steps, settings.robustness.restarts
     least = settings.robustness.step_size / LEVELS if norm is robustness.LINF else 0.0
@@ -94,7 +94,7 @@ def _curve(
         return robustness.noise(key, logits_fn, images, labels, norm, radius, num_draws=steps * restarts).margins
 
     def stands(attack: Callable[..., Any], radii: np.ndarray, *more: np.ndarray) -> np.ndarray:
-        """Bool [radii, images]."""
+        """Bool [radii, images]: whether the image withstands the attack."""
         rows = np.tile(np.arange(len(images)), len(radii))
         each = [np.repeat(sizes.astype(np.float32), len(images)) for sizes in (radii, *more)]
         rows_of_all = images[rows], labels[rows], np.arange(len(rows))

@@ -1,4 +1,4 @@
-"""The samples that an evaluation judges: of fresh chains, of a sampling buffer, or of the training buffer."""
+"""The samples that an evaluation judges: from fresh chains, a sampling buffer, or the training buffer."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from ebm_jax.schema import with_values
 from ebm_jax.trained import Note, TrainedRun
 from ebm_jax.types import BadInput, Config
 
-SAMPLES = 0  # the number that the samples' key is folded with
+SAMPLES = 0  # the samples' number in `key_of`
 
 
 def draw(run: TrainedRun, note: Note) -> Samples:
@@ -28,7 +28,7 @@ def draw(run: TrainedRun, note: Note) -> Samples:
 
 
 def _by_rounds(run: TrainedRun, note: Note) -> Samples:
-    """Those chains of a sampling buffer that went the most rounds; it begins anew, so that only seeds matter."""
+    """The chains with the most rounds of a sampling buffer; the buffer is new, so that only seeds matter."""
     config = run.config
     init, advance, _ = samplers.make_rounds(config, run.mesh)
     key_init, key_rounds = jax.random.split(key_of(config, SAMPLES))
@@ -37,13 +37,17 @@ def _by_rounds(run: TrainedRun, note: Note) -> Samples:
         buffer = advance(run.params, key_rounds, buffer)
         note(f"round {int(buffer.rounds)} of {config.sample.rounds} of the sampling buffer")
     images, labels, visits = samplers.oldest_chains(config, buffer, config.eval.num_samples)
-    mixed = np.random.default_rng(config.eval.seed).permutation(len(images))  # errors are over groups in order
+    mixed = np.random.default_rng(config.eval.seed).permutation(len(images))  # errors are over consecutive groups
     origin = f"{rounds_origin(config)}; {visits.mean():.1f} on average, {visits.min()} at least"
     return Samples(images[mixed], labels[mixed], origin)
 
 
 def _buffered(run: TrainedRun) -> Samples:
-    """Random chains of the newest checkpoint's buffer: where training left them, some just restarted from noise."""
+    """Random chains of the newest checkpoint's buffer, as training left them; some have just restarted from noise.
+
+    Raises:
+      BadInput: the method keeps no chains.
+    """
     config = run.config
     state = trained.restore(run.folder, program.abstract_state(config, run.mesh), before=run.step + 1).state
     buffer = assemble.make_method(config).chains(state.memory)
@@ -63,7 +67,7 @@ def _buffered(run: TrainedRun) -> Samples:
 
 
 def fresh_origin(config: Config) -> str:
-    """In words, where fresh chains come from: the steps of the group `sample`."""
+    """The origin of fresh chains in words, from the group `sample`."""
     sample = config.sample
     annealed = f", annealed from temperature {sample.anneal_from:g}" if sample.anneal_from else ""
     labels = f", under the labels {sample.labels} in turn" if sample.labels else ""
@@ -74,7 +78,7 @@ def fresh_origin(config: Config) -> str:
 
 
 def rounds_origin(config: Config) -> str:
-    """In words, where the chains of a sampling buffer come from: the keys of the group `sample`."""
+    """The origin of a sampling buffer's chains in words, from the group `sample`."""
     sample = config.sample
     energies = "the energy of one member, by turns" if config.sample.ensemble == "turns" else "the energy"
     return (

@@ -1,4 +1,4 @@
-"""What `--mode=sample` can do with a trained run, one module a task."""
+"""The tasks that `--mode=sample` can do with a trained run, one module a task."""
 
 from ebm_jax import registry, trained
 from ebm_jax.tasks import (
@@ -28,14 +28,14 @@ TASKS: dict[str, Task] = {
     "classify": Task(classify.check, classify.run),
     "neighbours": Task(neighbours.check, neighbours.run),
 }
-"""By the task's name in `sample.task`; `package.module:Name` there is a task of the user's own."""
+"""By the task's name in `sample.task`; `package.module:Name` there names the user's own task."""
 
 
 def task_of(config: Config) -> Task:
     """The task of `sample.task`.
 
     Raises:
-      BadInput: none has this name; or what the user named has no `check` or no `run`.
+      BadInput: no task has this name; or the user's own object has no `check` or no `run`.
     """
     found = registry.named("sample.task", config.sample.task, TASKS)
     if isinstance(found, Task):
@@ -50,7 +50,7 @@ def task_of(config: Config) -> Task:
 
 
 def check(config: Config, num_devices: int) -> None:
-    """Refuse what `--mode=sample` cannot do with a run, beyond what `checks.check` refuses.
+    """Refuse a config that `--mode=sample` cannot work with, beyond the refusals of `checks.check`.
 
     Raises:
       BadInput: with the key, its value, the limit and what to do.

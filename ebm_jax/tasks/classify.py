@@ -1,4 +1,4 @@
-"""Task `classify`: images by the class of lowest energy."""
+"""Task `classify`: classify images by the class of lowest energy."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def check(config: Config) -> None:
     """Refuse a model without classes.
 
     Raises:
-      BadInput: with how to have them; or the run is of no images.
+      BadInput: with the remedy; or the run's data are no images.
     """
     check_images(config, "classify")
     check_one_label_each(config)

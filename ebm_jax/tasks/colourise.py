@@ -1,4 +1,4 @@
-"""Task `colourise`: images seen in gray, drawn in colour."""
+"""Task `colourise`: draw in colour images that were seen in gray."""
 
 from functools import partial
 
@@ -13,10 +13,10 @@ from ebm_jax.types import BadInput, Config, PRNGKey
 
 
 def check(config: Config) -> None:
-    """Refuse a run of images that have no colours.
+    """Refuse images without colours.
 
     Raises:
-      BadInput: with the data's name.
+      BadInput: with the data's name, if they have one channel or are no images.
     """
     check_images(config, "colourise")
     check_one_label_each(config)
@@ -25,10 +25,10 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Images of `sample.split` from the means of their channels."""
+    """Draw images of `sample.split` from the means of their channels."""
     images, labels = images_to_start_from(run.config)
     channels = images.shape[3]
     observed = np.asarray(observations.gray(jnp.asarray(images)))
-    weight = likelihood_weight(run.config) * channels  # over ‖A‖²
+    weight = likelihood_weight(run.config) * channels  # divided by ‖A‖²
     likelihood = partial(observations.gaussian_likelihood, observations.gray, weight=weight)
     return restored(run, key, images, labels, observed, observed.repeat(channels, 3), likelihood, "gray")

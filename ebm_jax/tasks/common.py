@@ -1,4 +1,4 @@
-"""What a task of `--mode=sample` is, and what several of them share."""
+"""A task of `--mode=sample` as a type, and helpers that several tasks share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ Draw = Callable[[Path], None]
 
 
 class Result(NamedTuple):
-    """What a task made: arrays for the .npz, a function that draws them to a path without suffix, a line to say."""
+    """A task's arrays for the .npz, a function that draws them to a path without suffix, and a line to print."""
 
     arrays: dict[str, np.ndarray]
     draw: Draw
@@ -31,15 +31,15 @@ class Task(NamedTuple):
     """One use of a trained run."""
 
     check: Callable[[Config], None]
-    """Refuses, before anything is read or made, a config that the task cannot be done with."""
+    """Refuses a config that the task cannot work with, before anything is read or made."""
     run: Callable[[TrainedRun, PRNGKey], Result]
-    """The key is that of `sample.seed`."""
+    """Does the task, with the key of `sample.seed`."""
     ensemble: bool = True
-    """Whether the runs of `sample.with_runs` are members beside the run, rather than something of the task's own."""
+    """True: the runs of `sample.with_runs` are members beside the run. False: the task uses them itself."""
 
 
 def check_images(config: Config, task: str) -> None:
-    """Refuse a task of images for a run of a 2-D density.
+    """Refuse a 2-D density as the data of a task of images.
 
     Raises:
       BadInput: with the data's name.
@@ -49,7 +49,7 @@ def check_images(config: Config, task: str) -> None:
 
 
 def check_one_label_each(config: Config) -> None:
-    """Refuse `sample.labels` that are none of the model's, or sums of them.
+    """Refuse `sample.labels` that the model does not have, and sums of labels.
 
     Raises:
       BadInput: as `labels.sample_labels`.
@@ -68,14 +68,17 @@ def check_classes(config: Config, message: str) -> None:
 
 
 def compiled(run: TrainedRun, fn: Callable[..., Any], key: PRNGKey, *rows: Any) -> Any:
-    """`fn(key, *rows)` compiled, the rows spread over all devices where their number allows, the result on the host."""
+    """Compile and call `fn(key, *rows)`, and bring the result to the host.
+
+    The rows are spread over all devices if the devices divide their number.
+    """
     if len(rows[0]) % run.mesh.size == 0:
         rows = parallel.place_batch(run.mesh, rows)
     return jax.device_get(jax.jit(fn)(key, *rows))
 
 
 def images_to_start_from(config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """`sample.num_images` random images [n, h, w, c] in [0, 1] of `sample.split`, or all of fewer, with labels."""
+    """`sample.num_images` random images [n, h, w, c] in [0, 1] of `sample.split`, or all if fewer, with labels."""
     images = sources.make_source(with_split(config, config.sample.split))
     count = min(config.sample.num_images, images.length)
     rows = np.sort(np.random.default_rng(config.sample.seed).permutation(images.length)[:count])
@@ -87,11 +90,11 @@ def images_to_start_from(config: Config) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rows_of(**rows: np.ndarray) -> Draw:
-    """A picture of the first few images of each, one row under its name."""
+    """A picture with one named row of images for each argument: its first COLUMNS images."""
     captions = {name.replace("_", " "): images[:COLUMNS] for name, images in rows.items()}
     return lambda path: pictures.write_rows(path.with_suffix(".png"), captions)
 
 
 def mean_squared_error(images: np.ndarray, others: np.ndarray) -> float:
-    """Per value, over all images."""
+    """The mean over all values of all images."""
     return float(np.square(images - others).mean())

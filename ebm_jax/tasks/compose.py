@@ -1,4 +1,4 @@
-"""Task `compose`: samples of the product of several models, or of one under several labels."""
+"""Task `compose`: samples of the product of several models, or of one model under several labels."""
 
 from collections.abc import Callable
 
@@ -15,10 +15,10 @@ LabelsAt = Callable[[Places], Labels]
 
 
 def check(config: Config) -> None:
-    """Refuse a sum of fewer than two energies, and labels of other runs that are not as many as the runs.
+    """Refuse a sum of fewer than two energies, and a number of label texts other than the number of other runs.
 
     Raises:
-      BadInput: with what to give.
+      BadInput: with the remedy.
     """
     own, others = parse_labels(config, "sample.labels"), _others(config)
     if max(len(own), 1) + len(others) < 2:
@@ -28,7 +28,7 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Chains from noise under the sum of energies: of several labels of this run, and of the runs of `with_runs`."""
+    """Chains from noise under a sum: this run's energies, one a label, and the energies of the runs of `with_runs`."""
     terms = _terms(run)
 
     def energy_of(params: tuple[Params, ...], places: Places) -> EnergyFn:
@@ -45,7 +45,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
 
 
 def _terms(run: TrainedRun) -> list[tuple[Config, Params, LabelsAt]]:
-    """Of each energy of the sum the config, the parameters and the labels at places: the run's own first."""
+    """Config, parameters and labels at places for each energy of the sum; the run's own energies come first."""
     own = parse_labels(run.config, "sample.labels")
     labels: list[LabelsAt] = [lambda places, term=term: term[places % len(term)] for term in own]
     labels = labels or [lambda places: example_labels(run.config, places)]
@@ -55,7 +55,7 @@ def _terms(run: TrainedRun) -> list[tuple[Config, Params, LabelsAt]]:
 
 
 def _others(config: Config) -> list[tuple[Folder, str]]:
-    """The folder of each run of `sample.with_runs`, and its labels as `sample.compose.with_labels` has them."""
+    """The folder of each run of `sample.with_runs`, and its labels in `sample.compose.with_labels`."""
     folders, asked = trained.other_runs(config), config.sample.compose.with_labels
     texts = asked.split("+") if asked else [""] * len(folders)
     if len(texts) != len(folders):
@@ -66,7 +66,7 @@ def _others(config: Config) -> list[tuple[Folder, str]]:
 
 
 def _of_another(run: TrainedRun, folder: Folder, text: str) -> tuple[Config, Params, LabelsAt]:
-    """The newest weights of another run, and the labels that the text asks of it."""
+    """Another run's config and newest weights, and its labels from the text."""
     config, params = load(folder)
     if tuple(config.data.shape) != tuple(run.config.data.shape):
         raise BadInput(

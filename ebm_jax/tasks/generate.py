@@ -1,4 +1,4 @@
-"""Task `generate`: samples, of chains from noise or of the run's sampling buffer."""
+"""Task `generate`: samples from chains that start from noise, or from the run's sampling buffer."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ebm_jax.types import BadInput, Config, PRNGKey
 
 
 def check(config: Config) -> None:
-    """Refuse labels that are none of the model's.
+    """Refuse labels that the model does not have.
 
     Raises:
       BadInput: with the labels.
@@ -23,7 +23,7 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Chains from fresh noise, or those of the sampling buffer after some more rounds."""
+    """Chains from fresh noise, or the chains of the sampling buffer after some more rounds."""
     config = run.config
     if config.sample.buffer_capacity:
         found, origin = _continued(run, key)
@@ -42,7 +42,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
 
 
 def _continued(run: TrainedRun, key: PRNGKey) -> tuple[Generated, str]:
-    """The oldest chains of the run's sampling buffer, which is restored, moved on by some rounds, and saved again."""
+    """Restore the run's sampling buffer, move it on by `sample.rounds`, save it, and take its oldest chains."""
     config, folder = run.config, run.folder
     init, advance, abstract = samplers.make_rounds(config, run.mesh)
     directory = f"sampling_buffer_{config.sample.buffer_capacity}"
@@ -68,7 +68,7 @@ def _continued(run: TrainedRun, key: PRNGKey) -> tuple[Generated, str]:
 
 
 def _write_density(path: Path, run: TrainedRun, points: np.ndarray) -> None:
-    """The figure of the 2-D law, of chains under the model of it, and of the model's density."""
+    """Draw samples of the 2-D law, the model's samples and the model's density; print how far both laws differ."""
     rng = np.random.default_rng(run.config.sample.seed)
     data_points = sources.make_density(run.config).sample(rng, len(points))
     result, log_q = samplers.make_density_report(run.config)(run.params)

@@ -1,4 +1,4 @@
-"""Task `inpaint`: images of which a part is unknown, filled in."""
+"""Task `inpaint`: fill in the unknown part of images."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,14 +8,14 @@ from ebm_jax.tasks.common import Result, check_images, check_one_label_each, com
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, Images, Labels, PRNGKey
 
-MEAN_OF = 10_000  # images: their mean's own error adds a ten-thousandth of the pixels' variance to a squared error
+MEAN_OF = 10_000  # images; the error of their mean adds a ten-thousandth of the pixels' variance to a squared error
 
 
 def check(config: Config) -> None:
-    """Refuse a mask that is none.
+    """Refuse a mask that cannot be used.
 
     Raises:
-      BadInput: as `known_pixels`; or the run is of no images.
+      BadInput: as `known_pixels`; or the run's data are no images.
     """
     check_images(config, "inpaint")
     check_one_label_each(config)
@@ -23,7 +23,7 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Images of `sample.split` filled in; the error beside that of the training set's mean image."""
+    """Fill in images of `sample.split`; compare the error with the error of the training set's mean image."""
     images, labels = images_to_start_from(run.config)
     known, stages = known_pixels(run.config), assemble.make_stages(run.config)
 
@@ -44,7 +44,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
 
 
 def mean_image(run: TrainedRun) -> np.ndarray:
-    """The mean float32 [h, w, c] in [0, 1] of the images that the run was trained on, or of 10,000 random ones."""
+    """The mean float32 [h, w, c] in [0, 1] of the run's training images, or of 10,000 random ones if there are more."""
     config = run.config
 
     def some(length: int) -> np.ndarray:
@@ -57,7 +57,7 @@ def known_pixels(config: Config) -> np.ndarray:
     """The mask [h, w, c] of `sample.inpaint.mask`, True where a pixel is known.
 
     Raises:
-      BadInput: no mask has this name, the file cannot be read, or its shape is not that of the images.
+      BadInput: no mask has this name, the file cannot be read, is not boolean, has another shape, or hides nothing.
     """
     name, (h, w, c) = config.sample.inpaint.mask, config.data.shape
     y, x = np.mgrid[:h, :w]

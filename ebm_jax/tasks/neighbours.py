@@ -9,7 +9,7 @@ from ebm_jax.types import Config, PRNGKey
 
 
 def check(config: Config) -> None:
-    """Refuse a run of no images.
+    """Refuse data that are no images.
 
     Raises:
       BadInput: with the data's name.

@@ -1,4 +1,4 @@
-"""Images of which only an observation is known, drawn under prior and likelihood: what three tasks share."""
+"""Images drawn under prior and likelihood from an observation of them, for three tasks."""
 
 from collections.abc import Callable
 
@@ -26,10 +26,11 @@ def restored(
     likelihood: Callable[..., EnergyFn],
     what: str,
 ) -> Result:
-    """Chains from `start` under the run's energy and the likelihood of what was observed, beside the true images.
+    """Chains from `start` under the run's energy and the likelihood of the observation, beside the true images.
 
     Args:
-      likelihood: `observed=` -> the energy of images given it.
+      images: the true ones, float32 [n, h, w, c] in [0, 1]; `start` has the same shape.
+      likelihood: `observed=` -> minus the log-likelihood of images given this observation.
       what: the damage, in words.
     """
     stages = assemble.make_stages(run.config)

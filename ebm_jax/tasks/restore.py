@@ -1,4 +1,4 @@
-"""Task `restore`: images damaged by `sample.restore.corruption`, and restored."""
+"""Task `restore`: damage images by `sample.restore.corruption`, and restore them."""
 
 import math
 from functools import partial
@@ -13,15 +13,15 @@ from ebm_jax.tasks.observed import likelihood_weight, restored
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, PRNGKey
 
-DAMAGE = 2  # the number that the damage's key is folded with
-WIDTH = 0.1  # of the likelihood of salt and pepper: differences far above it are taken for damage
+DAMAGE = 2  # folded into the key for the damage
+WIDTH = 0.1  # of the salt-and-pepper likelihood, which takes differences far above it for damage
 
 
 def check(config: Config) -> None:
-    """Refuse damage of an amount that is none.
+    """Refuse an amount of damage out of its range.
 
     Raises:
-      BadInput: with the amount and its limits; or the run is of no images.
+      BadInput: with the amount and its limits; or the run's data are no images.
     """
     check_images(config, "restore")
     check_one_label_each(config)
@@ -39,7 +39,7 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Images of `sample.split`, damaged and restored; the error before and after."""
+    """Damage and restore images of `sample.split`; give the error before and after."""
     sample = run.config.sample
     images, labels = images_to_start_from(run.config)
     key_damage, weight = jax.random.fold_in(key, DAMAGE), likelihood_weight(run.config)

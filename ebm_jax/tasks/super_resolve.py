@@ -1,4 +1,4 @@
-"""Task `super_resolve`: images seen at a low resolution, drawn at the full one."""
+"""Task `super_resolve`: draw at full resolution images that were seen at a low one."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ def check(config: Config) -> None:
     """Refuse a factor that does not divide the images.
 
     Raises:
-      BadInput: with the factor and the images' size; or the run is of no images.
+      BadInput: with the factor and the images' size; or the run's data are no images.
     """
     check_images(config, "super_resolve")
     check_one_label_each(config)
@@ -28,12 +28,12 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Images of `sample.split` from the means of blocks of `sample.super_resolve.factor` pixels a side."""
+    """Draw images of `sample.split` from the means of blocks of `sample.super_resolve.factor` pixels a side."""
     images, labels = images_to_start_from(run.config)
     factor = run.config.sample.super_resolve.factor
     forward = observations.downsample(factor)
     observed = np.asarray(forward(jnp.asarray(images)))
-    weight = likelihood_weight(run.config) * factor**2  # over ‖A‖²
+    weight = likelihood_weight(run.config) * factor**2  # divided by ‖A‖²
     likelihood = partial(observations.gaussian_likelihood, forward, weight=weight)
     start = observed.repeat(factor, 1).repeat(factor, 2)
     return restored(run, key, images, labels, observed, start, likelihood, f"{factor} times fewer pixels a side")

@@ -1,4 +1,4 @@
-"""Task `transition`: images moved under the energy of other classes."""
+"""Task `transition`: move images under the energy of other classes."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +22,7 @@ def check(config: Config) -> None:
     """Refuse a model without classes.
 
     Raises:
-      BadInput: with their number; or the run is of no images.
+      BadInput: with the number of classes; or the run's data are no images.
     """
     check_images(config, "transition")
     check_one_label_each(config)
@@ -31,7 +31,7 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Images of `sample.split` moved to the classes of `sample.labels`, or each to the class after its own."""
+    """Move images of `sample.split` to the classes of `sample.labels` in turn, or each to the class after its own."""
     images, labels = images_to_start_from(run.config)
     asked = sample_labels(run.config, jnp.arange(len(images)))
     target = np.asarray(asked) if run.config.sample.labels else (labels + 1) % run.config.model.num_classes
