@@ -243,8 +243,8 @@ def staged(first: Method, steps: int, then: Method, name: str = STAGE) -> Method
     """`first` for `steps` steps, and `then` ever after; both memories stay.
 
     A step computes only one of the two methods; a vmapped program of several models computes both. The metric `name` is
-    0 in the steps of `first` and 1 in those of `then`. A metric that one method lacks is 0 in this method's steps, and
-    the guard judges it only in the other's. Sampling starts its chains from the base of `then`.
+    0 while `first` runs and 1 while `then` runs. A metric that one method lacks is 0 in this method's steps, and the
+    guard judges it only in the other's. Sampling starts its chains from the base of `then`.
 
     Args:
       name: the metric's; methods staged inside one another need different names.

@@ -10,9 +10,7 @@ from ebm_jax.types import Metrics, Params, Scalar
 
 
 def of_values(values: PyTree) -> Metrics:
-    """`non_finite`: the number of infinite or NaN values times the number of devices; its mean over devices is the
-    total.
-    """
+    """`non_finite`: the count of infinite or NaN values times the number of devices; its mean is the devices' total."""
     return {"non_finite": non_finite(values) * parallel.num_devices()}
 
 
