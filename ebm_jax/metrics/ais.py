@@ -132,7 +132,7 @@ def path_of(found: Pilot, num_steps: int) -> Path:
     """The forward path of `num_steps` steps that spreads the weights least, as far as a pilot tells.
 
     A small step dβ adds the variance Var_β(U - U₀) dβ² to a log-weight. So all steps get the same product of spread and
-    length. A tenth of equal steps in β is mixed in, in case the pilot saw no spread.
+    length. The path mixes in a tenth of equal steps in β, in case the pilot saw no spread.
     """
     shares = np.concatenate([[0.0], np.asarray(found.shares, np.float64)])
     spread = np.asarray(found.spread, np.float64)

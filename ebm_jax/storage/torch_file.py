@@ -109,8 +109,7 @@ def _read_archive(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_legacy(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
-    """The format before: pickles of a magic number, version, system, the dict and the storages' keys; then the
-    storages.
+    """The format before: pickles of a magic number, version, system, dict and the storages' keys; then the storages.
 
     Each storage is its number of elements, in eight bytes, and then the elements.
     """
