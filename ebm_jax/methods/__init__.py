@@ -7,4 +7,4 @@ METHODS = {
     "label": label.label_contrast,
     "denoising": denoising.denoising,
 }
-"""Factories; each names in its signature what it needs (`assemble.make_method`)."""
+"""Factories; each factory's signature names what it needs (`assemble.make_method`)."""

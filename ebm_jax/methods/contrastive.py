@@ -16,7 +16,7 @@ from ebm_jax.sampling.replay import ReplayBuffer
 from ebm_jax.types import Batch, Energies, Images, Metrics, PRNGKey, Scalar
 
 AHEAD = 10
-"""Steps over which the gap's trend is averaged, and over which it is followed into the future."""
+"""The gap's trend is a mean over about this many steps; the guard follows it this many steps into the future."""
 
 
 def contrastive(
@@ -33,20 +33,20 @@ def contrastive(
     ring: bool,
     dropout_in_chains: bool,
 ) -> Method:
-    """The objective of the energies of data and of chains; its memory is the replay buffer.
+    """The method that minimises the objective of data's and chains' energies; its memory is the replay buffer.
 
     Metrics: both energies and their gap, the chains' gradient norm (mean over chains and steps), their age in visits,
-    and `of_chains`.
+    and the metrics of `of_chains`.
 
     Args:
       stages: what a chain does in one training step.
-      limits: as `healthy` gives them.
-      capacity: chains of the buffer, over all devices.
-      dtype, label_shape: of the buffer (`replay.init`).
-      restart_prob, relabel_prob: shares of chains (`replay.draw`).
-      ring: results overwrite the oldest chains (`replay.store`).
-      dropout_in_chains: the chains move under dropout too, a new mask at every step of theirs, as in the release, whose
-        ResNet32Large has it on in all of training (train.py:544). The loss always has it.
+      limits: from `healthy`.
+      capacity: number of chains in the buffer, over all devices.
+      dtype, label_shape: the buffer's (`replay.init`).
+      restart_prob, relabel_prob: probabilities in [0, 1] (`replay.draw`).
+      ring: whether results overwrite the oldest chains (`replay.store`).
+      dropout_in_chains: whether chains move under dropout too, with a new mask at every step. The release does so: its
+        ResNet32Large has dropout on in all of training (train.py:544). The loss always has it.
     """
 
     def init(key: PRNGKey) -> ReplayBuffer:
@@ -74,13 +74,13 @@ def contrastive(
 
 
 def healthy(*, energy: float, separation: float, chain_grad: tuple[float, float], patience: int) -> Limits:
-    """The healthy region; inf is no limit.
+    """The healthy region; inf means no limit.
 
     Args:
-      energy: most of |mean U|, of data and of samples.
-      separation: most of U(x-) - U(x+), means: how far samples may lie above the data.
-      chain_grad: between which the chains' mean |∇U| lies.
-      patience: steps in a row outside the region that make a run ill.
+      energy: largest |mean U|, of data and of samples.
+      separation: largest mean U(x-) - mean U(x+): how far samples may lie above the data.
+      chain_grad: least and largest mean |∇U| of the chains.
+      patience: a run is ill after this many steps in a row outside the region.
     """
     ranges = (
         Range("energy_data", -energy, energy),
@@ -94,7 +94,7 @@ def healthy(*, energy: float, separation: float, chain_grad: tuple[float, float]
 def of_chains(start: Images, end: Images) -> Metrics:
     """How far the chains of a batch moved, and where they ended.
 
-    `chain_movement`: mean |x_K - x_0| of a pixel; not finite where one of them is not. `saturated`: share of the pixels
+    `chain_movement`: mean |x_K - x_0| over the pixels; not finite if one pixel is not. `saturated`: share of the pixels
     of x_K that are exactly 0 or 1.
     """
     return {"chain_movement": jnp.abs(end - start).mean(), "saturated": ((end == 0.0) | (end == 1.0)).mean()}

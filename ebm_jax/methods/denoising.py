@@ -11,18 +11,18 @@ from ebm_jax.types import Batch, Metrics, PRNGKey, Scalar
 
 
 def denoising(base: Base, *, sigma: float, patience: int) -> Method:
-    """½ σ² |∇U(x + σε) - ε/σ|², ε ~ N(0, I), summed over pixels: a mean over the batch without any chain.
+    """½ σ² |∇U(x + σε) - ε/σ|², ε ~ N(0, I), summed over pixels and averaged over the batch; it needs no chain.
 
-    -∇U learns the score of the data's law smoothed by N(0, σ² I), so that U becomes minus the log of the smoothed
-    density, up to a constant. The loss's least value is not 0: with d pixels and q the smoothed density it is
-    ½ (d - σ² E |∇log q|²). A constant energy has ½ d.
+    -∇U learns the score of the data's law smoothed by N(0, σ² I). So U becomes minus the log of the smoothed density q,
+    up to a constant. The loss cannot reach 0: its minimum for d pixels is ½ (d - σ² E |∇log q|²). A constant energy has
+    the loss ½ d.
 
-    Metrics: `denoising_error`, the mean square error of σ∇U a pixel, 1 for a constant energy, and `scaled_score`, the
+    Metrics: `denoising_error`, the mean square error of σ∇U a pixel, 1 for a constant energy; and `scaled_score`, the
     root mean square of σ∇U a pixel. Only values that are not finite make a run ill.
 
     Args:
-      sigma: σ > 0, pixels being in [0, 1].
-      patience: of the guard.
+      sigma: σ > 0; pixels are in [0, 1].
+      patience: the guard's (`Limits`).
     """
 
     def loss(key: PRNGKey, model: Model, batch: Batch, memory: Memory) -> tuple[Scalar, tuple[Memory, Metrics]]:

@@ -1,4 +1,4 @@
-"""A contrast of data under their own labels and under wrong ones, so that the energies of classes compare."""
+"""A contrast of data under right and wrong labels, which makes the energies of different classes comparable."""
 
 from collections.abc import Callable
 
@@ -15,14 +15,14 @@ WrongLabels = Callable[[PRNGKey, Labels, int], Labels]
 
 
 def label_contrast(base: Base, *, wrong_labels: WrongLabels, num_classes: int, label_margin: float) -> Method:
-    """`losses.label_contrast` of the data and a random wrong class each; a term that the paper does not have.
+    """`losses.label_contrast` of each image under its own and a random wrong class; the paper has no such term.
 
-    Contrastive divergence never compares the classes of one image, so that without this term the energies of a
-    conditional model hardly classify (docs/results.md). Alone it learns no law of the images.
+    Contrastive divergence never compares the classes of one image. So without this term a conditional model's energies
+    hardly classify (docs/results.md). Alone it learns no law of the images.
 
     Args:
       wrong_labels: where the wrong labels come from, `of_any_class` or `of_the_batch`.
-      label_margin: in units of energy.
+      label_margin: > 0, in units of energy.
     """
 
     def ask(keys: Keys, model: Model, batch: Batch, memory: Memory) -> Asked:
@@ -39,14 +39,14 @@ def label_contrast(base: Base, *, wrong_labels: WrongLabels, num_classes: int, l
 
 
 def of_any_class(key: PRNGKey, labels: Int[Array, " b"], num_classes: int) -> Int[Array, " b"]:
-    """For each label another one, uniform among the other num_classes - 1."""
+    """Another label for each, uniform among the other num_classes - 1."""
     return (labels + jax.random.randint(key, labels.shape, 1, num_classes)) % num_classes
 
 
 def of_the_batch(key: PRNGKey, labels: Int[Array, " b"], num_classes: int) -> Int[Array, " b"]:
-    """For each label that of another image of the batch: classes that are not in the batch are left alone.
+    """Give each image another image's label: classes outside the batch are left alone.
 
-    That may be the same one, which then contrasts nothing: both energies are one, and so are their gradients.
+    The two labels may be equal. Such a pair contrasts nothing: its two energies are equal, and so are their gradients.
     """
     del num_classes
     return jnp.roll(labels, jax.random.randint(key, (), 1, max(labels.shape[0], 2)))

@@ -1,7 +1,7 @@
-"""Contrastive objectives of the energies of data U(x+) and of samples U(x-), and the λ-term that bounds them.
+"""Contrastive objectives of data's energies U(x+) and samples' energies U(x-), and the λ-term that bounds them.
 
 Each objective is one device's share: its mean over devices is the objective of the whole batch, so the mean of the
-devices' gradients is the gradient of the whole. Energies are [n], with as many samples as data.
+devices' gradients is the gradient of the whole. Energies are [n]; there are as many samples as data.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Objective = Callable[[Energies, Energies], Scalar]
 
 
 def contrastive_divergence(data: Energies, samples: Energies) -> Scalar:
-    """mean U(x+) - mean U(x-): its gradient is that of the negative log-likelihood (release: cd)."""
+    """mean U(x+) - mean U(x-); it has the gradient of the negative log-likelihood (release: cd)."""
     return data.mean() - samples.mean()
 
 
@@ -28,10 +28,10 @@ def softplus(data: Energies, samples: Energies) -> Scalar:
 
 
 def label_contrast(data: Energies, wrong: Energies, margin: float) -> Scalar:
-    """margin · mean softplus((U(x+, y) - U(x+, y')) / margin): energies of data under their own and under wrong labels.
+    """margin · mean softplus((U(x+, y) - U(x+, y')) / margin), y the right labels, y' wrong ones, margin > 0.
 
-    It lets go of images whose wrong label lies a few margins, > 0, above their own. Where differences are much smaller
-    than the margin it is linear, and the energies' constants, which differ from class to class, feel nothing of it.
+    It stops pulling on an image as soon as the wrong label lies a few margins above the right one. For differences much
+    smaller than the margin it is linear, and does not move the energies' constants, which differ from class to class.
     """
     return margin * jax.nn.softplus((data - wrong) / margin).mean()
 
@@ -40,7 +40,7 @@ def logsumexp(gather: Gather) -> Objective:
     """mean U(x+) - Σ w U(x-), w = softmax(-U(x-)) over the whole batch, held fixed (release: logsumexp).
 
     Args:
-      gather: the energies of all devices from those of this one; the identity on a single device.
+      gather: this device's energies -> all devices' energies; the identity on a single device.
     """
 
     def objective(data: Energies, samples: Energies) -> Scalar:
@@ -53,12 +53,12 @@ def logsumexp(gather: Gather) -> Objective:
 
 
 def energy_l2_sum(data: Energies, samples: Energies) -> Scalar:
-    """mean U(x+)² + mean U(x-)², the paper's: with λ > 0 it bounds cd below by -1/(2λ)."""
+    """mean U(x+)² + mean U(x-)², the paper's term: with λ > 0 it bounds cd below by -1/(2λ)."""
     return jnp.square(data).mean() + jnp.square(samples).mean()
 
 
 def energy_l2_difference(data: Energies, samples: Energies) -> Scalar:
-    """mean U(x+)² - mean U(x-)², from putting U + λU² in place of U: bounds nothing."""
+    """mean U(x+)² - mean U(x-)²: cd gains it if U + λU² replaces U. It bounds nothing."""
     return jnp.square(data).mean() - jnp.square(samples).mean()
 
 

@@ -1,4 +1,4 @@
-"""What a method is: two pure functions, the law that its chains start from, and the region where it is healthy."""
+"""A method: two pure functions, the law that its chains start from, and the region where it is healthy."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -30,32 +30,32 @@ class Model(NamedTuple):
     """After spectral normalisation."""
 
     def energy(self, labels: Labels | None = None, dropout_key: PRNGKey | None = None) -> EnergyFn:
-        """The energy of images, one label an image where given; dropout acts only where there is a key."""
+        """The energy of images, with one label an image if given; dropout acts only if there is a key."""
         return energy.bind(self.apply, self.params, labels, dropout_key)
 
     def frozen(self) -> "Model":
-        """The same network, whose parameters get no gradient."""
+        """The same network; its parameters get no gradient."""
         return self._replace(params=lax.stop_gradient(self.params))
 
 
 class Range(NamedTuple):
-    """Where one metric of a healthy run lies; inf is no limit."""
+    """The range of one metric in a healthy run; inf means no limit."""
 
     metric: str
     least: float
     most: float
     ahead: int = 0
-    """Judge the metric by where its trend leads in so many steps; the trend is a mean over about as many steps."""
+    """Also judge where the metric's trend leads in this many steps; the trend is a mean over about as many steps."""
     given: tuple[tuple[str, float], ...] = ()
     """(metric, value): judge only steps in which these metrics have these values."""
 
 
 class Limits(NamedTuple):
-    """The healthy region. A value that is not finite is outside of every region."""
+    """The healthy region. A value that is not finite is outside every region."""
 
     ranges: tuple[Range, ...] = ()
     patience: int = 1
-    """Steps in a row outside the region that make a run ill."""
+    """A run is ill after this many steps in a row outside the region."""
 
 
 def no_memory(key: PRNGKey) -> Memory:
@@ -65,18 +65,18 @@ def no_memory(key: PRNGKey) -> Memory:
 
 
 def replicated(rows: Any) -> Any:
-    """A memory of which every device has a copy."""
+    """The spec of a memory that lies on every device as a copy."""
     del rows
     return REPLICATED
 
 
 def no_chains(memory: Memory) -> ReplayBuffer | None:
-    """The chains of a method that has none."""
+    """The chains of a method that has none: None."""
     del memory
 
 
 def nothing_derived(metrics: Metrics) -> Metrics:
-    """No metrics follow from others."""
+    """The derived metrics of a method that has none: {}."""
     del metrics
     return {}
 
@@ -93,24 +93,24 @@ class Keys(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """The energies that a comparison asks for, and what it makes of them."""
+    """The energies that a comparison asks for, and the loss that it makes of them."""
 
     pairs: tuple[tuple[Images, Labels], ...]
     loss: Callable[..., tuple[Scalar, Metrics]]
     """The energies [b] of each pair -> (loss, metrics)"""
     memory: Memory
-    """For the next step."""
+    """The memory for the next step."""
     metrics: Metrics
-    """Those that need no energies."""
+    """The metrics that need no energies."""
 
 
 class Comparison(NamedTuple):
-    """A method that only compares energies of images: several of them share one call of the network."""
+    """A method that only compares energies of images. Several comparisons share one call of the network."""
 
     ask: Callable[[Keys, Model, Batch, Memory], Asked]
     """(keys, frozen model, batch of float images, memory) -> Asked"""
     streams: tuple[str, ...]
-    """The names of the keys that it uses, but for `data` and `dropout`, which are the caller's."""
+    """The names of the keys that it uses; `data` and `dropout` are the caller's."""
 
 
 class Method(NamedTuple):
@@ -128,21 +128,21 @@ class Method(NamedTuple):
     """The law that chains start from, in training and in sampling."""
     limits: Limits
     partition: Callable[[Any], Any] = replicated
-    """The spec of rows over devices -> a prefix of specs of the memory."""
+    """The spec of rows over devices -> the memory's specs, as a prefix of its tree."""
     chains: Callable[[Memory], ReplayBuffer | None] = no_chains
     """The negatives that wait in the memory, for pictures and evaluation."""
     derived: Callable[[Metrics], Metrics] = nothing_derived
-    """More metrics, which follow from the others' means over all devices."""
+    """More metrics, computed from the others' means over all devices."""
     comparison: Comparison | None = None
-    """What `loss` is made of, where the method only compares energies."""
+    """The comparison that `loss` answers, if the method only compares energies."""
 
 
 def answered(
     comparison: Comparison,
 ) -> Callable[[PRNGKey, Model, Batch, Memory], tuple[Scalar, tuple[Memory, Metrics]]]:
-    """A method's `loss` from what it asks: one call of the network, under one dropout mask, answers all of it.
+    """The `loss` of a comparison: one call of the network, under one dropout mask, gives all energies.
 
-    A pair that is asked for twice, the same two arrays, is computed once.
+    It computes a pair once if the comparison asks for the same two arrays twice.
     """
 
     def loss(key: PRNGKey, model: Model, batch: Batch, memory: Memory) -> tuple[Scalar, tuple[Memory, Metrics]]:
@@ -166,20 +166,20 @@ def _identity(pair: tuple[Images, Labels]) -> tuple[int, int]:
 
 
 def weighted_sum(terms: Sequence[tuple[float, Method]]) -> Method:
-    """The method whose loss is Σ weight · loss; its memory is the tuple of all memories.
+    """The method that minimises Σ weight · loss; its memory is the tuple of all memories.
 
-    Terms that are all comparisons, of different random streams, share one call of the network and the same noise and
-    dropout. Other terms run one after another, each with a key of its own. Chains start from the first term's base, and
-    the guard's patience is the first term's.
+    If all terms are comparisons with different random streams, they share one call of the network, the noise and the
+    dropout mask. Otherwise terms run one after another, each with its own key. The first term gives the base that
+    chains start from, and the guard's patience.
 
     Raises:
-      BadInput: while it runs, where two terms report different metrics under one name.
+      BadInput: its loss raises it if two terms report different metrics under one name.
     """
     weights, methods = zip(*terms, strict=True)
     with_memory = [method for method in methods if method.init is not no_memory]
 
     def init(key: PRNGKey) -> Memory:
-        # A term that alone has a memory gets the key as it is, so that the other terms change nothing of that memory
+        # The only term with a memory gets the key as it is, so that other terms do not change that memory
         keys = iter([key] if len(with_memory) == 1 else jax.random.split(key, max(len(with_memory), 1)))
         return tuple(() if method.init is no_memory else method.init(next(keys)) for method in methods)
 
@@ -204,7 +204,7 @@ def weighted_sum(terms: Sequence[tuple[float, Method]]) -> Method:
 
 
 def _sum_of_comparisons(weights: Sequence[float], methods: Sequence[Method]) -> Comparison | None:
-    """The comparison of the weighted sum; None where one is no comparison, or two would use the same stream."""
+    """The weighted sum as one comparison; None if a term is none, or if two terms use the same stream."""
     parts = [method.comparison for method in methods if method.comparison is not None]
     streams = tuple(name for part in parts for name in part.streams)
     if len(parts) < len(methods) or len(set(streams)) < len(streams):
@@ -240,17 +240,17 @@ class Staged(NamedTuple):
 
 
 def staged(first: Method, steps: int, then: Method, name: str = STAGE) -> Method:
-    """The method that is `first` for `steps` steps and `then` ever after; both memories stay.
+    """`first` for `steps` steps, and `then` ever after; both memories stay.
 
-    Only one of the two is computed in a step, but for several models in one vmapped program, which computes both. The
-    metric `name` is 0 in the steps of the first and 1 in those of the second. Metrics that one of them lacks are 0 in
-    its steps, and are judged only in the other's. Chains of samples start from the second's base.
+    A step computes only one of the two methods; a vmapped program of several models computes both. The metric `name` is
+    0 while `first` runs and 1 while `then` runs. A metric that one method lacks is 0 in this method's steps, and the
+    guard judges it only in the other's. Sampling starts its chains from the base of `then`.
 
     Args:
-      name: of that metric; methods staged inside one another need different names.
+      name: the metric's; methods staged inside one another need different names.
 
     Raises:
-      BadInput: while it runs, where one of the two already has a metric of this name.
+      BadInput: its loss raises it if one of the two methods already has a metric of this name.
     """
     methods = (first, then)
 
@@ -275,7 +275,7 @@ def staged(first: Method, steps: int, then: Method, name: str = STAGE) -> Method
         def alike(run: Callable, stage: float) -> Callable:
             def branch() -> tuple[Scalar, tuple[Memory, Metrics]]:
                 value, (kept, found) = run()
-                zero = jnp.zeros_like(value)  # each metric also varies over devices as the loss does
+                zero = jnp.zeros_like(value)  # makes every metric vary over devices as the loss does
                 metrics = {name: zero + found.get(name, 0.0) for name in names}
                 return value, (kept, metrics | {name: zero + stage})
 

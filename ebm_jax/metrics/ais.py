@@ -1,6 +1,6 @@
 """Annealed importance sampling: an energy's log-normaliser bounded from below and from above, with error bars.
 
-Neal 2001, "Annealed importance sampling"; the bound from above by chains in the other direction: Grosse, Ghahramani &
+Neal 2001, "Annealed importance sampling". Chains in the other direction give the bound from above: Grosse, Ghahramani &
 Adams 2015, "Sandwiching the marginal likelihood using bidirectional Monte Carlo", and Burda, Grosse & Salakhutdinov
 2015, "Accurate and conservative estimates of MRF log-likelihood using reverse annealing".
 
@@ -9,10 +9,10 @@ Adams 2015, "Sandwiching the marginal likelihood using bidirectional Monte Carlo
                  log w = -Σ_k (β_k - β_{k-1}) (U - U₀)(x_{k-1}),   E w = Z
     reverse      the same with the path from 1 to 0 and x_0 ~ exp(-U)/Z,   E w = 1/Z
 
-By Jensen's inequality log of a mean of weights is too low on average: forward log Z is a lower bound in expectation,
-and, being minus such a log, reverse log Z an upper one. With few chains either is exceeded with the probability of a
-large deviation only: P(log Z_forward > log Z + c) < exp(-c). The upper bound holds for starts that follow the model's
-law exactly, and for no others.
+By Jensen's inequality the log of a mean of weights is too low on average. So forward log Z is a lower bound in
+expectation, and reverse log Z, minus such a log, is an upper bound. Few chains exceed a bound only with the probability
+of a large deviation: P(log Z_forward > log Z + c) < exp(-c). The upper bound holds only if the reverse chains start
+exactly from the model's law.
 """
 
 import math
@@ -30,9 +30,9 @@ from ebm_jax.sampling.base import Base
 from ebm_jax.sampling.kernel import Kernel, run
 from ebm_jax.types import BadInput, EnergyFn, Images, PRNGKey, Scalar
 
-GAIN = 1.0  # of log step size for each unit of acceptance beyond the target, in the pilot
+GAIN = 1.0  # the pilot adds this to log step size for each unit of acceptance beyond the target
 KernelOf = Callable[[Scalar], Kernel]
-"""From a step size to a kernel whose law is exp(-U) on the support of the base: with a Metropolis test."""
+"""Step size -> a kernel with a Metropolis test; its law is exp(-U) on the base's support."""
 
 
 class Path(NamedTuple):
@@ -41,32 +41,32 @@ class Path(NamedTuple):
     shares: Float[Array, " stops"]
     """β at each stop; the first is where the chains start."""
     step_sizes: Float[Array, " stops"]
-    """Of the kernel at each stop."""
+    """The kernel's step size at each stop."""
 
 
 def reverse(path: Path) -> Path:
-    """The way back."""
+    """The same path from its end to its start."""
     return Path(path.shares[::-1], path.step_sizes[::-1])
 
 
 class Annealed(NamedTuple):
-    """What chains along a path give."""
+    """The result of chains along a path."""
 
     x: Images
-    """Where they ended."""
+    """The positions where the chains ended."""
     differences: Float[Array, "steps b"]
-    """(U - U₀) at every stop before the step to the next."""
+    """U - U₀ at every stop, before the step to the next."""
     acceptance: Float[Array, " steps"]
     """Mean over the chains, in [0, 1]."""
 
 
 def anneal(key: PRNGKey, x: Images, base: Base, energy_fn: EnergyFn, kernel_of: KernelOf, path: Path) -> Annealed:
-    """Chains along a path, one move of the kernel a stop: a pure function, one `lax.scan`, to be jitted or sharded.
+    """Run chains along a path, one move of the kernel a stop: a pure function, one `lax.scan`, to be jitted or sharded.
 
-    Chains do not know of each other, so that the rows of `x` may lie on any devices.
+    Chains are independent, so the rows of `x` may lie on any devices.
 
     Args:
-      x: draws [b, *event] from the law at the path's first stop: of the base for a forward path, of the model for a
+      x: draws [b, *event] from the law at the path's first stop: the base's for a forward path, the model's for a
         reverse one.
     """
 
@@ -82,13 +82,13 @@ def anneal(key: PRNGKey, x: Images, base: Base, energy_fn: EnergyFn, kernel_of: 
 
 
 class Pilot(NamedTuple):
-    """What chains that are thrown away tell about a path, at every stop but the first."""
+    """What the pilot's chains tell about a path, at every stop but the first; the chains themselves are thrown away."""
 
     shares: Float[Array, " steps"]
     step_sizes: Float[Array, " steps"]
-    """With which the kernel was accepted about as often as asked for."""
+    """With these the kernel's acceptance was about the target."""
     spread: Float[Array, " steps"]
-    """Standard deviation over the chains of U - U₀."""
+    """Standard deviation of U - U₀ over the chains."""
 
 
 def pilot(
@@ -102,15 +102,15 @@ def pilot(
     acceptance: float,
     largest_step: float,
 ) -> Pilot:
-    """A forward run from draws `x` of the base that adapts the step size: log ε ← log ε + acceptance - target.
+    """A forward run, from draws `x` of the base, that adapts the step size: log ε ← log ε + acceptance - target.
 
-    Its weights are of no use, for steps that depend on where the chains are leave no law as it is. `path_of` makes a
-    fixed path of it, for other chains.
+    Its weights are useless, because steps that depend on where the chains are leave no law as it is. `path_of` makes a
+    fixed path from it, for other chains.
 
     Args:
       num_steps: stops after the first, at β = (k / num_steps)⁴: dense near the base, where a strong energy grips.
       acceptance: the target, in (0, 1).
-      largest_step: where the step size starts, and what it never exceeds.
+      largest_step: the first step size, and the largest.
     """
     shares = jnp.linspace(0.0, 1.0, num_steps + 1)[1:] ** 4
 
@@ -131,8 +131,8 @@ def pilot(
 def path_of(found: Pilot, num_steps: int) -> Path:
     """The forward path of `num_steps` steps that spreads the weights least, as far as a pilot tells.
 
-    The variance that a small step dβ adds to a log-weight is Var_β(U - U₀) dβ², so that all steps have the same product
-    of spread and length. A tenth of each is that of equal steps, in case the pilot saw no spread.
+    A small step dβ adds the variance Var_β(U - U₀) dβ² to a log-weight. So all steps get the same product of spread and
+    length. The path mixes in a tenth of equal steps in β, in case the pilot saw no spread.
     """
     shares = np.concatenate([[0.0], np.asarray(found.shares, np.float64)])
     spread = np.asarray(found.spread, np.float64)
@@ -145,14 +145,15 @@ def path_of(found: Pilot, num_steps: int) -> Path:
 
 
 def log_weights(path: Path, differences: Array | np.ndarray) -> np.ndarray:
-    """log w, float64 [b], of chains along a path with `differences` [steps, b]: -Σ_k (β_k - β_{k-1}) (U - U₀)."""
+    """log w = -Σ_k (β_k - β_{k-1}) (U - U₀), float64 [b], of chains along a path with `differences` [steps, b]."""
     return -np.diff(np.asarray(path.shares, np.float64)) @ np.asarray(differences, np.float64)
 
 
 def log_z_along(path: Path, differences: np.ndarray) -> np.ndarray:
-    """Forward log Z at every stop but the first, float64 [steps]: all models U_β = U at 1/β times its temperature.
+    """Forward log Z at every stop but the first, float64 [steps].
 
-    That is so for the uniform base, whose energy is 0.
+    For the uniform base, with energy 0, U_β = β U: these are the log-normalisers of the model at 1/β times its
+    temperature.
     """
     steps = -np.diff(np.asarray(path.shares, np.float64))[:, None] * np.asarray(differences, np.float64)
     return np.logaddexp.reduce(np.cumsum(steps, axis=0), axis=1) - math.log(differences.shape[1])
@@ -164,14 +165,16 @@ class Mean(NamedTuple):
     log: float
     """In nats."""
     standard_error: float
-    """Of `log`, to first order: the weights' relative spread over the square root of their number. Where the effective
-    sample size is near 1 it says nothing: the weights that matter were not seen."""
+    """Of `log`, to first order: the weights' relative spread over the square root of their number.
+
+    If the effective sample size is near 1 it means nothing: the chains missed the weights that matter.
+    """
     effective_sample_size: float
     """(Σ w)² / Σ w²: 1 to the number of chains."""
 
 
 def mean_of_weights(log_weights: np.ndarray) -> Mean:
-    """The mean of weights given by their logs [n].
+    """The mean of weights, from their logs [n].
 
     Raises:
       BadInput: there are fewer than two, or one is not finite.
@@ -211,7 +214,7 @@ class Sandwich(NamedTuple):
 
 
 def sandwich(forward: np.ndarray, backward: np.ndarray) -> Sandwich:
-    """The bounds of log Z by the log-weights [n] of forward chains and those [m] of reverse ones."""
+    """The bounds of log Z from the log-weights of forward chains [n] and of reverse chains [m]."""
     below, above = mean_of_weights(forward), mean_of_weights(backward)
     return Sandwich(
         below.log,
@@ -224,14 +227,15 @@ def sandwich(forward: np.ndarray, backward: np.ndarray) -> Sandwich:
 
 
 def bits_per_dimension(log_likelihood: float, dimensions: int, levels: int) -> float:
-    """-log₂ of the density on [0, 1]^d, a dimension, plus log₂ of the levels of a pixel: bits for one pixel's level.
+    """Bits for one pixel's level: -log₂ of the density on [0, 1]^d, divided by d, plus log₂(levels).
 
-    A level's probability is the density's mean over its cell of width 1/levels, divided by `levels`; under uniform
-    dequantisation the mean of the log is at most the log of that mean, so that these bits are an upper bound of the
-    discrete ones (Theis, van den Oord & Bethge 2016). `levels` 256: 8-bit images, 8 bits for the uniform law; 1: data
-    that is continuous, of which the bits may be negative.
+    A level's probability is the density's mean over its cell of width 1/levels, divided by `levels`. Under uniform
+    dequantisation the mean of the log is at most the log of the mean, so these bits are an upper bound of the discrete
+    ones (Theis, van den Oord & Bethge 2016).
 
     Args:
-      log_likelihood: nats, of the density.
+      log_likelihood: log of the density, in nats.
+      dimensions: d.
+      levels: 256 for 8-bit images, where the uniform law has 8 bits; 1 for continuous data, where bits may be negative.
     """
     return -log_likelihood / (dimensions * math.log(2)) + math.log2(levels)

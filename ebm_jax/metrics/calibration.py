@@ -1,6 +1,6 @@
-"""How well a classifier's probabilities are worth their name: accuracy, calibration error, likelihood of the labels.
+"""How far a classifier's probabilities can be trusted: accuracy, calibration error, likelihood of the labels.
 
-On the host, in float64: energies of the classes may differ by less than a float32 softmax keeps.
+On the host, in float64: the classes' energies may differ by less than a float32 softmax keeps.
 """
 
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 BINS = 15  # Guo et al. 2017, "On calibration of modern neural networks"
-LOG_TEMPERATURES = (-16.0, 7.0)  # between which `fitted_temperature` looks: an untied chain's T is 1e-6
+LOG_TEMPERATURES = (-16.0, 7.0)  # `fitted_temperature` looks between these; an untied chain's T is 1e-6
 
 Logits = Float[np.ndarray, "n k"]
 Classes = Int[np.ndarray, " n"]
 
 
 class Bins(NamedTuple):
-    """Predictions by their confidence, in equal intervals ](i - 1)/m, i/m] of [0, 1]; NaN where a bin is empty."""
+    """Predictions by their confidence, in equal intervals ](i - 1)/m, i/m] of [0, 1]; NaN in empty bins."""
 
     count: Int[np.ndarray, " m"]
     confidence: Float[np.ndarray, " m"]
@@ -27,21 +27,20 @@ class Bins(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Of n predictions; standard errors are those of a mean of n independent images."""
+    """The measures of n predictions; standard errors are for a mean over n independent images."""
 
     accuracy: float
     accuracy_error: float
     calibration_error: float
     """Σ count/n |accuracy - confidence| over the bins, in [0, 1]."""
     nll: float
-    """Mean -log q(y | x), nats; log k is a guess."""
+    """Mean -log q(y | x), nats; a uniform guess has log k."""
     nll_error: float
     bins: Bins
 
 
 def report(logits: Logits, labels: Classes) -> Report:
-    """The report of logits, such as -U(x, y), no class being likelier beforehand; the predicted class is the first
-    of the largest.
+    """The report of logits, such as -U(x, y) with equally likely classes; the first of the largest is the prediction.
 
     Raises:
       ValueError: there are no predictions.
@@ -64,7 +63,7 @@ def report(logits: Logits, labels: Classes) -> Report:
 
 
 def bins(confidence: Float[np.ndarray, " n"], right: np.ndarray, number: int = BINS) -> Bins:
-    """Predictions, each with its confidence in [0, 1] and whether it is right, in `number` bins."""
+    """Count predictions in `number` bins, by confidence in [0, 1]; `right` [n] says whether each is right."""
     place = np.clip(np.ceil(confidence * number).astype(int) - 1, 0, number - 1)
     count = np.bincount(place, minlength=number)
     with np.errstate(invalid="ignore"):
@@ -73,7 +72,7 @@ def bins(confidence: Float[np.ndarray, " n"], right: np.ndarray, number: int = B
 
 
 def share_error(right: np.ndarray) -> float:
-    """The standard error sqrt(p (1 - p) / n) of the share p of n images that are right."""
+    """The standard error sqrt(p (1 - p) / n) of p, the share of n images that are right."""
     share = right.mean()
     return float((share * (1.0 - share) / len(right)) ** 0.5)
 
@@ -81,8 +80,8 @@ def share_error(right: np.ndarray) -> float:
 def fitted_temperature(logits: Logits, labels: Classes) -> float:
     """The T > 0 that makes the labels likeliest under softmax(logits / T): temperature scaling (Guo et al. 2017).
 
-    The scale of an energy is a convention of its training: without it the probabilities of classes say little. Fit it
-    on other images than those that are judged.
+    An energy's scale is a convention of its training, so without a fitted T the probabilities of classes say little.
+    Fit T on other images than you judge.
     """
     logits = np.asarray(logits, np.float64)
 
@@ -90,7 +89,7 @@ def fitted_temperature(logits: Logits, labels: Classes) -> float:
         log_q = log_softmax(logits / np.exp(log_temperature), axis=1)
         return -log_q[np.arange(len(labels)), labels].mean()
 
-    grid = np.linspace(*LOG_TEMPERATURES, 47)  # as a function of log T it is flat on one side, hence first a grid
+    grid = np.linspace(*LOG_TEMPERATURES, 47)  # nll is flat in log T on one side, so a grid comes first
     best = grid[np.argmin([nll(point) for point in grid])]
     found = minimize_scalar(nll, bounds=(best - 0.5, best + 0.5), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,6 +1,6 @@
-"""A small classifier trained on the data itself, in whose features sets of small images are compared.
+"""A small classifier, trained on the data itself; its features serve to compare sets of small images.
 
-A Fréchet distance in them is a "classifier distance". It is no FID: the features are others, and so are the numbers.
+A Fréchet distance in these features is a "classifier distance". It is no FID: features and numbers differ.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from ebm_jax.types import Images, Params, Scalar
 
-VERSION = "1"  # of what follows, without which two distances do not compare
+VERSION = "1"  # raise it when anything below changes: distances of two versions do not compare
 WIDTH = 32  # channels of the first layer
 NUM_FEATURES = 128
 BATCH_SIZE = 128
@@ -24,9 +24,9 @@ HIGHEST = lax.Precision.HIGHEST  # TPUs round float32 to bfloat16 elsewhere
 
 
 class Classifier(nn.Module):
-    """Images [b, h, w, c] in [0, 1] to features [b, 128], ReLU's, and logits [b, num_classes].
+    """Maps images [b, h, w, c] in [0, 1] to features [b, 128], after ReLU, and logits [b, num_classes].
 
-    No pooling: the features tell where in the image something is.
+    There is no pooling, so the features tell where in the image something is.
     """
 
     num_classes: int
@@ -59,7 +59,8 @@ def init(seed: int, num_classes: int, shape: tuple[int, ...]) -> Params:
 def train(seed: int, images: np.ndarray, labels: np.ndarray, *, num_classes: int, num_steps: int) -> Params:
     """Parameters after `num_steps` steps of cross-entropy on images uint8 [n, h, w, c] with classes int32 [n].
 
-    A function of its arguments alone: on one device, whatever their number, over permutations drawn from the seed.
+    They depend on the arguments alone: training uses one device, however many there are, and permutations from the
+    seed.
     """
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, num_steps))
     params = init(seed, num_classes, images.shape[1:])

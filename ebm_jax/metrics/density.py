@@ -35,15 +35,15 @@ def grid(side: int) -> np.ndarray:
 def grid_report(energy_fn: EnergyFn, log_density: Callable[[np.ndarray], np.ndarray], *, side: int) -> GridReport:
     """The energy of float32 points [b, 2] against the data's law, by the midpoint rule on side · side cells in float64.
 
-    Of a smooth density that vanishes at the border the rule leaves out exp(-2π² (σ·side)²), relatively, where σ is the
+    For a smooth density that vanishes at the border, the rule's relative error is exp(-2π² (σ·side)²), where σ is the
     standard deviation of the narrowest feature: nothing from side = 2/σ on. Otherwise the error is of second order in
-    1/side, and of first order where the density jumps inside cells. The law is normalised on the grid, so that the
-    KL is that of two laws on its cells: never negative, and at most the KL of the two densities but for that error.
+    1/side, and of first order if the density jumps inside cells. Both laws are normalised on the grid, so the KL
+    compares two laws on its cells. It is never negative and, up to that error, at most the KL of the two densities.
 
     Args:
       energy_fn: evaluated in float32, so an energy is off by 6e-8 of its size.
       log_density: maps points float64 [m, 2] to [m], up to a constant; -inf outside the support.
-      side: number of cells along either side of the box.
+      side: number of cells along each side of the box.
     """
     points = grid(side)
     return report_of_energies(grid_energies(energy_fn, points), log_density(points))

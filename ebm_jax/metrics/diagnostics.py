@@ -1,4 +1,4 @@
-"""How well chains mix, by a number that each traces, such as its energy."""
+"""How well chains mix, judged by a number that each chain traces, such as its energy."""
 
 from typing import NamedTuple
 
@@ -19,16 +19,16 @@ class Mixing(NamedTuple):
     r_hat: float
     """Rank-normalised split R-hat: 1 where halves of chains agree; above 1.01 they have not mixed."""
     effective_sample_size: float
-    """Independent draws whose mean is as exact as that of all these: of ranks, over all chains ("bulk")."""
+    """So many independent draws would give as exact a mean of ranks as all these draws, of all chains ("bulk")."""
 
 
 def mixing(traces: Traces) -> Mixing:
     """Split R-hat and effective sample size (Vehtari et al. 2021), by BlackJAX.
 
-    Chains that stand still, each elsewhere, have an infinite R-hat and no effective draws.
+    Chains that all stand still, in different places, have an infinite R-hat and no effective draws.
 
     Raises:
-      BadInput: fewer than 2 chains, or than 8 steps; a value is not finite; or all are equal.
+      BadInput: there are fewer than 2 chains or 8 steps; a value is not finite; or all values are equal.
     """
     steps, chains = traces.shape
     if chains < 2 or steps < FEWEST_STEPS:
@@ -47,9 +47,9 @@ def mixing(traces: Traces) -> Mixing:
 
 
 def autocorrelation(traces: Traces, lags: int) -> Float[np.ndarray, " lags"]:
-    """The correlation of a chain with itself `lag` steps later, lags 0, 1 ... lags-1, over all chains.
+    """The correlation of a chain with itself `lag` steps later, for lags 0, 1 ... lags-1, over all chains.
 
-    About the mean of all chains, so that chains which keep apart never lose their correlation.
+    Deviations are from the mean of all chains, so chains that keep apart never lose their correlation.
 
     Raises:
       BadInput: `lags` is not from 1 to the number of steps, or all values are equal.

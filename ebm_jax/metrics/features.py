@@ -1,4 +1,4 @@
-"""One pass of a network over a set of images: the sums and the few features that all distances are computed from."""
+"""One pass of a network over a set of images: all distances use its sums and the few features that it keeps."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +15,7 @@ from ebm_jax.metrics.moments import Moments
 from ebm_jax.metrics.score import ClassSums
 from ebm_jax.types import BadInput, Images, Params
 
-BLOCK = 1024  # images between two updates of the sums, of which each takes several passes over a [d, d] matrix
+BLOCK = 1024  # images between two updates of the sums; an update takes several passes over a [d, d] matrix
 
 Outputs = tuple[Float[Array, "b d"], Float[Array, "b classes"]]
 ApplyFn = Callable[[Params, Images], Outputs]
@@ -23,12 +23,12 @@ FeatureFn = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Summary(NamedTuple):
-    """What is kept of a set of images: some disjoint groups, in order, and some of their features."""
+    """A set of images as its distances need it: sums over disjoint groups, in order, and some features."""
 
     moments: list[Moments]
-    """Of each group."""
+    """One for each group."""
     classes: list[ClassSums]
-    """Of each group."""
+    """One for each group."""
     kept: np.ndarray
     """float32 [m, d]: features of evenly spaced images."""
 
@@ -39,14 +39,14 @@ class Summary(NamedTuple):
 
 
 def quantised(images: np.ndarray) -> np.ndarray:
-    """Images in [0, 1] as the nearest of 256 levels, uint8: what a picture file of them would hold, as data's do."""
+    """Images in [0, 1] rounded to 256 levels, uint8, as a picture file holds them: the data have these levels too."""
     return np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
 def make_feature_fn(apply: ApplyFn, params: Params, mesh: Mesh, batch_size: int) -> FeatureFn:
     """The function from images uint8 [n, h, w, c] to features float32 [n, d] and class probabilities [n, classes].
 
-    A batch at a time, its rows spread over all devices of the mesh; the last batch is filled up with its own last row.
+    It takes a batch at a time, spread over all devices of the mesh, and fills the last batch up with its last row.
 
     Args:
       apply: takes images in [0, 1].
@@ -75,6 +75,10 @@ def make_feature_fn(apply: ApplyFn, params: Params, mesh: Mesh, batch_size: int)
 
 def summarise(feature_fn: FeatureFn, images: np.ndarray, *, num_groups: int, keep: int) -> Summary:
     """One pass over images uint8 [n, h, w, c] in memory that does not grow with n, but for `keep` features.
+
+    Args:
+      num_groups: the number of disjoint groups.
+      keep: the number of images, evenly spaced, to keep the features of; at most n are kept.
 
     Raises:
       BadInput: there are fewer images than groups.

@@ -1,4 +1,4 @@
-"""The Fréchet distance of two sets of feature vectors, each taken for a Gaussian."""
+"""The Fréchet distance of two sets of feature vectors, each treated as a Gaussian."""
 
 from typing import NamedTuple
 
@@ -10,19 +10,19 @@ from ebm_jax.types import BadInput
 
 
 class Gaussian(NamedTuple):
-    """A Gaussian by its mean and the root of its covariance, which is worked out once for many distances."""
+    """A Gaussian as its mean and the root of its covariance; the root is computed once for many distances."""
 
     mean: np.ndarray
     """float64 [d]."""
     root: np.ndarray
-    """float64 [d, d]: symmetric and not negative, root @ root is the covariance."""
+    """float64 [d, d]: symmetric and not negative; root @ root is the covariance."""
 
 
 def gaussian(found: Moments) -> Gaussian:
     """The Gaussian of these moments, with the unbiased covariance; it may be singular.
 
     Raises:
-      BadInput: of fewer than two vectors there is no covariance; or a feature is not finite.
+      BadInput: there are fewer than two vectors, which have no covariance; or a feature is not finite.
     """
     if found.count < 2:
         raise BadInput(f"{found.count} samples have no covariance; a Fréchet distance needs at least 2 of either set")
@@ -32,7 +32,7 @@ def gaussian(found: Moments) -> Gaussian:
 
 
 def symmetric_root(covariance: np.ndarray) -> np.ndarray:
-    """The symmetric root [d, d] of a symmetric matrix without negative eigenvalues but for rounding."""
+    """The symmetric root [d, d] of a symmetric matrix; its eigenvalues may be negative by rounding alone."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
@@ -40,8 +40,8 @@ def symmetric_root(covariance: np.ndarray) -> np.ndarray:
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½) (Heusel 2017): the square of the 2-Wasserstein distance, never below 0.
 
-    The trace of (Σa Σb)^½ is the sum of the singular values of Σa^½ Σb^½ (Olkin and Pukelsheim 1982). These need no
-    root of a matrix that is not symmetric and may be singular, and no ε on its diagonal.
+    The trace of (Σa Σb)^½ is the sum of the singular values of Σa^½ Σb^½ (Olkin and Pukelsheim 1982). So this needs no
+    root of an unsymmetric and perhaps singular matrix, and no ε on a diagonal.
 
     Raises:
       BadInput: the sets have different numbers of features.
@@ -56,9 +56,9 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 def jackknifed_distance(groups: list[Moments], reference: Gaussian) -> tuple[float, float]:
     """The distance of the union of some disjoint groups from a reference, and its standard error over the groups.
 
-    The error is the delete-one-group jackknife's, sqrt((g - 1)/g Σ (d_without - mean)²), which sees the sampling of
-    the groups, not that of the reference. A distance's bias depends on the number of samples, so that those of the
-    single groups would be no measure of it.
+    The error is the delete-one-group jackknife's, sqrt((g - 1)/g Σ (d_without - mean)²). It sees the sampling of the
+    groups, and not of the reference. A distance's bias depends on the number of samples, so the distances of single
+    groups would not measure the error.
 
     Raises:
       BadInput: as `gaussian` and `frechet_distance`; or there are fewer than two groups.

@@ -1,7 +1,7 @@
-"""Inception v3 as the Fréchet Inception Distance has it: the graph of TensorFlow's release of 2015-12-05.
+"""Inception v3 of the Fréchet Inception Distance: the graph of TensorFlow's release of 2015-12-05.
 
-It differs from the network of the paper (Szegedy 2015) in what its blocks pool: averages leave out the padding, the
-last block takes a maximum, and there are 1,008 classes. The layers are named as in the PyTorch FID weights file.
+Unlike in the paper's network (Szegedy 2015), averages leave out the padding, the last block pools by a maximum, and
+there are 1,008 classes. Layers have their names in the PyTorch FID weights file.
 """
 
 import functools
@@ -38,7 +38,7 @@ def resized(images: Images) -> Float[Array, "b 299 299 3"]:
 
     Bilinear between pixel centres and without antialiasing, as PyTorch's `interpolate(align_corners=False)`. The
     TensorFlow 1 code of the FID paper aligned corners of pixels instead, which shifts small images by up to half a
-    pixel: distances are comparable under one convention only.
+    pixel. Compare distances under one convention only.
     """
     shape = (images.shape[0], SIDE, SIDE, images.shape[3])
     large = jax.image.resize(images, shape, "linear", antialias=False, precision=lax.Precision.HIGHEST)
@@ -46,12 +46,12 @@ def resized(images: Images) -> Float[Array, "b 299 299 3"]:
 
 
 def average_pool(x: Features) -> Features:
-    """3x3 means of stride 1 over those of the nine pixels that lie in the image."""
+    """3x3 means of stride 1; pixels outside the image do not count."""
     return nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
 
 
 def max_pool(x: Features) -> Features:
-    """3x3 maxima of stride 1; what lies outside the image does not count."""
+    """3x3 maxima of stride 1; pixels outside the image do not count."""
     return nn.max_pool(x, (3, 3), padding="SAME")
 
 
@@ -61,7 +61,7 @@ def halved(x: Features) -> Features:
 
 
 class Layer(nn.Module):
-    """A convolution with the normalisation that follows folded into it, then ReLU."""
+    """A convolution, into which the normalisation after it is folded, then ReLU."""
 
     features: int
     size: tuple[int, int] = (1, 1)
@@ -147,7 +147,7 @@ class BlockE(nn.Module):
 
 
 class Inception(nn.Module):
-    """From images [b, h, w, 1 or 3] in [0, 1] to features [b, 2048] and class probabilities [b, 1008].
+    """Maps images [b, h, w, 1 or 3] in [0, 1] to features [b, 2048] and class probabilities [b, 1008].
 
     The probabilities are the softmax of the logits without their bias, as in the code of the Inception Score's paper
     (openai/improved-gan: inception_score/model.py).
@@ -199,7 +199,7 @@ def params_of(state: dict[str, np.ndarray]) -> Params:
 
 
 def _folded(state: dict[str, np.ndarray], layer: str) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel [h, w, in, out] and bias [out] of a convolution and the normalisation that follows it."""
+    """Kernel [h, w, in, out] and bias [out] of a convolution together with the normalisation after it."""
     weight = state[f"{layer}.conv.weight"].astype(np.float64)
     scale, offset, mean, variance = (state[f"{layer}.bn.{part}"].astype(np.float64) for part in NORMALISATION)
     factor = scale / np.sqrt(variance + EPSILON)
@@ -208,7 +208,7 @@ def _folded(state: dict[str, np.ndarray], layer: str) -> tuple[np.ndarray, np.nd
 
 
 def _check(state: dict[str, np.ndarray], kernels: dict[str, tuple[int, ...]]) -> None:
-    """Raise BadInput for what is not the state of a network with these kernels [h, w, in, out]."""
+    """Raise BadInput unless `state` is the state of a network with these kernels [h, w, in, out]."""
     expected: dict[str, tuple[int, ...]] = {"fc.weight": (NUM_CLASSES, NUM_FEATURES), "fc.bias": (NUM_CLASSES,)}
     for layer, (height, width, c_in, c_out) in kernels.items():
         expected[f"{layer}.conv.weight"] = (c_out, c_in, height, width)

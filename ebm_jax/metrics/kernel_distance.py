@@ -1,4 +1,4 @@
-"""The kernel distance (KID) of two sets of feature vectors, which is unbiased at any number of samples."""
+"""The kernel distance (KID) of two sets of feature vectors; it is unbiased at any number of samples."""
 
 import numpy as np
 
@@ -11,9 +11,10 @@ def polynomial_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def squared_discrepancy(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased estimate of MMD² under the cubic kernel, which may be negative; of [n, d] and [m, d], n, m >= 2.
+    """The unbiased estimate of MMD² between [n, d] and [m, d], n, m >= 2, under the cubic kernel; it may be negative.
 
-    The mean of k over pairs of different rows within x, plus that within y, less twice that across (Gretton 2012).
+    It is the mean of k over pairs of different rows of x, plus the same for y, minus twice the mean of k over pairs of
+    a row of x and a row of y (Gretton 2012).
     """
     n, m = len(x), len(y)
     within_x, within_y, across = polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y)
@@ -27,7 +28,8 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """KID (Bińkowski 2018): the mean MMD² of random subsets of either set, and its standard error over the subsets.
 
-    The subsets of one set overlap where num_subsets · subset_size exceeds it; the error is then a little too small.
+    Subsets of one set may share rows, and must if num_subsets · subset_size exceeds it; the error is then a little too
+    small.
 
     Args:
       x: features [n, d] of any floating type; y: [m, d].
@@ -35,7 +37,8 @@ def kernel_distance(
       subset_size: rows drawn from either set for a subset, without replacement.
 
     Raises:
-      BadInput: a set has fewer rows than a subset, or the sets have different numbers of features.
+      BadInput: there are fewer than 2 subsets; a subset has fewer than 2 rows, or more than a set; or the sets have
+        different numbers of features.
     """
     if x.shape[1] != y.shape[1]:
         raise BadInput(f"a kernel distance of {x.shape[1]} and {y.shape[1]} features; use one network for both sets")

@@ -7,27 +7,33 @@ import numpy as np
 
 from ebm_jax.types import BadInput
 
-CHUNK = 1024  # rows whose distances are held at once
+CHUNK = 1024  # rows of distances in memory at once
 
 
 class Cover(NamedTuple):
-    """A set's neighbourhoods are the balls around its vectors that reach to their k-th nearest other vector of it."""
+    """How two sets cover each other.
+
+    A set's neighbourhoods are balls, one around each vector: the radius is the distance to the vector's k-th nearest
+    other vector of the set.
+    """
 
     precision: float
     """Share of the samples in some neighbourhood of the reference (Kynkäänniemi 2019), 0 to 1."""
     recall: float
     """Share of the reference in some neighbourhood of the samples (Kynkäänniemi 2019), 0 to 1."""
     density: float
-    """Mean over the samples of the neighbourhoods of the reference that they lie in, over k (Naeem 2020); 1 is the
-    expectation for samples of the reference's law, and more is possible."""
+    """Mean number of the reference's neighbourhoods that a sample lies in, divided by k (Naeem 2020).
+
+    Samples of the reference's law have 1 in expectation; more is possible.
+    """
     coverage: float
     """Share of the reference's neighbourhoods that some sample lies in (Naeem 2020), 0 to 1."""
 
 
 def cover(reference: np.ndarray, samples: np.ndarray, *, neighbours: int) -> Cover:
-    """All four of features [n, d] and [m, d] of any floating type, by Euclidean distances in float64.
+    """All four measures of features [n, d] and [m, d] of any floating type, by Euclidean distances in float64.
 
-    The memory beside the sets is that of `CHUNK` rows of distances; the time grows with (n + m)².
+    Beside the sets, the memory holds `CHUNK` rows of distances; the time grows with (n + m)².
 
     Args:
       neighbours: k.
@@ -67,7 +73,7 @@ def neighbour_distances(features: np.ndarray, neighbours: int) -> np.ndarray:
 
 
 def distance_chunks(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Numbers of some rows of x [n, d], with their squared distances [c, m] to all rows of y [m, d], in turn."""
+    """Yields row numbers [c] of x [n, d], and these rows' squared distances [c, m] to all rows of y [m, d]."""
     squares = np.square(y).sum(1)
     for start in range(0, len(x), CHUNK):
         rows = np.arange(start, min(start + CHUNK, len(x)))

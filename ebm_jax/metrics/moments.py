@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Moments(NamedTuple):
-    """What is kept of `count` vectors: enough for their mean and covariance, and for those of unions of sets."""
+    """Count, mean and scatter of a set of vectors: they give its covariance, and the moments of unions of sets."""
 
     count: int
     mean: np.ndarray
@@ -18,12 +18,12 @@ class Moments(NamedTuple):
 
 
 def empty(num_features: int) -> Moments:
-    """Those of no vector at all."""
+    """The moments of no vector."""
     return Moments(0, np.zeros(num_features), np.zeros((num_features, num_features)))
 
 
 def of(features: np.ndarray) -> Moments:
-    """Those of the rows of an array [n, d] of any floating type, n at least 1, summed in float64."""
+    """The moments of the rows of an array [n, d] of any floating type, n at least 1, summed in float64."""
     rows = np.asarray(features, np.float64)
     mean = rows.mean(0)
     centred = rows - mean
@@ -31,7 +31,7 @@ def of(features: np.ndarray) -> Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Those of the union of two sets (Chan, Golub and LeVeque 1979): no sum of squares that would cancel."""
+    """The moments of the union of two sets (Chan, Golub and LeVeque 1979): no sum of squares that would cancel."""
     count = a.count + b.count
     if not count:
         return a
@@ -41,10 +41,10 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 
 def update(moments: Moments, features: np.ndarray) -> Moments:
-    """Those of the set with the rows of [n, d] added."""
+    """The moments after adding the rows of [n, d]."""
     return merge(moments, of(features)) if len(features) else moments
 
 
 def union(sets: Iterable[Moments]) -> Moments:
-    """Those of the union of one set or more."""
+    """The moments of the union of one set or more."""
     return reduce(merge, sets)

@@ -1,4 +1,4 @@
-"""Are samples copies? Distances to the nearest images of the training set beside those to images never seen."""
+"""Whether samples are copies: distances to the nearest training images, beside distances to unseen images."""
 
 import math
 from typing import NamedTuple
@@ -14,7 +14,7 @@ def nearest_neighbours(
 ) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
     """The `k` reference images nearest to each image, to see that samples are no copies (paper, nearest neighbours).
 
-    On the host, by scikit-learn's search in blocks: beside the flattened images a few MB, whatever their number.
+    scikit-learn searches in blocks on the host; beside the flattened images it takes a few MB, however many there are.
 
     Args:
       images: [b, *event]; reference: [n, *event], such as the training set, n >= k >= 1, on the same scale.
@@ -37,39 +37,39 @@ def nearest_neighbours(
 
 
 class Memorisation(NamedTuple):
-    """How near samples are to training images, and how near images that no model saw are to them."""
+    """How near samples, and images that no model saw, are to the training images."""
 
     to_train: Float[np.ndarray, " samples"]
     """L2 distance of each sample to the nearest training image."""
     to_test: Float[np.ndarray, " samples"]
-    """That to the nearest test image."""
+    """L2 distance of each sample to the nearest test image."""
     train_rows: Int[np.ndarray, " samples"]
     test_rows: Int[np.ndarray, " samples"]
     yardstick: Float[np.ndarray, " tests"]
     """L2 distance of each test image to the nearest training image."""
     share: float
-    """Of samples that are nearer to the training set than to the test set."""
+    """Share of the samples that are nearer to the training set than to the test set."""
     expected: float
-    """The share for a model that learnt the law alone: n_train / (n_train + n_test)."""
+    """The share for a model that learnt only the law: n_train / (n_train + n_test)."""
 
     @property
     def standard_error(self) -> float:
-        """Of the share, were it the expected one and samples independent."""
+        """The standard error of the share, if it is the expected one and samples are independent."""
         return math.sqrt(self.expected * (1 - self.expected) / len(self.to_train))
 
     def copies(self, share: float) -> float:
-        """The share of samples that are nearer to a training image than all but this share of the test images are."""
+        """The share of samples nearer to a training image than all but this share of the test images."""
         return float((self.to_train < np.quantile(self.yardstick, share)).mean())
 
 
 def memorisation(samples: np.ndarray, train: np.ndarray, test: np.ndarray) -> Memorisation:
-    """Samples [n, *event] against the images that the model was trained on [m, *event], and others of their law.
+    """Samples [n, *event] against the model's training images [m, *event] and unseen test images of the same law.
 
-    Of samples that know the law and not the training set, train and test images are alike: the nearest of all of them
-    is a training one with probability m / (m + number of test images). A larger share is a sign of memory where samples
-    are as near to images as test images are, and differ: samples far from all, or all alike, share one neighbour, whose
-    set is chance. A tie counts as nearer to the test set. Compare Meehan, Chaudhuri & Dasgupta 2020, "A non-parametric
-    test to detect data-copying in generative models".
+    To samples that know the law and not the training set, training and test images are alike: the nearest of all is a
+    training image with probability m / (m + number of test images). A larger share is a sign of memory only if samples
+    differ from one another, and are as near to images as test images are. Samples that are far from all images, or all
+    alike, share one neighbour, and chance decides which set it is in. A tie counts as nearer to the test set. Compare
+    Meehan, Chaudhuri & Dasgupta 2020, "A non-parametric test to detect data-copying in generative models".
 
     Raises:
       BadInput: the images differ in shape, or there are none.

@@ -1,6 +1,7 @@
 """Out-of-distribution detection: scores of images under an energy, and how well they tell the data from other images.
 
-A score is high for what the model holds for data. "Inside" is the data, unseen in training; "outside" is anything else.
+A score is high if the model takes the image for data. "Inside" is the data, unseen in training; "outside" is anything
+else.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ class Auroc(NamedTuple):
     value: float
     """P(inside > outside) + P(inside = outside) / 2, in [0, 1]: 0.5 where the scores tell nothing."""
     standard_error: float
-    """DeLong's, for inside and outside images drawn independently; 0 where no score of one lies among the other's."""
+    """DeLong's, for inside and outside images drawn independently; 0 if the two ranges of scores do not overlap."""
 
 
 def energy_and_gradient_norm(energy_fn: EnergyFn, images: Images) -> tuple[Energies, Energies]:
@@ -35,7 +36,7 @@ def energy_and_gradient_norm(energy_fn: EnergyFn, images: Images) -> tuple[Energ
 
 
 def minimum_over_classes(energy_of: Callable[..., Energies], num_classes: int) -> EnergyFn:
-    """The energy min_y U(x, y); its gradient is that of the class of lowest energy alone.
+    """The energy min_y U(x, y); its gradient is the gradient of the class of lowest energy.
 
     Args:
       energy_of: (images, labels) -> U(x, y), [b].
@@ -49,9 +50,12 @@ def minimum_over_classes(energy_of: Callable[..., Energies], num_classes: int) -
 
 
 def log_sum_exp_over_classes(energy_of: Callable[..., Energies], num_classes: int) -> EnergyFn:
-    """The energy -log Σ_y exp(-U(x, y)) of the mixture of all classes, every y having the same weight.
+    """The energy -log Σ_y exp(-U(x, y)) of the mixture of all classes, all with the same weight.
 
-    In a gradient the network runs twice for each class, and holds the layers of one class alone.
+    For a gradient the network runs twice for each class, and keeps the layers of only one class in memory.
+
+    Args:
+      energy_of: (images, labels) -> U(x, y), [b].
     """
     remembered = jax.checkpoint(energy_of)  # pyright: ignore[reportPrivateImportUsage]
     return lambda images: -jax.nn.logsumexp(-_of_classes(remembered, images, num_classes), axis=0)
@@ -85,7 +89,7 @@ def auroc(inside: Inside, outside: Outside) -> Auroc:
 
 
 def false_positive_rate(inside: Inside, outside: Outside, true_positive_rate: float) -> float:
-    """The share of outside scores at or above the threshold that keeps this share, in (0, 1], of inside scores."""
+    """The share of outside scores at or above the threshold that keeps `true_positive_rate`, in (0, 1], of inside."""
     kept = int(np.ceil(true_positive_rate * len(inside)))
     return float((outside >= np.sort(inside)[len(inside) - kept]).mean())
 
@@ -93,13 +97,13 @@ def false_positive_rate(inside: Inside, outside: Outside, true_positive_rate: fl
 def bootstrap_standard_error(
     rng: np.random.Generator, statistic: Callable[[Inside, Outside], float], inside: Inside, outside: Outside, *, n: int
 ) -> float:
-    """The standard deviation of a statistic over `n` >= 2 pairs of sets drawn anew, with replacement, from both."""
+    """The standard deviation of a statistic over `n` >= 2 pairs of sets, redrawn with replacement from both sets."""
     drawn = [statistic(rng.choice(inside, len(inside)), rng.choice(outside, len(outside))) for _ in range(n)]
     return float(np.std(drawn, ddof=1))
 
 
 def curve(inside: Inside, outside: Outside, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates from (0, 0) over `points` evenly spaced true ones to (1, 1), for a picture."""
+    """False and true positive rates for a picture: (0, 0), then `points` evenly spaced true ones, then (1, 1)."""
     true = np.linspace(0, 1, points + 1)
     false = [false_positive_rate(inside, outside, rate) for rate in true[1:]]
     return np.array([0, *false, 1]), np.array([*true, 1])

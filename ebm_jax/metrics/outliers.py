@@ -1,4 +1,4 @@
-"""Images that are no data, made from nothing or from the data: uint8, like every set that they are compared with."""
+"""Images that are no data, made from nothing or from the data; uint8, like every set that they are compared with."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,7 +23,7 @@ def interpolation(rng: np.random.Generator, images: Pixels) -> Pixels:
     """The mean of each image and another one, halves rounded up (paper: CIFAR-10 interpolations).
 
     Raises:
-      BadInput: there is a single image.
+      BadInput: there are fewer than two images.
     """
     n = len(images)
     if n < 2:
@@ -33,7 +33,7 @@ def interpolation(rng: np.random.Generator, images: Pixels) -> Pixels:
 
 
 def rotation(rng: np.random.Generator, images: Pixels) -> Pixels:
-    """Each image turned by 90 degrees, counter-clockwise.
+    """Each image, turned by 90 degrees counter-clockwise.
 
     Raises:
       BadInput: the images are not square.

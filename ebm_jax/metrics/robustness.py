@@ -1,7 +1,8 @@
 """A classifier under attack: projected gradient ascent in L∞ and L2, and whether its gradients can be believed.
 
 Attacks stay around the clean image and inside the unit box. They maximise the margin, the largest wrong logit minus the
-right one (Carlini & Wagner 2017), which unlike the cross-entropy has the same gradient however the energy is scaled.
+right one (Carlini & Wagner 2017). Unlike the cross-entropy's gradient, its gradient keeps its direction when the energy
+is scaled.
 """
 
 from collections.abc import Callable
@@ -18,39 +19,41 @@ from ebm_jax.sampling.kernel import norms, unit_box
 from ebm_jax.types import Energies, Images, PRNGKey, Scalar
 
 LogitsFn = Callable[[PRNGKey, Images], Float[Array, "b k"]]
-"""(key, images) -> logits of the classes, such as -U(x, y); the key is of what randomness there is in them."""
+"""(key, images) -> logits of the classes, such as -U(x, y); the key drives whatever randomness they have."""
 Margins = Float[Array, " b"]
 Sizes = float | Scalar | Float[Array, " b"]
 """One for all images, or one for each."""
 
-STEPS_ACROSS = 2.5  # times the radius is what all steps together can go (Madry et al. 2018)
+STEPS_ACROSS = 2.5  # radii that all steps together can go (Madry et al. 2018)
 BISECTIONS = 40  # halvings of a scale in [0, 1]: float32 has no more digits
-SIGMAS = 2.0  # of a paired comparison, until the check speaks of a violation
-UNBOUNDED_ACCURACY = 0.01  # what an attack that may go anywhere must at least push the accuracy down to
+SIGMAS = 2.0  # standard errors of a paired comparison, beyond which the check reports a violation
+UNBOUNDED_ACCURACY = 0.01  # an attack that may go anywhere must push the accuracy down to this, or lower
 
 
 class Norm(NamedTuple):
     """How an attack moves in a ball {x: ||x - clean|| <= radius} cut by the unit box."""
 
     project: Callable[[Images, Images, Sizes], Images]
-    """(x, clean, radius) -> the nearest point of ball and box, clean images being in the box."""
+    """(x, clean, radius) -> the nearest point of ball and box; clean images are in the box."""
     ascent: Callable[[Images], Images]
-    """A gradient -> the direction of norm 1 that it grows fastest in; 0 where the gradient is."""
+    """A gradient -> the direction of norm 1 in which it rises fastest; 0 for a gradient of 0."""
     inside: Callable[[PRNGKey, Images], Images]
-    """Points uniform in the ball of radius 1 around 0, of this shape."""
+    """(key, like) -> points of the same shape, uniform in the ball of radius 1 around 0."""
     whole_box: Callable[[tuple[int, ...]], float]
-    """The shape of an image -> the radius from which on the ball is no limit."""
+    """The shape of an image -> the radius from which on the ball holds the whole box."""
 
 
 def _project_linf(x: Images, clean: Images, radius: Sizes) -> Images:
-    """Value by value, where first ball, then box gives the nearest point of both."""
+    """Clip each value to the ball, then to the box: this gives the nearest point of both."""
     room = _rows(radius, x)
     return unit_box(jnp.clip(x, clean - room, clean + room))
 
 
 def _project_l2(x: Images, clean: Images, radius: Sizes) -> Images:
-    """Minimising ||z - x||² under both constraints gives z = box(clean + t (x - clean)), t in [0, 1] the largest whose
-    z is in the ball (Karush, Kuhn, Tucker). ||z - clean|| grows with t, so bisection finds it; the lower end is kept.
+    """Minimising ||z - x||² under both constraints gives z = box(clean + t (x - clean)).
+
+    t is the largest number in [0, 1] that keeps z in the ball (Karush, Kuhn, Tucker). ||z - clean|| grows with t, so
+    bisection finds t; the lower end is kept.
     """
 
     def at(scale: Energies) -> Images:
@@ -62,13 +65,13 @@ def _project_l2(x: Images, clean: Images, radius: Sizes) -> Images:
         fits = norms(at(middle) - clean) <= radius
         return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
 
-    zero = 0.0 * norms(x)  # of this device, as the loop's results are
+    zero = 0.0 * norms(x)  # from x: varies over devices as the loop's results do
     low, _ = lax.fori_loop(0, BISECTIONS, halve, (zero, zero + 1.0))
     return at(jnp.where(norms(at(zero + 1.0) - clean) <= radius, 1.0, low))
 
 
 def _rows(values: Any, x: Images) -> Array:
-    """One value for all images or for each, to multiply images by."""
+    """One value for all images or one for each, shaped to multiply images by."""
     return jnp.reshape(values, (-1, *(1,) * (x.ndim - 1)))
 
 
@@ -105,7 +108,7 @@ def margins(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Margins:
 
 
 def step_size(radius: float, num_steps: int, least: float) -> float:
-    """The length of a step: `least`, the paper's, but never so short that the steps cannot cross the ball."""
+    """The length of a step: `least`, the paper's, or more if the steps could not cross the ball otherwise."""
     return max(least, STEPS_ACROSS * radius / num_steps)
 
 
@@ -125,13 +128,13 @@ def pgd(
 
         x ~ ball;   repeat:  x <- project(x + step · ascent(∇ margin(x)))      project: clean image's ball and the box
 
-    Each image's worst point over all steps and restarts, and its clean self. The gradient goes through whatever
-    `logits_fn` does, chains included. Where that is random, each step has its own key, and the margins that are
-    returned are those of the worst points under a fresh one: chance alone breaks no image.
+    The result is each image's worst point among all steps, all restarts and the clean image. The gradient goes through
+    whatever `logits_fn` does, chains included. If `logits_fn` is random, each step has its own key. The worst points
+    then get their returned margins under a fresh key: chance alone breaks no image.
 
     Args:
       images: [b, *event] in [0, 1]; labels: [b].
-      radius, step: in units of the norm, of all images or of each; traced: one program serves all radii.
+      radius, step: in units of the norm, for all images or for each; traced: one program serves all radii.
     """
 
     def ascend(x: Images, key: PRNGKey) -> tuple[Images, Margins]:
@@ -166,9 +169,9 @@ def noise(
     *,
     num_draws: int,
 ) -> Attacked:
-    """The worst of `num_draws` random points as far from each clean image as `radius` and the box allow, or itself.
+    """The worst of each clean image and `num_draws` random points, as far from it as `radius` and the box allow.
 
-    They need no gradient: whoever's gradients are worth something is a stronger attacker.
+    Noise needs no gradient: an attack is stronger than noise if its gradients are worth something.
     """
 
     def draw(worst: Attacked, key: PRNGKey) -> tuple[Attacked, None]:
@@ -188,7 +191,7 @@ def _worst_of(
     attempt: Callable[[Attacked, PRNGKey], tuple[Attacked, None]],
     number: int,
 ) -> Attacked:
-    """The worst points after so many attempts from the clean images on, their margins under a key of their own."""
+    """The worst points among the clean images and `number` attempts; a key of its own gives their margins."""
     key_clean, key_attempts, key_judge = jax.random.split(key, 3)
     clean = Attacked(images, margins(logits_fn(key_clean, images), labels))
     worst, _ = lax.scan(attempt, clean, jax.random.split(key_attempts, number))
@@ -196,7 +199,7 @@ def _worst_of(
 
 
 def _worse(one: Attacked, other: Attacked) -> Attacked:
-    """Of each image the point with the larger margin."""
+    """The point with the larger margin, for each image."""
     takes = other.margins > one.margins
     return Attacked(
         jnp.where(_rows(takes, one.images), other.images, one.images), jnp.maximum(one.margins, other.margins)
@@ -207,7 +210,7 @@ def expected(logits_fn: LogitsFn, num_keys: int) -> LogitsFn:
     """The mean of random logits over `num_keys` keys, for attacks on the expectation (Athalye et al. 2018)."""
 
     def mean(key: PRNGKey, images: Images) -> Float[Array, "b k"]:
-        one = jax.checkpoint(lambda key: logits_fn(key, images))  # of the others no memory is kept for the gradient
+        one = jax.checkpoint(lambda key: logits_fn(key, images))  # the gradient keeps one key's layers
         return lax.map(one, jax.random.split(key, num_keys)).mean(0)
 
     return mean
@@ -226,12 +229,14 @@ class Curve(NamedTuple):
 
 
 def violations(curve: Curve) -> list[str]:
-    """What speaks for masked gradients (Athalye et al. 2018, section 3.1), in words with numbers; empty where nothing.
+    """The signs of masked gradients (Athalye et al. 2018, section 3.1), in words with numbers; empty if there are none.
 
     A larger ball holds the smaller one, so a larger radius must not leave more images right. Noise must not be stronger
-    than an attack by gradients. An attack without bounds must reach nearly all images. Two attacks are compared on the
-    same images: a images that only the weaker one, by right, breaks, and b that only the stronger one does, violate it
-    where a - b > SIGMAS · sqrt(a + b), the standard error of the difference where both are equally strong.
+    than an attack by gradients. An attack without bounds must reach nearly all images.
+
+    Two attacks are compared on the same images. Let a count the images that only the supposedly weaker attack breaks,
+    and b those that only the stronger one breaks. They violate the order if a - b > SIGMAS · sqrt(a + b); sqrt(a + b)
+    is the standard error of a - b for equally strong attacks.
     """
     found = []
     for low, high, small, large in zip(
@@ -256,13 +261,13 @@ def violations(curve: Curve) -> list[str]:
 
 
 def _breaks_more(weaker: np.ndarray, stronger: np.ndarray) -> bool:
-    """Whether the attack that should be the weaker one breaks more images than chance explains."""
+    """Whether the supposedly weaker attack breaks more images than chance explains."""
     only_weaker, only_stronger = (~weaker & stronger).sum(), (weaker & ~stronger).sum()
     return bool(only_weaker - only_stronger > SIGMAS * (only_weaker + only_stronger) ** 0.5)
 
 
 def verdict(curve: Curve) -> str:
-    """PASS or the violations, in words, with the numbers that it rests on."""
+    """PASS or the violations, in words, with the numbers behind them."""
     found = violations(curve)
     if found:
         return "VIOLATED, gradients may be masked: " + "; ".join(found)

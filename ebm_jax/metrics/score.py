@@ -18,16 +18,16 @@ class ClassSums(NamedTuple):
     negative_entropy: float
     """Σ Σ_k p_k log p_k, nats."""
     predicted: np.ndarray
-    """int64 [classes]: the number of images whose likeliest class it is."""
+    """int64 [classes]: how many images have this class as their likeliest one."""
 
 
 def empty(num_classes: int) -> ClassSums:
-    """Those of no image at all."""
+    """The sums of no image."""
     return ClassSums(0, np.zeros(num_classes), 0.0, np.zeros(num_classes, np.int64))
 
 
 def of(probabilities: np.ndarray) -> ClassSums:
-    """Those of images whose probabilities are [n, classes]."""
+    """The sums of images with probabilities [n, classes]."""
     rows = np.asarray(probabilities, np.float64)
     return ClassSums(
         len(rows),
@@ -38,12 +38,12 @@ def of(probabilities: np.ndarray) -> ClassSums:
 
 
 def update(sums: ClassSums, probabilities: np.ndarray) -> ClassSums:
-    """The sums with those of more images added, whose probabilities are [n, classes]."""
+    """The sums after adding more images, with probabilities [n, classes]."""
     return merge(sums, of(probabilities))
 
 
 def merge(a: ClassSums, b: ClassSums) -> ClassSums:
-    """Those of the union of two disjoint sets."""
+    """The sums of the union of two disjoint sets."""
     return ClassSums(
         a.count + b.count,
         a.probabilities + b.probabilities,
@@ -65,9 +65,9 @@ def inception_score(sums: ClassSums) -> float:
 
 
 def score_over_splits(splits: Sequence[ClassSums]) -> tuple[float, float]:
-    """The mean score of the splits, as the paper has it, and its standard error, their deviation / sqrt(splits).
+    """The mean score of the splits, as in the paper, and its standard error, their deviation / sqrt(splits).
 
-    The paper states the deviation itself. Of smaller splits the score is lower.
+    The paper states the deviation itself. Smaller splits have lower scores.
 
     Raises:
       BadInput: there are fewer than two splits, or one is empty.
@@ -81,8 +81,8 @@ def score_over_splits(splits: Sequence[ClassSums]) -> tuple[float, float]:
 def class_overlap(a: ClassSums, b: ClassSums) -> float:
     """How far two sets agree in how often each class is predicted: Σ_k min(share in a, share in b), from 0 to 1.
 
-    It is 1 less the total variation of the two laws; 1/K where one set has K equally frequent classes and the other
-    a single one of them.
+    It is 1 minus the total variation of the two laws. It is 1/K if one set has K equally frequent classes and the other
+    has only one of them.
 
     Raises:
       BadInput: one of the sets is empty.

@@ -1,4 +1,4 @@
-"""The stride-1 convolution of all networks: fast inside a scan, and Winograd's on a CPU where that wins."""
+"""The stride-1 convolution of all networks: fast inside a scan, and by Winograd's method where a CPU gains from it."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,25 +10,24 @@ from jaxtyping import Array, Float
 
 Features = Float[Array, "b _ _ _"]  # NHWC
 Kernel = Float[Array, "_ _ _ _"]  # HWIO
-Padding = tuple[tuple[int, int], tuple[int, int]]
+Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros: (above, below), (left, right)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolution(x: Features, kernel: Kernel, padding: Padding) -> Features:
-    """Stride-1 convolution, NHWC by HWIO, whose input gradient is an ordinary convolution too.
+    """Stride-1 convolution of x, NHWC, with a kernel, HWIO; its input gradient is an ordinary convolution too.
 
-    XLA's CPU backend rewrites convolutions into the layout of its fast kernel only outside loops. The input gradient
-    that autodiff writes has another layout, so inside a Langevin scan it falls back to naive loops: 4 times slower on
-    JAX 0.10, 34 times on 0.12 (benchmarks/conv_in_scan.py). Reverse mode only: `jax.jvp` through it raises.
+    XLA's CPU backend rewrites convolutions into the layout of its fast kernel only outside loops. Autodiff writes the
+    input gradient in another layout, so inside a Langevin scan it falls back to naive loops: 4 times slower on JAX
+    0.10, 34 times on 0.12 (benchmarks/conv_in_scan.py). Reverse mode only: `jax.jvp` through it raises.
 
-    Here alone the platforms differ: on a CPU, 3x3 convolutions of many channels are `winograd`, everything else is a
-    plain convolution of XLA.
+    Only here do platforms differ: on a CPU, 3x3 convolutions of many channels use `winograd`; all others use `plain`.
     """
     return _forward(x, kernel, padding)
 
 
 def _winograd_wins(x: Features, kernel: Kernel) -> bool:
-    """On a CPU, by what benchmarks/convolution.py measured (docs/performance.md)."""
+    """Whether `winograd` is faster on a CPU, as benchmarks/convolution.py measured (docs/performance.md)."""
     easy = x.dtype == jnp.bfloat16 or min(x.shape[1:3]) >= 14
     return kernel.shape[:2] == (3, 3) and min(kernel.shape[2:]) >= (32 if easy else 64)
 
@@ -47,13 +46,13 @@ def plain(x: Features, kernel: Kernel, padding: Padding) -> Features:
 
 
 def winograd(x: Features, kernel: Kernel, padding: Padding) -> Features:
-    """3x3 convolution as 16 matrix products, F(2x2, 3x3): 2.25 times fewer multiplications than the plain one.
+    """3x3 convolution as 16 matrix products, F(2x2, 3x3): 2.25 times fewer multiplications than `plain`.
 
         Y = Aᵀ [Σ_c (G g_c Gᵀ) ⊙ (Bᵀ d_c B)] A      g: 3x3 kernel, d: 4x4 square of inputs, Y: 2x2 of outputs
 
-    Sums are float32. In float32 its rounding errors are those of a plain convolution; in bfloat16, which is what the
-    factors of the products are rounded to, an error is about twice as large as that of rounding x itself (Lavin & Gray
-    2016, section 4.1).
+    Sums are float32. For float32 inputs it rounds like a plain convolution. For bfloat16 inputs it rounds the factors
+    of the products to bfloat16; this error is about twice the error of rounding x itself (Lavin & Gray 2016, section
+    4.1).
     """
     (b, height, width, _), features = x.shape, kernel.shape[3]
     out = [size + low + high - 2 for size, (low, high) in zip((height, width), padding, strict=True)]
@@ -92,7 +91,7 @@ def _outputs(m: Sequence[Array]) -> list[Array]:
 
 
 def _product(data: Float[Array, "b h w c"], kernel: Float[Array, "c o"], dtype: jnp.dtype) -> Float[Array, "n o"]:
-    """The matrix product in float32 of factors of a type; on a CPU that has instructions for it, bfloat16 is faster."""
+    """The matrix product of factors of type `dtype`, summed in float32; some CPUs multiply bfloat16 faster."""
     rows = data.reshape(-1, data.shape[-1]).astype(dtype)
     return lax.dot(rows, kernel.astype(dtype), preferred_element_type=jnp.float32)
 

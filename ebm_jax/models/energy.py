@@ -1,11 +1,11 @@
-"""The algebra of energies: from a network to a function of images alone, and from such functions to others.
+"""The algebra of energies: it makes functions of images from a network, and new energies from old ones.
 
-With q(x) = exp(-U(x)) / Z for each energy, what an operation does to the laws:
+An energy U has the law q(x) = exp(-U(x)) / Z. Each operation does this to the laws:
 
     conjunction     q₁ q₂ / Z            both: a product of experts
-    disjunction     w₁ Z₁ q₁ + w₂ Z₂ q₂  either: a mixture, weighted by the normalisers, which nobody knows
+    disjunction     w₁ Z₁ q₁ + w₂ Z₂ q₂  either: a mixture, weighted by the unknown normalisers
     weighted        q^w / Z              w > 1 sharpens, 0 < w < 1 flattens
-    negation        1 / q                not; only inside a conjunction, and only on a bounded set, is there a law
+    negation        1 / q                not: a law only inside a conjunction, and only on a bounded set
     tempered        q^(1/T) / Z
     bridge          q₀^(1-β) q₁^β / Z
     clamped         q(x_free | x_known)
@@ -32,8 +32,8 @@ ApplyFn = Callable[..., Energies]
 def from_module(module: nn.Module) -> ApplyFn:
     """The pure function `apply(params, images, labels=None, dropout_key=None) -> energies` of a Flax network.
 
-    Where a `dropout_key` is given, the module has the random stream "dropout"; it asks `self.has_rng("dropout")`. A
-    module that takes images alone is not given the labels.
+    A `dropout_key` gives the module the random stream "dropout"; the module asks `self.has_rng("dropout")`. A module
+    that takes images alone gets no labels.
     """
     takes_labels = takes(module.__call__, 2)
 
@@ -48,7 +48,7 @@ def from_module(module: nn.Module) -> ApplyFn:
 
 
 def takes(fn: Callable, number: int) -> bool:
-    """Whether a function can be called with so many arguments by position."""
+    """Whether a function accepts `number` positional arguments."""
     try:
         inspect.signature(fn).bind(*range(number))
     except TypeError:
@@ -57,7 +57,7 @@ def takes(fn: Callable, number: int) -> bool:
 
 
 def bind(apply: ApplyFn, params: Params, labels: Labels | None = None, dropout_key: PRNGKey | None = None) -> EnergyFn:
-    """The energy of images under fixed parameters, one fixed label an image where given, and one fixed dropout mask."""
+    """The energy of images alone: it fixes the parameters, the labels (one an image, if given) and the dropout mask."""
     return lambda images: apply(params, images, labels, dropout_key=dropout_key)
 
 
@@ -70,7 +70,8 @@ def disjunction(*energy_fns: EnergyFn, weights: Sequence[float | Scalar] | None 
     """Images likely under any of the energies: U = -log Σ w_i exp(-U_i), a mixture of the unnormalised laws.
 
     Args:
-      weights: w_i >= 0, one for each energy; all 1 where None. Shares of the mixture only where all Z_i are equal.
+      weights: w_i >= 0, one for each energy; None sets all to 1. They are shares of the mixture only if all Z_i are
+        equal.
 
     Raises:
       ValueError: there are more weights than energies, or fewer.
@@ -86,7 +87,7 @@ def weighted(energy_fn: EnergyFn, weight: float | Scalar) -> EnergyFn:
 
 
 def negation(energy_fn: EnergyFn) -> EnergyFn:
-    """-U: what the energy finds likely becomes unlikely. Put a `weighted` one of it into a conjunction."""
+    """-U: likely images become unlikely. Weight the result and put it into a conjunction."""
     return weighted(energy_fn, -1.0)
 
 
@@ -96,21 +97,24 @@ def tempered(energy_fn: EnergyFn, temperature: float | Scalar) -> EnergyFn:
 
 
 def bridge(start: EnergyFn, end: EnergyFn, share: float | Scalar) -> EnergyFn:
-    """(1 - β) U₀ + β U₁ of a share β in [0, 1]: the way from one law to another that annealing takes."""
+    """(1 - β) U₀ + β U₁, β = `share` in [0, 1]: annealing goes this way from one law to the other."""
     return conjunction(weighted(start, 1.0 - share), weighted(end, share))
 
 
 def clamped(energy_fn: EnergyFn, images: Images, known: Bool[Array, "b *event"]) -> EnergyFn:
-    """The energy of the free values, where the known ones are those of `images`.
+    """The energy of the free values; the known values are fixed to those in `images`.
 
-    What a chain moves at known places changes nothing. A sampler of it is a sampler of q(free | known), whatever its
-    kernel; put the known values back into its result.
+    A chain may move the known values, but this changes no energy. So any kernel samples q(free | known); put the known
+    values back into its result.
+
+    Args:
+      known: true where `images` gives the value.
     """
     return lambda x: energy_fn(jnp.where(known, images, x))
 
 
 def class_energies(apply: ApplyFn, params: Params, num_classes: int) -> Callable[[Images], Float[Array, "b k"]]:
-    """The function images -> U(x, y) of every class y, [b, num_classes]: minus the logits of a classifier."""
+    """The function from images to U(x, y) for every class y, [b, num_classes]: a classifier's negated logits."""
 
     def energies_of(images: Images) -> Float[Array, "b k"]:
         labels = jnp.tile(jnp.arange(num_classes)[:, None], len(images))
@@ -120,7 +124,7 @@ def class_energies(apply: ApplyFn, params: Params, num_classes: int) -> Callable
 
 
 class Stacked(NamedTuple):
-    """The parameters of several networks of one architecture: an ensemble wherever the project takes parameters."""
+    """The parameters of several networks of one architecture; all that takes parameters treats them as an ensemble."""
 
     params: Params
     """One network's tree, with every leaf [members, ...]."""
@@ -152,24 +156,24 @@ def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
 
 
 def num_members(params: Params) -> int | None:
-    """How many members stacked parameters have; None for those of a single network."""
+    """The number of members of stacked parameters; None for a single network's."""
     return len(jax.tree.leaves(params)[0]) if isinstance(params, Stacked) else None
 
 
 def member(params: Stacked, index: int | Array) -> Params:
-    """The parameters of one member of stacked ones."""
+    """The parameters of one member."""
     return jax.tree.map(lambda leaf: leaf[index], params.params)
 
 
 def members(params: Params) -> list[Params]:
-    """The parameters of each member; of a single network, those alone."""
+    """The parameters of each member; a list of one for a single network."""
     if not isinstance(params, Stacked):
         return [params]
     return [member(params, index) for index in range(num_members(params) or 0)]
 
 
 def of_members(apply: ApplyFn) -> ApplyFn:
-    """`apply` that also takes stacked parameters, and then gives the mean of the members' energies."""
+    """`apply` that also accepts stacked parameters: it then gives the mean of the members' energies, [b]."""
 
     def mean(
         params: Params, images: Images, labels: Labels | None = None, dropout_key: PRNGKey | None = None

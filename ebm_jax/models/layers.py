@@ -1,6 +1,6 @@
 """The parts of the networks: strided convolutions, pooling, class-conditional tables, the residual block.
 
-A layer computes in the type of its input, and its parameters follow; they themselves are float32.
+A layer keeps its parameters in float32. It casts them to its input's type and computes in that type.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ SECOND = "conv2"  # the name of a residual block's second convolution
 
 
 def space_to_depth(x: Features, block: int = 2) -> Features:
-    """Each block x block square of pixels as one pixel with block² times the channels."""
+    """Turn each square of block x block pixels into one pixel with block² times the channels."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // block, block, w // block, block, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // block, w // block, block * block * c)
@@ -34,7 +34,7 @@ def convolution_same(x: Features, kernel: Kernel) -> Features:
 def convolution_half(x: Features, kernel: Kernel) -> Features:
     """4x4 convolution of stride 2 with SAME padding, as a 2x2 convolution after space-to-depth.
 
-    Equal arithmetic; the stride-1 form keeps the fast input gradient of `convolution`.
+    The arithmetic is equal; the stride-1 form keeps the fast input gradient of `convolution`.
     """
     _, _, c_in, c_out = kernel.shape
     pads = [(1, 1 + size % 2) for size in x.shape[1:3]]
@@ -44,7 +44,7 @@ def convolution_half(x: Features, kernel: Kernel) -> Features:
 
 
 def average_pool(x: Features) -> Features:
-    """2x2 average pooling; an odd last row or column is dropped."""
+    """2x2 average pooling; it drops an odd last row or column."""
     b, h, w, c = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2]
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
@@ -59,16 +59,19 @@ ACTIVATIONS: dict[str, Activation] = {"leaky_relu": leaky_relu, "swish": nn.swis
 
 
 def class_rows(table: Float[Array, "classes c"], labels: Labels | None, neutral: float) -> Float[Array, "_ 1 1 c"]:
-    """What a class-conditional table says for each label, to broadcast over height and width.
+    """The row of a class-conditional table for each label, to broadcast over height and width.
 
-    An integer label takes its row, one out of range NaN, which nobody overlooks, where an index would be clamped to
-    another class; a table of one class has one row for all images, whatever their integer labels. A soft label l, a
-    vector, takes neutral + Σ l_k (row_k - neutral): the row for a one-hot vector, the mean of rows for probabilities,
-    and `neutral` at a vector of zeros (the release multiplies the table by the vector alone, so its gain vanishes
-    there; utils.py: conv_block).
+    An integer label takes its row. A label out of range takes NaN, which nobody overlooks; plain indexing would clamp
+    it to another class. A table of one class gives its row to all images, whatever their integer labels. A soft label
+    l, a vector, takes neutral + Σ l_k (row_k - neutral): the row for a one-hot vector, the mean of rows for
+    probabilities, and `neutral` for a vector of zeros. (The release multiplies the table by the vector alone, so a
+    vector of zeros makes its gain vanish; utils.py: conv_block.)
 
     Args:
       neutral: the value that does nothing, 0 for a bias, 1 for a gain.
+
+    Raises:
+      ValueError: there are no labels, and the table has several classes.
     """
     if labels is not None and jnp.issubdtype(labels.dtype, jnp.floating):
         rows = neutral + labels.astype(table.dtype) @ (table - neutral)
@@ -82,7 +85,7 @@ def class_rows(table: Float[Array, "classes c"], labels: Labels | None, neutral:
 
 
 class ClassBias(nn.Module):
-    """Adds to every channel its class-conditional bias, at first 0."""
+    """Adds a class-conditional bias to every channel; it starts at 0."""
 
     num_classes: int
 
@@ -93,7 +96,7 @@ class ClassBias(nn.Module):
 
 
 class ClassGain(nn.Module):
-    """Multiplies every channel by its class-conditional gain, at first 1."""
+    """Multiplies every channel by a class-conditional gain; it starts at 1."""
 
     num_classes: int
 
@@ -104,7 +107,7 @@ class ClassGain(nn.Module):
 
 
 class Conv(nn.Module):
-    """Convolution without bias: 3x3 of stride 1, or 4x4 of stride 2 where `half`."""
+    """Convolution without bias: 3x3 of stride 1, or 4x4 of stride 2 if `half`."""
 
     features: int
     kernel_init: Callable
@@ -118,16 +121,16 @@ class Conv(nn.Module):
 
 
 def dropout(key: PRNGKey, x: Features, rate: float) -> Features:
-    """Each element is 0 with probability `rate`, else divided by 1 - rate."""
+    """Set each element to 0 with probability `rate`, and divide the others by 1 - rate."""
     return jnp.where(random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0)
 
 
 class ResidualBlock(nn.Module):
     """The paper's residual block (release utils.py: smart_res_block), with a class-conditional bias and gain.
 
-    h = conv1(x + b1[y]); h = act(dropout(h)); h = conv2(h + b2[y]) * g2[y]; s = x, or conv3x3(x) where the channels
-    change; out = act(h + s), average-pooled before the activation where `downsample`. Dropout acts only where it has a
-    random stream.
+    h = conv1(x + b1[y]); h = act(dropout(h)); h = conv2(h + b2[y]) * g2[y]; s = x, or conv3x3(x) if the channels
+    change; out = act(h + s), average-pooled before the activation if `downsample`. Dropout acts only if the module has
+    the random stream "dropout".
     """
 
     features: int

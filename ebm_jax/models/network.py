@@ -25,7 +25,7 @@ class Network(NamedTuple):
     """A network as two pure functions, and what it says of its kernels."""
 
     init: Callable[[PRNGKey, Any, Any], Params]
-    """(key, images, labels) -> parameters; of images and labels only shapes and types count"""
+    """(key, images, labels) -> parameters; only shapes and types of images and labels count"""
     apply: ApplyFn
     """(params, images, labels=None, dropout_key=None) -> energies"""
     spectral_form: spectral.FormOf
@@ -33,7 +33,7 @@ class Network(NamedTuple):
 
 
 def as_network(made: Any) -> Network:
-    """The network that a Flax module or an object with `init` and `apply` is.
+    """A Flax module, or an object with `init` and `apply`, as a `Network`.
 
     Raises:
       BadInput: it is neither.
@@ -84,14 +84,14 @@ def _apply_of_object(made: Any) -> ApplyFn:
 
 
 def check(network: Network, images: jax.ShapeDtypeStruct, labels: jax.ShapeDtypeStruct, conditional: bool) -> None:
-    """Refuse a network that does not give one energy for each image; nothing is computed.
+    """Refuse a network that does not give one energy for each image; this computes nothing.
 
     Args:
       images, labels: shapes and types of a batch.
       conditional: whether the energies depend on the labels.
 
     Raises:
-      BadInput: `init` or `apply` fails; the network is conditional and takes no labels; its parameters are no nested
+      BadInput: `init` or `apply` fails; the network is conditional and takes no labels; its parameters are not nested
         dicts of floating-point arrays; its energies are not float32 of shape [b].
     """
     if conditional and not network.takes_labels:
@@ -110,7 +110,7 @@ def check(network: Network, images: jax.ShapeDtypeStruct, labels: jax.ShapeDtype
 
 
 def _traced(name: str, images: jax.ShapeDtypeStruct, fn: Callable, *args: Any) -> Any:
-    """The shapes of a result of the network's function of this name."""
+    """The shapes that `fn` returns; `name` is its name in messages."""
     try:
         return jax.eval_shape(fn, *args)
     except BadInput:
@@ -121,7 +121,7 @@ def _traced(name: str, images: jax.ShapeDtypeStruct, fn: Callable, *args: Any) -
 
 
 def _is_nested(tree: Any) -> bool:
-    """Whether checkpoints and exports can name every array, and the optimiser move it."""
+    """Whether checkpoints and exports can name every array, and the optimiser can move it."""
     if type(tree) is not dict:
         return hasattr(tree, "dtype") and jnp.issubdtype(tree.dtype, jnp.floating)
     named = (isinstance(name, str) and not {".", "/"} & set(name) and _is_nested(part) for name, part in tree.items())

@@ -1,9 +1,9 @@
 """The networks: each maps images [b, h, w, c] and labels to energies [b]; none has normalisation layers.
 
 Where the release normalises spectrally, kernels start at N(0, 1) and second convolutions at N(0, 1e-10), as in its
-utils.py: get_weight. Without spectral normalisation they start at Glorot uniform and at zero. All layers compute in
-`dtype` but the head, which computes in float32, so that energies keep their digits; parameters, images and energies are
-float32.
+utils.py: get_weight. Without spectral normalisation they start at Glorot uniform and at zero. All layers but the head
+compute in `dtype`. The head computes in float32, so that energies keep their digits. Parameters, images and energies
+are float32.
 """
 
 import math
@@ -32,7 +32,7 @@ HEAD = "head"  # the name of the last layer
 
 
 def spectral_form(path: tuple[str, ...]) -> Form:
-    """Every kernel is normalised but the head's, and second convolutions are never enlarged (release utils.py)."""
+    """Normalise every kernel but the head's; never enlarge second convolutions (release utils.py)."""
     if HEAD in path or path[-1] != "kernel":
         return None
     return "bounded" if SECOND in path else "normalised"
@@ -57,15 +57,15 @@ def kernel_inits(spectral_norm: bool) -> tuple[Callable, Callable]:
 
 
 def head(h: Float[Array, "b features"]) -> Energies:
-    """The last layer, linear to one energy, in float32 and not spectrally normalised; called in a Flax module."""
+    """The last layer: linear, one energy, in float32, not spectrally normalised. Call it inside a Flax module."""
     return nn.Dense(1, kernel_init=glorot, name=HEAD)(h.astype(jnp.float32))[:, 0]
 
 
 class StridedNet(nn.Module):
     """A 3x3 stem, 4x4 convolutions of stride 2, a dense layer, a linear head.
 
-    Every strided convolution is class-conditional as a residual block's is: a bias before it, a gain after it. The
-    release's MnistNet takes labels but does not use them, its DspritesNet has the gain at the third one only.
+    Every strided convolution is class-conditional like a residual block: a bias before it, a gain after it. The
+    release's MnistNet takes labels but ignores them; its DspritesNet has a gain after the third convolution only.
     """
 
     stem: int
@@ -108,7 +108,7 @@ class Residual(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """A self-attention block of a `ResNet`, with so many channels of queries and keys."""
+    """A self-attention block of a `ResNet`, with `keys` channels of queries and keys."""
 
     keys: int
 
@@ -116,8 +116,8 @@ class Attention(NamedTuple):
 class ResNet(nn.Module):
     """The release's residual nets: a 3x3 stem, blocks, activation, SUM over pixels, linear.
 
-    The release's unconditional nets put ReLU in place of the activation before the sum (models.py:254, 342), and run
-    the stem's or first block's activation as LeakyReLU even where swish is asked for (models.py:416, 602).
+    The release's unconditional nets put ReLU in place of the activation before the sum (models.py:254, 342). They use
+    LeakyReLU in the stem or the first block even where the user asks for swish (models.py:416, 602).
     """
 
     stem: int
@@ -155,7 +155,7 @@ class ResNet(nn.Module):
 def resnet32(width: int, *, attention: bool = False, dropout: float = 0.0, **common) -> ResNet:
     """ResNet32, conditional CIFAR-10: 128 → 128D, 128, 256D, 256, 256D, 256 for width 128 (release models.py).
 
-    Attention takes the place of the fourth block (models.py:247).
+    Attention replaces the fourth block (models.py:247).
     """
     double = 2 * width
     blocks = (Residual(width, True), Residual(width), Residual(double, True))
@@ -168,7 +168,7 @@ def resnet32(width: int, *, attention: bool = False, dropout: float = 0.0, **com
 def resnet32_large(width: int, *, attention: bool = False, dropout: float = 0.0, **common) -> ResNet:
     """ResNet32Large, unconditional CIFAR-10: 128 → 128D,128,128, 256D,256,256, 512D,512,512 (release models.py).
 
-    Attention takes the place of the fifth block (models.py:327). The release trains it with dropout 0.5.
+    Attention replaces the fifth block (models.py:327). The release trains this network with dropout 0.5.
     """
     blocks = _three_stages(width)
     if attention:
@@ -179,7 +179,7 @@ def resnet32_large(width: int, *, attention: bool = False, dropout: float = 0.0,
 def resnet32_wider(width: int, *, attention: bool = False, dropout: float = 0.0, **common) -> ResNet:
     """ResNet32Wider: stem 128, then ResNet32Large's blocks; width 192 (CIFAR-10), 256 (ImageNet-32) (release).
 
-    Attention takes the place of the second block (models.py:418).
+    Attention replaces the second block (models.py:418).
     """
     blocks = _three_stages(width)
     if attention:
@@ -205,8 +205,8 @@ def resnet128(width: int, *, attention: bool = False, dropout: float = 0.0, **co
 class SmallNet(nn.Module):
     """Ours, for a laptop: strided 4x4 convolutions down to at most 7 pixels a side, a residual block, a dense head.
 
-    Nearly all of its work is in wide convolutions on small maps, where a CPU is fastest. 308 k parameters on 28x28x1,
-    140 k on 8x8x1, both for width 32.
+    Wide convolutions on small maps do nearly all of its work; there a CPU is fastest. For width 32 it has 308 k
+    parameters on 28x28x1 and 140 k on 8x8x1.
     """
 
     width: int
@@ -232,8 +232,9 @@ class SmallNet(nn.Module):
 class Mlp(nn.Module):
     """For densities in a few dimensions, points [b, d] of the unit box: three hidden layers, no labels.
 
-    Points are stretched from [0, 1] to [-4, 4], and kernels keep the variance (LeCun), so that the units of the first
-    layer bend all over the box: under Glorot's much smaller ones, d being small, rings and modes are learnt late.
+    It stretches points from [0, 1] to [-4, 4], and its kernels keep the variance (LeCun), so that the units of the
+    first layer bend all over the box. Glorot's kernels are much smaller for small d: with them it learns rings and
+    modes late.
     """
 
     width: int

@@ -1,7 +1,7 @@
-"""How a measurement arises from images, and the energy that images have given one.
+"""How images give a measurement, and the energy that a measurement gives images.
 
-A forward operator A is a linear function of images [b, h, w, c]. Chains under a likelihood of weight w move stably with
-steps s while s · w · ‖A‖² < 2, ‖A‖² being the largest eigenvalue of AᵀA, which each operator below states. So the
+A forward operator A is a linear function of images [b, h, w, c]. Each operator below states ‖A‖², the largest
+eigenvalue of AᵀA. Under a likelihood of weight w, chains with step size s are stable while s · w · ‖A‖² < 2. So the
 product s · w, in (0, 1], says how strongly an observation binds, whatever the step size.
 """
 
@@ -33,7 +33,7 @@ def downsample(factor: int) -> Forward:
     """The mean of each block of factor x factor pixels, [b, h / factor, w / factor, c]; ‖A‖² = 1/factor².
 
     Raises:
-      BadInput: `factor` is below 1; when called, it does not divide height and width.
+      BadInput: `factor` is below 1; the operator raises it if `factor` does not divide height and width.
     """
     if factor < 1:
         raise BadInput(f"a downsampling factor of {factor}; give 1 or more")
@@ -48,10 +48,10 @@ def downsample(factor: int) -> Forward:
 
 
 def blur(width: float) -> Forward:
-    """A Gaussian blur of standard deviation `width` pixels, cut off at four of them, of the same shape; ‖A‖² = 1.
+    """A Gaussian blur of standard deviation `width` pixels, cut off at 4 · width, of the same shape; ‖A‖² = 1.
 
-    The image goes on as its mirror image beyond its edge pixels (c b a | a b c), as often as need be. Thereby A is
-    symmetric, keeps constants as they are, and keeps the sum of the pixels.
+    Beyond its edges the image is mirrored (c b a | a b c), as often as needed. So A is symmetric, and keeps constants
+    and the sum of the pixels.
 
     Raises:
       BadInput: `width` is not above 0.
@@ -61,14 +61,14 @@ def blur(width: float) -> Forward:
 
     def forward(images: Pixels) -> Pixels:
         rows, columns = (jnp.asarray(_blur_matrix(size, width)) for size in images.shape[1:3])
-        # Two matrices rather than a convolution, whose gradient is slow inside a scan on a CPU.
+        # Two matrices, because a convolution's gradient is slow inside a scan on a CPU
         return jnp.einsum("ij,bjkc,lk->bilc", rows, images, columns, precision="highest")
 
     return forward
 
 
 def _blur_matrix(size: int, width: float) -> Float[np.ndarray, "size size"]:
-    """Row i: the weights of the pixels of a line of `size` in blurred pixel i."""
+    """Row i holds the weights of a line's `size` pixels in blurred pixel i."""
     offsets = np.arange(-np.ceil(4 * width), np.ceil(4 * width) + 1, dtype=np.int64)
     weights = np.exp(-0.5 * np.square(offsets / width))
     weights /= weights.sum()
@@ -80,21 +80,21 @@ def _blur_matrix(size: int, width: float) -> Float[np.ndarray, "size size"]:
 
 
 def salt_and_pepper(key: PRNGKey, images: Pixels, share: float | Scalar) -> Pixels:
-    """A `share` in [0, 1] of the pixels turned white or black, with equal chances, in all channels; the rest stay."""
+    """Turn each pixel white or black in all channels, each with probability `share` / 2, `share` in [0, 1]."""
     drawn = random.uniform(key, (*images.shape[:3], 1))
     return jnp.where(drawn < share, jnp.where(drawn < share / 2, 0.0, 1.0), images)
 
 
 def gaussian_noise(key: PRNGKey, images: Images, std: float | Scalar) -> Images:
-    """The images plus N(0, std²), not cut off at 0 and 1, so that `gaussian_likelihood` is the very law of it."""
+    """The images plus N(0, std²), not cut off at 0 and 1; so `gaussian_likelihood` is their exact law."""
     return images + std * random.normal(key, images.shape)
 
 
 def gaussian_likelihood(forward: Forward, observed: Measured, weight: float | Scalar) -> EnergyFn:
-    """L(x) = weight / 2 · |A x - observed|², of an observation under Gaussian noise of variance 1 / weight.
+    """L(x) = weight / 2 · |A x - observed|²: the observation has Gaussian noise of variance 1 / weight.
 
     Raises:
-      BadInput: when called, A x has another shape than `observed`.
+      BadInput: the likelihood raises it if A x and `observed` differ in shape.
     """
 
     def likelihood(images: Images) -> Energies:
@@ -107,20 +107,20 @@ def gaussian_likelihood(forward: Forward, observed: Measured, weight: float | Sc
 
 
 def impulse_likelihood(observed: Pixels, weight: float | Scalar, width: float | Scalar) -> EnergyFn:
-    """A likelihood on which wrong pixels have no pull, wherever they are (Geman & McClure 1987), for salt and pepper:
+    """A likelihood for salt and pepper: pixels far from the observed ones hardly pull (Geman & McClure 1987).
 
         L(x) = weight / 2 · Σ d² / (1 + d² / width²)        d: distance of a pixel from the observed one
 
-    Where d is far below `width` it is `gaussian_likelihood` of the same weight; far above, its pull of
-    weight · d / (1 + d² / width²)² fades as d⁻³. To pass over observed 0s and 1s instead would do away with the true
-    ones, most of the pixels of a drawing. A mixture of Gaussian and uniform noise would serve as well at temperature 1,
-    but its width is sqrt(1 / weight), far above the unit box at the small weights of a nearly noise-free chain.
+    Where d is far below `width`, it equals `gaussian_likelihood` of the same weight. Far above, its pull, weight · d /
+    (1 + d² / width²)², fades as d⁻³. Ignoring all observed 0s and 1s would ignore the true ones too, most of the pixels
+    of a drawing. A mixture of Gaussian and uniform noise would serve as well at temperature 1. But its width is sqrt(1
+    / weight), far above the unit box at the small weights of a nearly noise-free chain.
 
-    Its curvature is between -weight / 4 and weight. A chain that starts at a wrong pixel leaves it where the prior's
-    pull exceeds the largest one here, 0.325 · weight · width; else start elsewhere, or take a smaller width.
+    Its curvature is between -weight / 4 and weight. Its pull never exceeds 0.325 · weight · width. A chain that starts
+    at a wrong pixel leaves it if the prior pulls harder; else start elsewhere, or take a smaller width.
 
     Raises:
-      BadInput: when called, the images have another shape than `observed`.
+      BadInput: the likelihood raises it if the images and `observed` differ in shape.
     """
 
     def likelihood(images: Images) -> Energies:

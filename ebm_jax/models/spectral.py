@@ -1,8 +1,8 @@
 """Spectral normalisation as pure functions on a parameter tree, called once per training step, outside the chain.
 
-A kernel W is seen as the matrix [everything else, c_out]; (u, v) are its running leading singular vectors. A normalised
-kernel is W/σ. A bounded one is never enlarged: W/σ · min(σ, 1) (release utils.py: spectral_normed_weight, lower_bound).
-The network says which kernel takes which form (`models/network.py`).
+A kernel W counts as the matrix [everything else, c_out]; (u, v) are its running leading singular vectors. A normalised
+kernel is W/σ. A bounded kernel is never enlarged: W/σ · min(σ, 1) (release utils.py: spectral_normed_weight,
+lower_bound). The network says which kernel takes which form (`models/network.py`).
 """
 
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from jaxtyping import Array, Float
 from ebm_jax.types import Params, PRNGKey
 
 Form = Literal["normalised", "bounded"] | None
-FormOf = Callable[[tuple[str, ...]], Form]  # of the kernel at a path of names
+FormOf = Callable[[tuple[str, ...]], Form]  # path of a kernel, as names -> its form
 Matrix = Float[Array, "rows c_out"]
-# u [everything else] and v [c_out] of each kernel by its dotted name, stacked where the parameters are
+# (u [everything else], v [c_out]) of each kernel, by its dotted name; stacked if the parameters are
 Vectors = dict[str, tuple[Float[Array, "*members _"], Float[Array, "*members _"]]]
 
 
 @jax.tree_util.register_pytree_with_keys_class
 class Bounded(tuple):
-    """The (u, v) of a bounded kernel; those of a normalised one are a plain tuple.
+    """The (u, v) of a bounded kernel; a normalised kernel has a plain tuple.
 
-    The form is in the type, so that it needs no leaf: a checkpoint has the same paths and leaves for both.
+    The type holds the form, so the form needs no leaf: checkpoints have the same paths and leaves for both.
     """
 
     def tree_flatten_with_keys(self) -> tuple[tuple, None]:
@@ -45,7 +45,7 @@ PAIRS = {"normalised": tuple, "bounded": Bounded}
 
 
 def every_matrix(path: tuple[str, ...]) -> Form:
-    """What a network means that says nothing: all its leaves of two or more dimensions are normalised."""
+    """The forms of a network that names none: all leaves of two or more dimensions are normalised."""
     del path
     return "normalised"
 
@@ -73,10 +73,10 @@ def _iterate(kernel: Array, right: Array) -> tuple[Array, Array]:
 
 
 def init(key: PRNGKey, params: Params, form_of: FormOf) -> Vectors:
-    """Random singular vectors for every kernel to be normalised, after one power iteration.
+    """Singular vectors of every kernel that has a form: random ones after one power iteration.
 
     Args:
-      form_of: the network's; it is asked for leaves of two or more dimensions.
+      form_of: the network's `spectral_form`; called for leaves of two or more dimensions.
     """
     leaves = [(_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params) if leaf.ndim > 1]
     kernels = [(".".join(path), kernel, form) for path, kernel in leaves if (form := form_of(path)) is not None]
@@ -95,15 +95,15 @@ def power_iteration(params: Params, vectors: Vectors) -> Vectors:
 
 
 def largest(params: Params, vectors: Vectors) -> Array:
-    """The largest σ = uᵀWv of the kernels that have vectors, of which there is at least one."""
+    """The largest σ = uᵀWv over the kernels in `vectors`; there must be at least one."""
     kernels = _named(params)
     return jnp.stack([left @ _matrix(kernels[name]) @ right for name, (left, right) in vectors.items()]).max()
 
 
 def normalise(params: Params, vectors: Vectors) -> Params:
-    """The parameters that the network sees: each kernel with an entry in `vectors` divided by σ = uᵀWv.
+    """The parameters that the network sees: W/σ, σ = uᵀWv, for each kernel in `vectors`; a bounded one is not enlarged.
 
-    The gradient flows through σ and not through the vectors. Without vectors the parameters come back as they are.
+    The gradient flows through σ and not through the vectors. Empty vectors leave the parameters as they are.
     """
 
     def scaled(path, kernel):

@@ -1,6 +1,6 @@
 """The words on the terminal: lines, warnings, tables, and the progress of work in pieces.
 
-Of several processes the first one speaks; the others only warn.
+If there are several processes, the first one speaks and the others only warn.
 """
 
 import sys
@@ -16,23 +16,23 @@ from rich.text import Text
 
 from ebm_jax.distributed import processes
 
-TABLE_WIDTH = 200  # characters at most; what a terminal has no room for it wraps
-QUIET_SECONDS = 15.0  # without a word where there is no terminal
+TABLE_WIDTH = 200  # characters at most; a narrower terminal wraps the lines
+QUIET_SECONDS = 15.0  # of silence before a note, without a terminal
 
 
 def say(text: str) -> None:
-    """One plain line to the terminal, of the first process."""
+    """Print one plain line, on the first process only."""
     if processes.is_first():
         print(text, flush=True)
 
 
 def warn(text: str) -> None:
-    """One plain line to standard error; those of other processes than the first begin with their number."""
+    """Print one plain line to standard error; every process but the first begins it with its number."""
     print(text if processes.is_first() else f"process {processes.index()}: {text}", file=sys.stderr, flush=True)
 
 
 def warn_skipped(checkpoints: dict[int, str]) -> None:
-    """One line for each damaged checkpoint: its step, and what is wrong with it."""
+    """Print one line for each damaged checkpoint: its step, and what is wrong with it."""
     for step, reason in checkpoints.items():
         warn(f"skipped a damaged checkpoint, step {step}: {reason}")
 
@@ -46,7 +46,7 @@ def density_line(report: dict[str, float]) -> str:
 
 
 def table(title: str, rows: Sequence[Sequence[str]]) -> None:
-    """Rows, the header first, under a title to the terminal, of the first process."""
+    """Print rows under a title, the header row first, on the first process only."""
     if not processes.is_first():
         return
     found = Table(box=box.SIMPLE, title=Text(title), title_justify="left")
@@ -58,9 +58,9 @@ def table(title: str, rows: Sequence[Sequence[str]]) -> None:
 
 
 class Pieces:
-    """The progress bar of work that comes in a few named pieces, a context manager; iterating begins each in turn.
+    """A progress bar of work that comes in a few named pieces: a context manager; iterating begins each piece in turn.
 
-    Without a terminal each piece is a line when it begins, and a note one when `QUIET_SECONDS` have passed in silence.
+    Without a terminal it prints a line when a piece begins, and a note only after `QUIET_SECONDS` of silence.
     """
 
     def __init__(self, names: Sequence[str]):

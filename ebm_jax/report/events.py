@@ -1,4 +1,4 @@
-"""TensorBoard events that end with an error where they cannot be written: tensorboardX's own wait for ever then."""
+"""TensorBoard events that raise an error if they cannot be written; tensorboardX alone would wait for ever."""
 
 import contextlib
 import threading
@@ -9,17 +9,17 @@ from tensorboardX import SummaryWriter
 
 
 class Events:
-    """A tensorboardX writer. If its thread fails, because the disk is full say, later calls raise that error.
+    """A tensorboardX writer. If its thread fails, for example because the disk is full, later calls raise that error.
 
-    Left to itself the thread dies with a traceback. Its queue of ten then blocks whoever puts an eleventh event in, and
-    does so too in the moment before the failure is noticed; so the queue here has no limit.
+    tensorboardX alone lets the thread die with a traceback. Its queue of ten then blocks whoever puts in an eleventh
+    event, even before the failure is noticed; so the queue here has no limit.
     """
 
     def __init__(self, folder: str | Path, **options: Any):
         before = set(threading.enumerate())
         number = sum(
             1 for _ in Path(folder).glob("events.out.tfevents.*")
-        )  # one opened within a second would overwrite it
+        )  # a file opened within the same second would overwrite it
         self._writer = SummaryWriter(str(folder), max_queue=0, filename_suffix=f".{number}", **options)
         self._threads = set(threading.enumerate()) - before
         self._error: BaseException | None = None
@@ -37,15 +37,15 @@ class Events:
         return self._writer
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        """A number of one step."""
+        """Write a number of one step."""
         self._usable().add_scalar(name, value, step)
 
     def add_image(self, name: str, picture: Any, step: int) -> None:
-        """A picture uint8 [h, w, c] of one step."""
+        """Write a picture uint8 [h, w, c] of one step."""
         self._usable().add_image(name, picture, step, dataformats="HWC")
 
     def add_text(self, name: str, text: str, step: int) -> None:
-        """Words about one step."""
+        """Write words about one step."""
         self._usable().add_text(name, text, step)
 
     def close(self) -> None:
@@ -58,7 +58,7 @@ class Events:
             self._usable()  # the thread may have failed meanwhile
         except BaseException:
             if queue is not None:
-                queue.cancel_join_thread()  # else the process waits at its end for what nobody takes from the queue
+                queue.cancel_join_thread()  # else the process waits at its end for a queue that nobody empties
             raise
         finally:
             threading.excepthook = self._hook

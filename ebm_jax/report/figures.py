@@ -40,12 +40,12 @@ def density_figure(
 
 
 def histograms(path: Path, reference: np.ndarray, others: dict[str, np.ndarray], label: str) -> None:
-    """A panel for each set of values [n], in colour over the gray histogram of the reference [m], on one axis.
+    """A panel for each set of values [n]: its histogram in colour over the reference's [m] in gray, on one axis.
 
     Args:
       path: the PNG file to write.
-      others: by the title of its panel.
-      label: of the values, below the panels.
+      others: panel title -> values.
+      label: what the values are, below the panels.
     """
     figure, panels = _panels(len(others))
     values = np.concatenate([reference, *others.values()])
@@ -67,7 +67,7 @@ def curves(
     title: str = "",
     xscale: str = "linear",
 ) -> None:
-    """Lines (x, y), each [n], by their names, in one panel, as a PNG file; `labels` are those of the two axes."""
+    """Lines (x, y), each [n], by name in one panel, as a PNG file; `labels` are the names of the two axes."""
     figure, panels = _panels(1)
     for name, (x, y) in lines.items():
         panels[0].plot(x, y, label=name)
@@ -101,10 +101,11 @@ def chains_figure(
 
 
 def reliability(path: Path, *, confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray) -> None:
-    """Accuracy over confidence, beside how many predictions there are of each confidence.
+    """Accuracy over confidence, beside the number of predictions at each confidence, as a PNG file.
 
     Args:
-      confidence, accuracy: of m equal bins of [0, 1], NaN where one is empty; count: of predictions in each.
+      confidence, accuracy: [m], of m equal bins of [0, 1]; NaN if a bin is empty.
+      count: [m], predictions in each bin.
     """
     figure, panels = _panels(2)
     places = (np.arange(len(count)) + 0.5) / len(count)
@@ -118,11 +119,11 @@ def reliability(path: Path, *, confidence: np.ndarray, accuracy: np.ndarray, cou
 
 
 def robustness(path: Path, panels_of: dict[str, tuple[np.ndarray, dict[str, np.ndarray], float]]) -> None:
-    """Accuracy over the radius of attacks, one panel for each norm.
+    """Accuracy over the radius of attacks, one panel for each norm, as a PNG file.
 
     Args:
-      panels_of: by the norm with its unit: radii [r]; by the attack, bool [r, n], whether each image is still right;
-        the accuracy under an attack without bounds.
+      panels_of: norm with its unit -> radii [r]; attack -> bool [r, n], whether each image is still right; and the
+        accuracy, in [0, 1], under an attack without bounds.
     """
     figure, panels = _panels(len(panels_of))
     for panel, (name, (radii, attacks, unbounded)) in zip(panels, panels_of.items(), strict=False):
@@ -148,7 +149,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _panels(number: int):
-    """A figure and its flat list of `number` panels or some more, which stay empty."""
+    """A figure and the flat list of its panels: `number` of them, and perhaps some more, which stay empty."""
     columns = min(number, 3)
     rows = -(-number // columns)
     size = (5.5, 4.4) if number == 1 else (3.6 * columns, 2.4 * rows + 0.4)

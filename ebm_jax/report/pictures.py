@@ -14,7 +14,7 @@ FRAME_MS, LAST_FRAME_MS = 80, 1500
 
 
 def grid(images: np.ndarray) -> np.ndarray:
-    """Images [n, h, w, c] in [0, 1] as one nearly square uint8 picture, row by row, small ones enlarged."""
+    """Images [n, h, w, c] in [0, 1] as one nearly square uint8 picture, row by row; small images are enlarged."""
     return _arranged(_tiles(images, TILE), math.ceil(math.sqrt(len(images))))
 
 
@@ -26,7 +26,8 @@ def write_grid(path: Path, images: np.ndarray) -> None:
 def write_rows(path: Path, rows: dict[str, np.ndarray]) -> None:
     """A row of images [n, h, w, c] in [0, 1] below each caption, as a PNG file.
 
-    Rows may differ in size and channels (1 or 3), as what was observed of images may: small ones are enlarged alike.
+    Rows may differ in size and channels (1 or 3), as images and observations do; all are enlarged to about the same
+    side.
     """
     largest = max(rows.values(), key=lambda images: max(images.shape[1:3]))
     side = _scale(largest, TILE) * max(largest.shape[1:3])
@@ -44,7 +45,7 @@ def write_rows(path: Path, rows: dict[str, np.ndarray]) -> None:
 def write_strip(path: Path, frames: np.ndarray) -> None:
     """Chains as rows, their frames [frames, n, h, w, c] from left to right, as a PNG file.
 
-    At most `STRIP` columns, evenly from the first frame to the last.
+    At most `STRIP` columns, spaced evenly from the first frame to the last.
     """
     shown = np.rint(np.linspace(0, len(frames) - 1, min(len(frames), STRIP))).astype(int)
     images = frames[shown].swapaxes(0, 1)
@@ -52,9 +53,10 @@ def write_strip(path: Path, frames: np.ndarray) -> None:
 
 
 def write_film(path: Path, frames: np.ndarray) -> None:
-    """The grids of frames [frames, n, h, w, c] one after another, as an animated GIF that starts anew for ever.
+    """The grids of frames [frames, n, h, w, c] one after another, as an animated GIF that repeats for ever.
 
-    A second is `1000 / FRAME_MS` frames. Pillow joins a frame that is equal to the one before with it.
+    It shows `1000 / FRAME_MS` frames a second, and the last frame for `LAST_FRAME_MS`. Pillow merges a frame with an
+    equal frame before it.
     """
     pictures = [_pil(grid(images)) for images in frames]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,12 +65,12 @@ def write_film(path: Path, frames: np.ndarray) -> None:
 
 
 def _scale(images: np.ndarray, side: int) -> int:
-    """How often a pixel is repeated for images of at most about `side` pixels."""
+    """How often to repeat a pixel so that images have at most about `side` pixels a side."""
     return max(1, side // max(images.shape[1:3]))
 
 
 def _tiles(images: np.ndarray, side: int) -> np.ndarray:
-    """Each image as uint8, enlarged to about `side` pixels, in a frame: without it neighbouring strokes read as one."""
+    """Each image as uint8, enlarged to about `side` pixels, in a frame; without it neighbouring strokes read as one."""
     n, h, w, c = images.shape
     scale = _scale(images, side)
     gap = max(1, max(h, w) * scale // 16)

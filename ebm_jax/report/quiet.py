@@ -1,4 +1,4 @@
-"""Keeps off the terminal what libraries log, with tracebacks, about failures that this project tells in one line.
+"""Keeps libraries' logs and tracebacks off the terminal if this project reports the same failure in one line.
 
 Only a program that owns its process may do this: run.py does. Whoever uses the package as a library keeps all logs.
 """
@@ -13,18 +13,18 @@ def be_quiet() -> None:
     """Drop these libraries' noise for the rest of the process; a second call changes nothing."""
     logging.getLogger("absl").addFilter(_is_not_of_orbax)
     logging.getLogger("asyncio").addFilter(_is_not_of_a_task)
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # its own: it logs what it raises, or gets over
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs failures that it also raises, or gets over
     if getattr(sys.unraisablehook, "func", None) is not _unraisable:
         sys.unraisablehook = partial(_unraisable, sys.unraisablehook)
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """False for what Orbax logs of a checkpoint that it cannot read or write."""
+    """False for Orbax's logs, such as those about a checkpoint that it cannot read or write."""
     return "orbax" not in record.pathname
 
 
 def _is_not_of_a_task(record: logging.LogRecord) -> bool:
-    """False for reads and writes of Orbax that fail beside the one that raises.
+    """False for asyncio's logs about Orbax's reads and writes that fail beside the one that raises.
 
     asyncio logs them when Python collects them, perhaps long after, at the end of the process.
     """
@@ -33,7 +33,7 @@ def _is_not_of_a_task(record: logging.LogRecord) -> bool:
 
 
 def _unraisable(otherwise: Any, unraisable: Any) -> None:
-    """Drop what coroutines of Orbax raise when Python collects them: one failed file ends the event loop of all."""
+    """Drop what Orbax's coroutines raise when Python collects them: one failed file ends the event loop of all."""
     code = getattr(unraisable.object, "cr_code", None)
     of_orbax = code is not None and "orbax" in code.co_filename
     if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":

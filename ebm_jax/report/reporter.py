@@ -1,4 +1,4 @@
-"""What is kept and shown of a training run: the progress line, metrics.jsonl, TensorBoard events, pictures."""
+"""Keeps and shows a training run: the progress line, metrics.jsonl, TensorBoard events, pictures."""
 
 import contextlib
 import json
@@ -27,9 +27,9 @@ SHOWN = {"energy_data": "U data", "energy_samples": "samples", "energy_gap": "ga
 
 
 class Reporter:
-    """The watchers of one training run, a context manager; lines of steps after `start` are dropped from the files.
+    """The watchers of one training run, a context manager. It drops the lines of steps after `start` from the files.
 
-    On other processes than the first it takes everything and writes nothing.
+    On processes other than the first it accepts all calls and writes nothing; only the first may call `density`.
     """
 
     def __init__(self, workdir: Folder, start: int, num_steps: int):
@@ -84,7 +84,7 @@ class Reporter:
         self._mirror.push()
 
     def go_back(self, step: int) -> None:
-        """Drop what was written of the steps after `step`, which are about to be done again; events stay."""
+        """Drop the lines of steps after `step`, because the run does these steps again; events stay."""
         self._jsonl.close()
         self._events.close()
         self._open(step)
@@ -105,7 +105,9 @@ class Reporter:
         """Write images/density_STEP.png and a line of evaluation.jsonl, and say how far the model is from the truth.
 
         Args:
-          data, samples: points [n, 2]; log_q: the model's log-density on the grid; report: kl, nll, entropy, in nats.
+          data, samples: points [n, 2].
+          log_q: the model's log-density on the grid, in nats.
+          report: kl, nll and entropy, in nats.
         """
         figures.density_figure(self._workdir / "images" / f"density_{step:06d}.png", data, samples, log_q)
         with (self._workdir / EVALUATION).open("a") as file:
@@ -138,9 +140,9 @@ class Reporter:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Drop the lines of steps that are about to be done again, and a line that a killed run left half written.
+    """Drop the lines of steps after `step`, and a line that a killed run left half written.
 
-    Events stay: they happened, whatever is done again.
+    Events stay: they happened, even if the run does the steps again.
     """
     if not path.exists():
         return

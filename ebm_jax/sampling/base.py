@@ -1,4 +1,4 @@
-"""Laws that chains start from: easy to draw from, with a known density and a known set."""
+"""Laws that chains start from: easy to draw from, with a known density on a known set."""
 
 import math
 from collections.abc import Callable
@@ -16,11 +16,11 @@ class Base(NamedTuple):
     """A law on a set. Chains of training, sampling and annealed importance sampling start from it and stay in it."""
 
     energy_fn: EnergyFn
-    """U₀ = -log density, the normaliser included: ∫ exp(-U₀(x)) dx = 1."""
+    """U₀ = -log density, [b], with the normaliser included: ∫ exp(-U₀(x)) dx = 1."""
     sample: Callable[[PRNGKey, int], Images]
     """(key, n) -> [n, *event]"""
     project: Project
-    """Onto the set that the law lives on."""
+    """Moves points onto the law's set."""
 
 
 def uniform(event_shape: tuple[int, ...]) -> Base:
@@ -44,7 +44,7 @@ def normal(event_shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0) ->
 
 
 def _in_rows(draw: Callable[..., Array], event_shape: tuple[int, ...]) -> Callable[[PRNGKey, int], Images]:
-    """Draws as rows first: a replay buffer keeps rows, and on a TPU [n, h, w, c] would be padded to whole tiles."""
+    """Draw rows, then reshape: a replay buffer keeps rows, and a TPU would pad [n, h, w, c] to whole tiles."""
     return lambda key, n: draw(key, (n, math.prod(event_shape))).reshape(n, *event_shape)
 
 

@@ -12,13 +12,13 @@ from ebm_jax.sampling.kernel import Info, Kernel, Point, Project, metropolis, no
 from ebm_jax.types import Energies, EnergyFn, Images, PRNGKey, Scalar
 
 Reflect = Callable[[Images, Images], tuple[Images, Images]]
-"""(positions after a drift, momenta) -> both after the bounces on the way; reversible, and it keeps volumes."""
+"""(positions after a drift, momenta) -> both after the bounces on the way. It is reversible and keeps volumes."""
 
 
 def unit_box_walls(x: Images, momentum: Images) -> tuple[Images, Images]:
-    """Coordinates folded back into [0, 1] at its walls, momenta reversed where the number of bounces is odd.
+    """Fold coordinates back into [0, 1] at its walls, and reverse the momenta that bounce an odd number of times.
 
-    However far a coordinate went, folding it is exact in floating point, and what lies in the box stays as it is.
+    Folding is exact in floating point, however far a coordinate went. Coordinates in the box stay as they are.
     """
     distance = jnp.abs(x)
     phase = distance - 2.0 * jnp.floor(0.5 * distance)  # in [0, 2): the period of the triangle wave
@@ -32,7 +32,7 @@ def no_walls(x: Images, momentum: Images) -> tuple[Images, Images]:
 
 
 class Phase(NamedTuple):
-    """Where the chains are in phase space."""
+    """The chains' points in phase space."""
 
     at: Point
     momentum: Images
@@ -65,18 +65,18 @@ def hmc(
         p ~ N(0, T I);   (y, p') = leapfrog(x, p);   H = U + |p|²/2
         x ← y with probability min(1, exp((H(x, p) - H(y, p')) / T))
 
-    At the walls of the unit box a trajectory bounces (Neal 2011, "MCMC using Hamiltonian dynamics", section 5.5.1), so
-    that no proposal is lost there. The support is what `project` leaves alone; what `reflect` lets out of it is
-    rejected. The walls must not be narrower than the support: a chain on the whole space needs `unbounded, no_walls`.
+    Trajectories bounce at the walls of the unit box (Neal 2011, "MCMC using Hamiltonian dynamics", section 5.5.1), so
+    no proposal is lost there. The support is the set that `project` leaves alone; a proposal outside it is rejected.
+    The walls must not be narrower than the support: a chain on the whole space needs `unbounded` and `no_walls`.
 
     One leap is MALA's move with s = ε²/2.
 
     Args:
       step_size: ε > 0, time of one leap.
-      num_leaps: L >= 1, gradients a step; a trajectory lasts the time ε L.
+      num_leaps: L >= 1 leaps a step, one gradient each; a trajectory lasts the time ε L.
       temperature: T > 0.
-      project: applied to the start; afterwards it only says what is inside.
-      reflect: the walls at which trajectories bounce, `unit_box_walls` or `no_walls`.
+      project: moves the start into the support; afterwards it only tells whether a point is inside.
+      reflect: the walls where trajectories bounce, `unit_box_walls` or `no_walls`.
 
     Raises:
       ValueError: num_leaps is below 1.

@@ -1,4 +1,4 @@
-"""What a sampler is, two pure functions, and the one loop that runs it."""
+"""A sampler as two pure functions, and the one loop that runs it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ Frames = Float[Array, "frames b *event"]
 
 
 class Info(NamedTuple):
-    """What a person wants to see of each chain: one entry a chain, and from `run` one row a step before that."""
+    """What a person wants to see of each chain: [b] from a step, [steps, b] from `run`."""
 
     energy: Float[Array, "*steps b"]
     """U where the gradient was taken."""
@@ -45,11 +45,11 @@ def run(kernel: Kernel, key: PRNGKey, x: Images, energy_fn: EnergyFn, num_steps:
 
 
 Stages = Sequence[tuple[Kernel, int]]
-"""What a whole chain does: kernels one after another, each with its number of steps."""
+"""The kernels of a whole chain in order, each with its number of steps."""
 
 
 def run_stages(stages: Stages, key: PRNGKey, x: Images, energy_fn: EnergyFn) -> tuple[Images, Info]:
-    """`run` of each kernel in turn, from where the one before ended. Info fields are [all steps, b]."""
+    """`run` each kernel in turn from where the one before ended. Info fields are [all steps, b]."""
     infos = []
     for (kernel, num_steps), key_stage in zip(stages, jax.random.split(key, len(stages)), strict=True):
         x, info = run(kernel, key_stage, x, energy_fn, num_steps)
@@ -58,7 +58,7 @@ def run_stages(stages: Stages, key: PRNGKey, x: Images, energy_fn: EnergyFn) -> 
 
 
 class ScheduledState(NamedTuple):
-    """The state of the kernel that runs, and how many steps it has run."""
+    """The inner kernel's state, and the number of steps done."""
 
     inner: Any
     count: Int[Array, ""]
@@ -69,7 +69,7 @@ class ScheduledState(NamedTuple):
 
 
 def scheduled(kernel_of: Callable[[Scalar], Kernel], values: Float[Array, " steps"]) -> Kernel:
-    """The kernel whose step t is that of `kernel_of(values[t])`: annealing, where the values are temperatures.
+    """The kernel that makes step t with `kernel_of(values[t])`: annealing, if the values are temperatures.
 
     All kernels must share one kind of state. Steps beyond the last value use the last value.
     """
@@ -85,12 +85,12 @@ def scheduled(kernel_of: Callable[[Scalar], Kernel], values: Float[Array, " step
 
 
 def resampled(kernel: Kernel, energy_of: Callable[[PRNGKey], EnergyFn]) -> Kernel:
-    """`kernel` under an energy drawn anew at every step, such as a network's under dropout.
+    """`kernel` under an energy drawn anew at every step, such as a network's energy under dropout.
 
-    The energy that the loop passes serves the start only. Metropolis kernels compare each proposal's own energy with
-    the one that the old point was accepted under, so MALA's law is the mean of exp(-U/T) over the draws, up to its
-    normaliser (the pseudo-marginal method, Andrieu & Roberts 2009), and so is that of HMC with a single leap; with
-    more leaps a trajectory is not reversible, and HMC has no such law.
+    The loop's energy serves the start only. A Metropolis kernel compares two energies: the proposal's new draw, and the
+    draw under which it accepted the old point. So the law of MALA, and of HMC with one leap, is the mean of exp(-U/T)
+    over the draws, up to its normaliser (the pseudo-marginal method, Andrieu & Roberts 2009). HMC with more leaps has
+    no such law, because its trajectories are not reversible.
     """
 
     def step(key: PRNGKey, state: Any, energy_fn: EnergyFn) -> tuple[Any, Info]:
@@ -116,9 +116,9 @@ def point(x: Images, energy_fn: EnergyFn) -> Point:
 
 
 def metropolis(key: PRNGKey, old: Point, proposed: Point, log_ratio: Energies, project: Project) -> tuple[Point, Info]:
-    """Each chain at its proposed point with probability min(1, exp(log_ratio)), else at its old one.
+    """Move each chain to its proposed point with probability min(1, exp(log_ratio)); else leave it at its old one.
 
-    A proposal is refused where `project` would move it, where its energy is not finite, and where the ratio is NaN.
+    A proposal is refused if `project` would move it, if its energy is not finite, or if the ratio is NaN.
     """
     inside = (project(proposed.x) == proposed.x).all(tuple(range(1, proposed.x.ndim)))
     valid = inside & jnp.isfinite(proposed.energy) & ~jnp.isnan(log_ratio)
@@ -133,7 +133,7 @@ def metropolis(key: PRNGKey, old: Point, proposed: Point, log_ratio: Energies, p
 
 
 def energy_and_grad(energy_fn: EnergyFn, x: Images) -> tuple[Energies, Images]:
-    """U(x) and ∇ₓU(x) of every chain, by one pass forth and back."""
+    """U(x) [b] and ∇ₓU(x) [b, *event] of every chain, from one forward and one backward pass."""
 
     def total(x):
         energies = energy_fn(x)
@@ -159,19 +159,19 @@ def unbounded(x: Images) -> Images:
 
 
 def trace_stages(stages: Stages, key: PRNGKey, x: Images, energy_fn: EnergyFn, every: int) -> Frames:
-    """The chains' positions after each `every` steps of all stages together, and at the end, without the start.
+    """The chains' positions after every `every` steps, counted over all stages, and at the end, without the start.
 
-    The chain is that of `run_stages` with the same key. ceil(all steps / every) frames: where the steps are no multiple
-    of `every`, the last frame comes after fewer steps than the others.
+    The chains move as in `run_stages` with the same key. There are ceil(all steps / every) frames. If `every` does not
+    divide the number of steps, the last frame comes after fewer steps than the others.
     """
     total = sum(num_steps for _, num_steps in stages)
-    frames, before = jnp.broadcast_to(x, (-(-total // every), *x.shape)), 0  # each device's own, as its chains are
+    frames, before = jnp.broadcast_to(x, (-(-total // every), *x.shape)), 0  # from x: varies over devices as x does
     for (kernel, num_steps), key_stage in zip(stages, jax.random.split(key, len(stages)), strict=True):
 
         def body(carry, now, kernel=kernel):
             (state, frames), (count, key) = carry, now
             state, _ = kernel.step(key, state, energy_fn)
-            return (state, frames.at[count // every].set(state.x)), None  # the last to write to a frame stays
+            return (state, frames.at[count // every].set(state.x)), None  # the last write to a frame stays
 
         now = before + jnp.arange(num_steps), jax.random.split(key_stage, num_steps)
         (state, frames), _ = lax.scan(body, (kernel.init(x, energy_fn), frames), now)
@@ -180,11 +180,11 @@ def trace_stages(stages: Stages, key: PRNGKey, x: Images, energy_fn: EnergyFn, e
 
 
 def alternating(kernel: Kernel, energy_fns: Sequence[EnergyFn]) -> Kernel:
-    """The kernel whose step t moves under `energy_fns[t mod n]`: composition by turns rather than by a sum of energies.
+    """The kernel that makes step t under `energy_fns[t mod n]`: it composes energies by turns, not by their sum.
 
-    As the step size goes to 0 its law goes to that of the mean of the energies, exp(-Σ U_i / n) / Z. Each turn starts
-    `kernel` afresh from the positions, for what a state keeps of one energy is wrong under another; a schedule thus
-    goes around it, `scheduled(lambda value: alternating(...), values)`. The energy that the loop passes is not used.
+    As the step size goes to 0, its law goes to exp(-Σ U_i / n) / Z, the law of the mean energy. Each turn starts
+    `kernel` afresh from the positions, because a state that remembers one energy is wrong under another. So a schedule
+    must go around it: `scheduled(lambda value: alternating(...), values)`. The loop's energy is not used.
     """
 
     def turn(energy_fn: EnergyFn) -> Callable[[PRNGKey, Images], tuple[Any, Info]]:

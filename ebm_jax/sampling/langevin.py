@@ -10,7 +10,7 @@ from ebm_jax.types import EnergyFn, Images, PRNGKey, Scalar
 
 
 class LangevinState(NamedTuple):
-    """The chains' positions [b, *event]; nothing else goes on from one step to the next."""
+    """The chains' positions [b, *event]; a step needs nothing else from the step before."""
 
     x: Images
 
@@ -25,26 +25,27 @@ def langevin(
 ) -> Kernel:
     """Langevin dynamics in one of two forms.
 
-    Tied (`noise_scale=None`), the exact equation with ε = 2·step_size, stationary law exp(-U/T) as ε → 0:
+    The tied form (`noise_scale=None`) is the exact equation, ε = 2·step_size, with stationary law exp(-U/T) as ε → 0:
 
         x ← project(x - s ∇U(x) + sqrt(2 s T) α)                    α ~ N(0, I)
 
-    Untied, the paper's practice: noise first, then the gradient at the noised point (release train.py:734-781):
+    The untied form is the paper's practice: noise first, then the gradient at the noised point (release
+    train.py:734-781):
 
         x ← x + sqrt(T) σ α;   x ← project(x - s ∇U(x))
 
-    With the release's s = 10 and σ = 0.005 the second form samples at temperature σ²/(2s) = 1.25e-6. It is nearly
+    With the release's s = 10 and σ = 0.005 the untied form samples at temperature σ²/(2s) = 1.25e-6. It is nearly
     clipped gradient descent, and on purpose.
 
     Args:
       step_size: s > 0, the factor of the gradient.
-      noise_scale: σ >= 0, standard deviation of the noise of one step, or None for the tied form.
-      grad_clip: c > 0, every element of ∇U is clipped to [-c, c].
-      temperature: T >= 0, multiplies the variance of the noise; 0 is noise-free descent.
+      noise_scale: σ >= 0, standard deviation of one step's noise, or None for the tied form.
+      grad_clip: c > 0; every element of ∇U is clipped to [-c, c].
+      temperature: T >= 0 multiplies the variance of the noise; 0 is noise-free descent.
       project: applied to the start and after every move; `unit_box` keeps pixels in [0, 1].
     """
     tied = noise_scale is None
-    # Of plain numbers a plain number: XLA folds it into the noise, in a program that jax.export made as in any other
+    # Plain numbers give a plain number: XLA folds it into the noise, in exported programs too
     noise_std = temperature**0.5 * ((2.0 * step_size) ** 0.5 if tied else noise_scale)
 
     def init(x: Images, energy_fn: EnergyFn) -> LangevinState:

@@ -20,14 +20,14 @@ def mala(
         y ~ q(y|x) = N(y; x - s clip(∇U(x)), 2 s T)
         x ← y with probability min(1, exp((U(x) - U(y)) / T) q(x|y) / q(y|x))
 
-    The support is what `project` leaves alone: a proposal outside it is rejected, so that on the unit box the law is
-    exp(-U/T) cut off at the box's faces. A clipped gradient makes another proposal, not another law.
+    The support is the set that `project` leaves alone. A proposal outside it is rejected, so on the unit box the law is
+    exp(-U/T) cut off at the box's faces. Clipping the gradient changes the proposals, not the law.
 
     Args:
       step_size: s > 0, the factor of the gradient.
-      grad_clip: c > 0, every element of ∇U is clipped to [-c, c].
+      grad_clip: c > 0; every element of ∇U is clipped to [-c, c].
       temperature: T > 0.
-      project: applied to the start; afterwards it only says what is inside.
+      project: moves the start into the support; afterwards it only tells whether a point is inside.
     """
     variance = 2.0 * step_size * temperature
 

@@ -1,8 +1,8 @@
 """A sampling buffer: chains that wait between two rounds of sampling, shared by all members of an ensemble.
 
-Sampling never starts from zero again, and several models maintain one set of chains. The release's ensemble, which its
-reported numbers come from, takes turns: round t moves a batch of the buffer under snapshot t mod 10 alone, with 1 % of
-the chains restarted and 10 % relabelled (test_inception.py: compute_inception).
+Sampling goes on from these chains and never starts from zero again; several models move one set of chains. The release
+reports the numbers of an ensemble that takes turns. Its round t moves a batch of the buffer under snapshot t mod 10
+alone, restarts 1 % of the chains and relabels 10 % (test_inception.py: compute_inception).
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def init(
     dtype: DTypeLike = jnp.float32,
     label_shape: tuple[int, ...] | None = None,
 ) -> Pool:
-    """`capacity` chains drawn from `base`, as `replay.init`, before the first round."""
+    """The pool before the first round: `capacity` chains drawn from `base`, as in `replay.init`."""
     return Pool(replay.init(key, capacity, base, dtype, label_shape), jnp.zeros((), jnp.int32))
 
 
@@ -56,11 +56,11 @@ def advance(
     restart_prob: float,
     relabel_prob: float = 0.0,
 ) -> tuple[Pool, Images, Labels]:
-    """One round: n chains, one for each of `fresh_labels`, are drawn, run through `stages` and put back.
+    """One round: draw n chains, one for each of `fresh_labels`, run them through `stages` and put them back.
 
     Args:
-      energy_of: (round, labels [n]) -> the energy of this round. Members of an ensemble take turns where it depends on
-        the round; under their mean energy it does not.
+      energy_of: (round, labels [n]) -> the energy of this round. To let an ensemble's members take turns, make it
+        depend on the round.
       restart_prob, relabel_prob: as in `replay.draw`.
 
     Returns:

@@ -1,11 +1,11 @@
-"""The replay buffer: where training's chains wait between two steps, on the device, with their labels.
+"""The replay buffer: training's chains wait here between two steps, on the device, with their labels.
 
-It holds one device's shard, flat [capacity, width]: as [capacity, h, w, c], or where a row does not fill the 128 lanes
-of a TPU's tiles, XLA:TPU would lay the whole buffer out anew twice a step, so rows of 64 pixels or more have zeros
-behind them (`row_width`); shorter ones would grow too much. It starts full of noise, so nothing branches on how
-full it is; until each slot was drawn once, the draws mix noise with young chains. A slot that was never drawn has no
-label yet and takes that of its first visit. Draw and store touch only the drawn rows: their cost is independent of the
-capacity, provided the caller donates the buffer.
+It holds one device's shard, flat [capacity, width]. XLA:TPU would lay a buffer [capacity, h, w, c] out anew twice a
+step, and also rows that do not fill the 128 lanes of a TPU's tiles. So rows of 64 pixels or more have zeros behind them
+(`row_width`); shorter rows would grow too much. The buffer starts full of noise, so nothing branches on how full it is.
+Until each slot was drawn once, draws mix noise with young chains. A slot has no label before its first draw, and then
+takes the fresh label. Draw and store touch only the drawn rows: if the caller donates the buffer, their cost does not
+depend on the capacity.
 """
 
 import math
@@ -20,13 +20,13 @@ from ebm_jax.distributed.parallel import REPLICATED
 from ebm_jax.sampling.base import Base
 from ebm_jax.types import Images, Labels, PRNGKey
 
-LANES = 128  # of a tile of a TPU's memory; the default layout of narrower rows has pixels outermost
+LANES = 128  # in a tile of a TPU's memory; narrower rows have their pixels outermost by default
 Rows = Float[Array, "n width"]
 Slots = Int[Array, " n"]
 
 
 class ReplayBuffer(NamedTuple):
-    """Chains as `encode` stores them, float32, bfloat16 bits or uint8, with the label that each was run under."""
+    """Chains as `encode` stores them, float32, bfloat16 bits or uint8, and the label under which each was run."""
 
     images: Num[Array, "capacity width"]
     labels: Int[Array, " capacity"] | Float[Array, "capacity k"]
@@ -42,7 +42,7 @@ def partition(rows: Any) -> ReplayBuffer:
 
 
 class Draw(NamedTuple):
-    """Chains taken from the buffer: images, the label of each, the visits so far, the slot of each."""
+    """Chains drawn from the buffer, with the label, the visits so far and the slot of each."""
 
     x: Images
     labels: Labels
@@ -51,7 +51,7 @@ class Draw(NamedTuple):
 
 
 def row_width(pixels: int) -> int:
-    """Numbers of a row that holds this many pixels."""
+    """The number of values in a row that holds this many pixels, zeros included."""
     return -(-pixels // LANES) * LANES if 2 * pixels >= LANES else pixels
 
 
@@ -85,11 +85,11 @@ def draw(
 ) -> Draw:
     """One chain for each of `fresh_labels` ([n] or [n, k]), from n different slots drawn uniformly, n <= capacity.
 
-    With probability `restart_prob` in [0, 1] a chain starts anew from `base`. It then takes its fresh label, and so
-    does a chain on its first visit; giving the labels of the data batch makes the chains' labels follow the data's. All
-    others keep the label they were run under, but for a share `relabel_prob` in [0, 1] that goes on under its fresh
-    label: images of one class then stand as negatives under the energy of another, without which a conditional energy
-    never compares classes (the release does so by storing no labels).
+    With probability `restart_prob` in [0, 1] a chain starts anew from `base`. A restarted chain takes its fresh label,
+    and so does a chain on its first visit. If the fresh labels are the data batch's, the chains' labels follow the
+    data's. Any other chain takes its fresh label with probability `relabel_prob` in [0, 1], and else keeps its own.
+    Relabelling makes images of one class negatives under another class's energy. Without it a conditional energy never
+    compares classes. (The release stores no labels, which has the same effect.)
     """
     key_slots, key_restart, key_noise, key_relabel = jax.random.split(key, 4)
     n = fresh_labels.shape[0]
@@ -105,10 +105,10 @@ def draw(
 
 
 def store(key: PRNGKey, buffer: ReplayBuffer, drawn: Draw, x: Images, *, ring: bool = False) -> ReplayBuffer:
-    """The buffer after the drawn chains moved to `x`: written back in place, or over the oldest slots where `ring`.
+    """The buffer after the drawn chains moved to `x`: written back in place, or over the oldest slots if `ring`.
 
-    A ring copies the drawn chains and drops others, drawn or not: without restarts its chains become relatives.
-    `key` serves the stochastic rounding of bfloat16 and uint8 storage.
+    A ring copies the drawn chains and drops others, drawn or not: without restarts its chains become relatives. `key`
+    drives the stochastic rounding to bfloat16 and uint8.
     """
     capacity, n = buffer.images.shape[0], x.shape[0]
     oldest = (buffer.position + jnp.arange(n, dtype=jnp.int32)) % capacity
@@ -121,10 +121,10 @@ def store(key: PRNGKey, buffer: ReplayBuffer, drawn: Draw, x: Images, *, ring: b
 
 
 def distinct_slots(key: PRNGKey, capacity: int, n: int) -> Slots:
-    """A uniform random subset of n of 0..capacity-1, by n² comparisons and no work in the capacity.
+    """A uniform random subset: n of 0..capacity-1, by n² comparisons, whatever the capacity.
 
     R. W. Floyd's algorithm (Bentley, "Programming Pearls: a sample of brilliance", CACM 30(9), 1987): for each j of the
-    last n numbers take a uniform t <= j, or j itself where t is taken already.
+    last n numbers take a uniform t <= j, or j itself if t is already taken.
     """
     last = jnp.arange(capacity - n, capacity, dtype=jnp.int32)
     candidates = jax.random.randint(key, (n,), 0, last + 1)
@@ -139,9 +139,12 @@ def distinct_slots(key: PRNGKey, capacity: int, n: int) -> Slots:
 def encode(key: PRNGKey, x: Rows, dtype: DTypeLike) -> Num[Array, "n width"]:
     """Values in [0, 1] as stored. Rounding to bfloat16 and uint8 is stochastic, hence right on average.
 
-    bfloat16 is kept as its bits in uint16: XLA's CPU backend would convert a whole bfloat16 buffer to float32 and back
-    to change a few rows. The release floors to uint8 and reads (n + U)/256, which darkens a chain by 255/256 at every
-    visit.
+    bfloat16 is stored as its bits in uint16: to change a few rows of a bfloat16 buffer, XLA's CPU backend would convert
+    all of it to float32 and back. The release floors to uint8 and reads (n + U)/256, which darkens a chain by 255/256
+    at every visit.
+
+    Raises:
+      ValueError: `dtype` is another type.
     """
     dtype = jnp.dtype(dtype)
     if dtype == jnp.float32:
@@ -159,7 +162,7 @@ def _padded(rows: Num[Array, "n pixels"]) -> Num[Array, "n width"]:
 
 
 def as_images(stored: Num[Array, "*n width"], event_shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """The images float32 [*n, *event] in [0, 1] in stored rows [*n, width]."""
+    """Stored rows [*n, width] as images float32 [*n, *event] in [0, 1]."""
     return decode(stored[..., : math.prod(event_shape)]).reshape(*stored.shape[:-1], *event_shape)
 
 

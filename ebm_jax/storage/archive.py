@@ -1,4 +1,4 @@
-"""Arrays with a description of how they came about, in one .npz file that holds its own hash: for later runs to use."""
+"""Arrays and a description of how they came about, in one .npz file with its own hash, for later runs to use."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ DESCRIPTION, DIGEST = "description", "sha256"
 
 
 class Archive(NamedTuple):
-    """What such a file holds."""
+    """The content of such a file."""
 
     arrays: dict[str, np.ndarray]
     description: dict[str, str]
@@ -23,7 +23,7 @@ class Archive(NamedTuple):
 
 
 def digest_of(arrays: dict[str, np.ndarray], description: dict[str, str]) -> str:
-    """SHA-256 of names, types, shapes and values, and of the description; whatever the order."""
+    """SHA-256 of names, types, shapes and values, and of the description; their order does not matter."""
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
@@ -32,7 +32,7 @@ def digest_of(arrays: dict[str, np.ndarray], description: dict[str, str]) -> str
 
 
 def write(path: Folder, arrays: dict[str, np.ndarray], description: dict[str, str]) -> str:
-    """Write the whole file or nothing, over what was there; its digest.
+    """Write the whole file or nothing, over any older file; returns its digest.
 
     Raises:
       BadInput: the file cannot be written.
@@ -49,10 +49,10 @@ def write(path: Folder, arrays: dict[str, np.ndarray], description: dict[str, st
 
 
 def read(path: Folder) -> Archive:
-    """What the file holds, its hash checked; nothing is unpickled.
+    """Read the file and check its hash; nothing is unpickled.
 
     Raises:
-      BadInput: it cannot be read, or is no such file, or its hash is not that of its content.
+      BadInput: the file cannot be read, is no such file, or does not match its hash.
     """
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:

@@ -1,4 +1,4 @@
-"""A run's folder on this machine's file systems or in a bucket, gs://BUCKET/RUN, and what a bucket cannot do itself."""
+"""A run's folder, on this machine's file systems or in a bucket gs://BUCKET/RUN, and what a bucket cannot do itself."""
 
 import contextlib
 import importlib.util
@@ -16,10 +16,10 @@ SCHEME = "gs://"
 
 
 def folder_of(text: str | Folder) -> Folder:
-    """The folder at a path or address; nothing is touched.
+    """The folder at a path or address; this touches nothing.
 
     Raises:
-      BadInput: an address of another kind than gs://, or without a bucket, or gcsfs is not installed.
+      BadInput: the address is not of the kind gs://, or names no bucket; or gcsfs is not installed.
     """
     if "://" not in str(text):
         return Path(text)
@@ -31,15 +31,15 @@ def folder_of(text: str | Folder) -> Folder:
 
 
 def is_remote(folder: Folder) -> bool:
-    """Whether it lies in a bucket."""
+    """Whether the folder lies in a bucket."""
     return str(folder).startswith(SCHEME)
 
 
 def names(folder: Folder) -> set[str]:
-    """What lies in the folder; nothing where there is none.
+    """The names of all that lies in the folder; empty if there is no folder.
 
     Raises:
-      BadInput: a file, not a folder; or it cannot be read or reached.
+      BadInput: it is a file, not a folder; or it cannot be read or reached.
     """
     try:
         if is_remote(folder) and not folder.is_dir():
@@ -49,7 +49,7 @@ def names(folder: Folder) -> set[str]:
         return set()
     except NotADirectoryError as error:
         raise BadInput(f"--workdir {folder} is a file, or lies below one; give a directory") from error
-    except Exception as error:  # of a bucket: gcsfs, aiohttp and google-auth each raise their own
+    except Exception as error:  # from a bucket: gcsfs, aiohttp and google-auth each raise their own
         if not is_remote(folder) and not isinstance(error, OSError):
             raise
         raise BadInput(f"--workdir {folder} cannot be read ({reason(error)}); use another --workdir") from error
@@ -62,13 +62,13 @@ def reason(error: Exception) -> str:
 
 
 class Mirror:
-    """A folder of this machine whose files are those that a run's folder shall have: itself, but for a bucket.
+    """A folder of this machine that holds a run's files: for a run in a bucket a copy, else the run's folder itself.
 
-    Files of a bucket cannot grow, so what grows, and what is written by libraries that know no buckets, is written here
-    and copied. Copying goes on beside the caller; what fails of it is tried again by the next `push`.
+    Files of a bucket cannot grow, and some libraries know no buckets. So such files are written here and copied to the
+    bucket. Copying goes on beside the caller; the next `push` retries what fails.
 
     Args:
-      pulled: patterns of the files to go on with, which are copied here first.
+      pulled: patterns of the files to go on with; they are copied here first.
     """
 
     def __init__(self, folder: Folder, pulled: Sequence[str] = ()) -> None:
@@ -84,12 +84,12 @@ class Mirror:
                 self._pushed[copy] = _mark(copy)
 
     def push(self) -> None:
-        """Begin to copy what is new or changed, unless the last such copying still goes on."""
+        """Begin to copy what is new or changed, unless the last copying still goes on."""
         if self._remote and (self._copying is None or self._copying.done()):
             self._copying = self._copier.submit(self._copy)
 
     def close(self) -> str | None:
-        """Copy what is left and end; where that fails, why, and where the files stay."""
+        """Copy what is left and end. If that fails, returns why, and where the files stay; else None."""
         self._copier.shutdown()
         if not self._remote:
             return None
@@ -111,10 +111,10 @@ class Mirror:
 
 @contextlib.contextmanager
 def staged(folder: Folder) -> Iterator[Path]:
-    """A folder of this machine; what is written there is in `folder` when the context ends.
+    """A folder of this machine; when the context ends, its files are in `folder`.
 
     Raises:
-      BadInput: it could not be copied; the files stay here.
+      BadInput: the files could not be copied; they stay here.
     """
     mirror = Mirror(folder)
     try:
@@ -126,6 +126,6 @@ def staged(folder: Folder) -> Iterator[Path]:
 
 
 def _mark(path: Path) -> tuple[int, int]:
-    """What changes with a file's content."""
+    """Size and time of change, which a new content changes."""
     found = path.stat()
     return found.st_size, found.st_mtime_ns

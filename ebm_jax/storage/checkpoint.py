@@ -1,8 +1,8 @@
 """Checkpoints of one pytree by Orbax, each with a fingerprint, because Orbax restores a flipped bit without a word.
 
-A checkpoint is the state and, beside it, {"step": number, "fingerprint": {path of a leaf: number}}. The fingerprint is
-the same however the state lies over devices, so a run goes on with another number of them. older.py says how the
-checkpoints of older versions are read. docs/reliability.md says what a run survives, and which test shows it.
+A checkpoint is the state and, beside it, {"step": number, "fingerprint": {path of a leaf: number}}. The fingerprint
+does not depend on how the state lies over devices, so a run can go on with another number of devices. older.py says how
+to read the checkpoints of older versions. docs/reliability.md says what a run survives, and which test shows it.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from ebm_jax.types import BadInput, Folder
 
 DIRECTORY = "checkpoints"
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax still writes
-REASON = 120  # letters of a library's message that are shown
+REASON = 120  # letters to show of a library's message
 
 
 @contextlib.contextmanager
@@ -38,13 +38,14 @@ def open_manager(
     directory: str = DIRECTORY,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Iterator[ocp.CheckpointManager]:
-    """The checkpoints in a `directory` of a run's folder; `keep` newest ones stay. What a killed run left is removed.
+    """The checkpoints in `directory` of a run's folder; the newest `keep` stay. It removes what a killed run left.
 
     Args:
-      warn: takes the line about a last save that failed, if another error ends the context.
+      read_only: saves and removes nothing.
+      warn: gets the line about a failed last save, if another error ends the context.
 
     Raises:
-      BadInput: it cannot be opened; or, at the end, the last save failed.
+      BadInput: the folder cannot be opened; or, at the end, the last save failed.
     """
     folder = workdir / directory if bucket.is_remote(workdir) else (workdir / directory).absolute()
     if folder.exists() and not folder.is_dir():
@@ -67,19 +68,19 @@ def open_manager(
         if failure := settle(manager):
             raise BadInput(f"{failure}; mend that, and the same command goes on from there")
     finally:
-        with contextlib.suppress(Exception):  # what is left of the failure that is told above
+        with contextlib.suppress(Exception):  # the rest of the failure reported above
             manager.close()
 
 
 def exists(workdir: Folder, directory: str = DIRECTORY) -> bool:
-    """Whether anything ever finished a checkpoint there."""
+    """Whether a checkpoint was ever finished there."""
     return bool(_steps(workdir / directory))
 
 
 def _steps(folder: Any) -> list[int]:
-    """The steps that anything in the folder is named by, newest first, be it a checkpoint or not.
+    """The steps that name anything in the folder, checkpoint or not, newest first.
 
-    Orbax lists finished ones alone, and deletes what is in the way of a new one of the same name.
+    Orbax lists only finished checkpoints, and deletes whatever is in the way of a new one of the same name.
     """
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     numbers = {int(name) for name in names if name.isascii() and name.isdigit()}
@@ -89,8 +90,8 @@ def _steps(folder: Any) -> list[int]:
 def save(manager: ocp.CheckpointManager, step: int, state: Any) -> str | None:
     """Start saving `state`; the arrays may be donated as soon as this returns, the files follow in the background.
 
-    A save that fails costs no older checkpoint. The next one tells it and is the next attempt; of the last one
-    `open_manager` tells it.
+    A save that fails costs no older checkpoint. The next save reports the failure and tries anew; `open_manager`
+    reports the failure of the last save.
 
     Returns:
       A line about the save before, if that failed.
@@ -105,7 +106,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any) -> str | None:
     try:
         try:
             started = manager.save(step, args=args)
-        except Exception:  # Orbax can raise once more what was wrong with the save before
+        except Exception:  # Orbax can raise the failure of the save before once more
             if processes.count() > 1:
                 raise
             started = manager.save(step, args=args)
@@ -120,11 +121,11 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any) -> str | None:
 
 
 _untold: WeakKeyDictionary[ocp.CheckpointManager, str] = WeakKeyDictionary()
-"""What went wrong without Orbax's knowing of it any more, until `settle` tells it."""
+"""Failures that Orbax no longer knows, until `settle` reports them."""
 
 
 def settle(manager: ocp.CheckpointManager) -> str | None:
-    """Wait for a save that still runs; what went wrong with the last one, in a line, if anything did."""
+    """Wait for a save that still runs. If the last save failed, returns a line that says why, else None."""
     step = manager.latest_step()
     try:
         manager.wait_until_finished()
@@ -134,7 +135,7 @@ def settle(manager: ocp.CheckpointManager) -> str | None:
 
 
 def _failure(manager: ocp.CheckpointManager, step: int | None, error: Exception) -> str:
-    """What went wrong, and what there is to go on from, after tidying up."""
+    """Tidy up after a failed save; returns a line that says what went wrong, and which checkpoint is left."""
     _remove_unfinished(manager)  # makes room on a full disk
     manager.reload()
     if bucket.is_remote(manager.directory) and step not in manager.all_steps() and processes.is_first():
@@ -146,7 +147,7 @@ def _failure(manager: ocp.CheckpointManager, step: int | None, error: Exception)
 
 
 def _remove_unfinished(manager: ocp.CheckpointManager) -> None:
-    """Delete what a save that failed or was killed left behind; it was never a checkpoint."""
+    """Delete what failed or killed saves left behind; these were never checkpoints."""
     if not processes.is_first() or not manager.directory.is_dir():
         return
     for path in manager.directory.iterdir():
@@ -168,27 +169,27 @@ def _reason(error: Exception) -> str:
 
 @jax.jit
 def _copied(state: Any) -> Any:
-    """Arrays of its own for the writer thread: on a CPU its NumPy views would share memory with the donated state."""
+    """A copy for the writer thread: on a CPU its NumPy views would share memory with the donated state."""
     return jax.tree.map(jnp.copy, state)
 
 
 class Restored(NamedTuple):
-    """The newest valid checkpoint, or step None and no state where there is none."""
+    """The newest valid checkpoint; step and state are None if there is none."""
 
     step: int | None
     state: Any
     skipped: dict[int, str]
-    """What is wrong with each newer checkpoint, by its step; all are left on disk."""
+    """What is wrong with each newer checkpoint, by its step; all these stay on disk."""
 
 
 def restore_newest(
     manager: ocp.CheckpointManager, abstract: Any, before: float | int = math.inf, older: Older = OLDER
 ) -> Restored:
-    """The newest checkpoint, of a step less than `before`, whose arrays are what was saved.
+    """The newest checkpoint, of a step less than `before`, that still has the arrays that were saved.
 
     Args:
       abstract: shapes, types and shardings of a state.
-      older: where the parts of the state are in checkpoints of older versions.
+      older: where checkpoints of older versions have the parts of the state.
     """
     skipped: dict[int, str] = {}
     steps = json.loads(processes.from_first(json.dumps(_steps(manager.directory))))  # file systems' caches differ
@@ -203,10 +204,10 @@ def restore_newest(
 
 
 def _examined(folder: Folder, step: int, abstract: Any, older: Older) -> tuple[Any, str | None]:
-    """The state of a checkpoint and, the same on every process, what is wrong with it.
+    """The state of a checkpoint, and what is wrong with it; all processes get the same answer.
 
-    Every process reads without waiting for the others, since one may fail alone; then they agree. The fingerprint is
-    one computation of all processes, so it comes after.
+    Every process reads without waiting for the others, since one may fail alone; then they agree. All processes compute
+    the fingerprint together, so it comes after.
     """
     named, places, leaves, meta, reason = named_leaves(abstract), {}, {}, {}, None
     try:
@@ -216,7 +217,7 @@ def _examined(folder: Folder, step: int, abstract: Any, older: Older) -> tuple[A
     if reason := _agreed(reason):
         return None, reason
     numbers: Any = fingerprint(leaves)
-    if isinstance(meta.get("fingerprint"), list):  # of older versions: in the order of the state's leaves
+    if isinstance(meta.get("fingerprint"), list):  # older versions list them in the order of the state's leaves
         numbers = [numbers[place] for place in places.values() if place is not None]
     saved = {"step": step, "fingerprint": numbers}
     if reason := _agreed(None if meta == saved else "its arrays are not those that were saved under this step"):
@@ -231,7 +232,7 @@ def _examined(folder: Folder, step: int, abstract: Any, older: Older) -> tuple[A
 def _read(
     folder: Folder, named: Mapping[str, Any], older: Older
 ) -> tuple[dict[str, str | None], dict[str, Any], dict[str, Any]]:
-    """Where a checkpoint has each leaf of a state, its arrays by their paths there, and what stands beside them."""
+    """Each leaf's path in the checkpoint, the checkpoint's arrays by these paths, and what stands beside the arrays."""
     own = processes.index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader_{own}"
@@ -245,12 +246,12 @@ def _read(
     handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
         restored = reader.restore(folder, args=args)
-    step = {"step": int(folder.name)}  # not in the checkpoints of older versions
+    step = {"step": int(folder.name)}  # checkpoints of older versions lack it
     return places, named_leaves(restored["state"]), step | restored["meta"]
 
 
 def _agreed(reason: str | None) -> str | None:
-    """None where it is None on every process, else what the first of those that found something wrong found."""
+    """None if it is None on every process; else the reason of the first process that has one."""
     return next((found for found in processes.meet(reason or "") if found), None)
 
 
@@ -264,8 +265,8 @@ def set_aside(
 def discard_after(manager: ocp.CheckpointManager, step: int) -> list[int]:
     """Move every checkpoint newer than `step` to rolled_back_DIRECTORY/, after waiting for a save that still runs.
 
-    A run that goes back to `step` can then save again: Orbax saves no step that is not newer than all others. The
-    newest goes first: a process killed in between leaves a history without a gap.
+    A run that goes back to `step` can then save again: Orbax saves a step only if it is newer than all others. The
+    newest goes first, so a process killed in between leaves a history without a gap.
 
     Returns:
       The steps that were moved.
@@ -278,7 +279,7 @@ def discard_after(manager: ocp.CheckpointManager, step: int) -> list[int]:
 
 
 def _move(manager: ocp.CheckpointManager, steps: Iterable[int], aside: Folder) -> None:
-    """Move checkpoints to STEP_N in the folder `aside`, N being the first number that is free; nothing is deleted."""
+    """Move checkpoints to STEP_N in the folder `aside`, N being the first free number; nothing is deleted."""
     for step in steps if processes.is_first() else ():
         aside.mkdir(exist_ok=True)
         number = next(n for n in itertools.count() if not (aside / f"{step}_{n}").exists())
@@ -288,7 +289,7 @@ def _move(manager: ocp.CheckpointManager, steps: Iterable[int], aside: Folder) -
 
 
 def all_damaged(workdir: Folder, restored: Restored) -> str:
-    """What to tell the user where checkpoints exist and none is valid."""
+    """What to tell the user if checkpoints exist and none is valid."""
     reasons = "; ".join(f"step {step}: {reason}" for step, reason in restored.skipped.items())
     return (
         f"every checkpoint in {workdir / DIRECTORY} is damaged ({reasons}); restore one from a copy, or use another "

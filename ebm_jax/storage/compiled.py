@@ -1,4 +1,4 @@
-"""What was compiled once, kept for the next start: JAX's persistent compilation cache, in the user's cache folder."""
+"""Compiled programs, kept for the next start: JAX's persistent compilation cache, in the user's cache folder."""
 
 import hashlib
 import os
@@ -8,15 +8,15 @@ from pathlib import Path
 import jax
 
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # JAX's own; empty: keep nothing
-LARGEST = 2 * 2**30  # bytes; what was not used for longest goes first
-WORTH_SECONDS = 0.5  # of compiling
+LARGEST = 2 * 2**30  # bytes; the least recently used program goes first
+WORTH_SECONDS = 0.5  # programs that compile faster are not kept
 
 
 def keep() -> None:
-    """Keep what takes long to compile in ~/.cache/ebm_jax, or leave it to the variable where that is set.
+    """Keep programs that compile slowly in ~/.cache/ebm_jax; if the variable is set, leave it to JAX.
 
-    Where the folder cannot be made nothing is kept. XLA compiles for the very CPU, and JAX does not tell two of them
-    apart by itself, so each kind has a folder of its own: a home directory may be that of many machines.
+    If the folder cannot be made, nothing is kept. XLA compiles for one kind of CPU, and JAX does not tell two kinds
+    apart. So each kind has a folder of its own: many machines may share a home directory.
     """
     if VARIABLE in os.environ:
         return
@@ -33,7 +33,7 @@ def keep() -> None:
 
 
 def machine() -> str:
-    """What its CPU can do, in eight hexadecimal digits."""
+    """The CPU's abilities as eight hexadecimal digits."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Reading an exported model with jax, numpy and flatbuffers alone; a copy of this file lies beside every export."""
+"""Reads an exported model with jax, numpy and flatbuffers alone; a copy of this file lies beside every export."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FORMAT = 1  # of the folder; raised whenever a reader of the one before would misread it
+FORMAT = 1  # of the folder; raise it whenever a reader of the format before would misread the new one
 MANIFEST, PARAMS, SAMPLER, ENERGY = "manifest.json", "params.npz", "sampler.bin", "energy.bin"
 
 
@@ -23,7 +23,7 @@ class Exported(NamedTuple):
     manifest: dict[str, Any]
 
     def labels(self, n: int) -> np.ndarray:
-        """Labels of n chains, all 0: what an unconditional model takes."""
+        """Labels of n chains, all 0, as an unconditional model takes them."""
         return np.zeros((n, *self.manifest["label_shape"]), self.manifest["label_dtype"])
 
 
@@ -31,7 +31,8 @@ def load(folder: str | Path = Path(__file__).parent) -> Exported:
     """The model in `folder`, by default the one beside this file.
 
     Raises:
-      ValueError: a file is missing or damaged, or the artifact is of a version that cannot be read; in one line.
+      ValueError: a file is missing or damaged, or this jax or reader cannot read the artifact's version; the message is
+        one line.
     """
     folder = Path(folder)
     manifest = _manifest(folder / MANIFEST)
@@ -45,7 +46,7 @@ def load(folder: str | Path = Path(__file__).parent) -> Exported:
 
 
 def nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The tree of arrays whose flat names are "a/b/kernel"."""
+    """The tree of arrays with the flat names of `flat`, such as "a/b/kernel"."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, leaf = path.split("/")
@@ -75,7 +76,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _program(path: Path, manifest: dict[str, Any]) -> Callable[..., Any]:
-    """The program of a .bin file, or what keeps the installed jax from reading it."""
+    """The program of a .bin file; raises ValueError if the installed jax cannot read it, and says why."""
     import jax
 
     made, here = f"made with jax {manifest['jax']}", f"jax {jax.__version__} is installed"
@@ -92,7 +93,7 @@ def _program(path: Path, manifest: dict[str, Any]) -> Callable[..., Any]:
         )
     try:
         exported = export.deserialize(bytearray(_content(path)))
-        exported.mlir_module()  # parses the program: a newer one's operations fail here and not in the first call
+        exported.mlir_module()  # parses the program: a newer jax's operations fail here and not in the first call
     except Exception as error:  # flatbuffers, MLIR and JAX each raise their own
         reason = f"{type(error).__name__} {' '.join(str(error).split())[:120]}"
         raise ValueError(f"{path} cannot be read ({reason}); {here}, it was {made}") from error

@@ -1,4 +1,4 @@
-"""A number for each array of a state that changes with any bit of it, because Orbax restores a flipped bit silently."""
+"""A number for each array of a state; any flipped bit changes it, because Orbax restores flipped bits silently."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def named_leaves(state: Any) -> dict[str, Any]:
 
 
 def fingerprint(state: Any) -> dict[str, int]:
-    """A number for each leaf, by its path, from the leaf's bits and their places, equal on any sharding."""
+    """A number in 0..2³²-1 for each leaf, by its path, from the leaf's bits and their places; equal on any sharding."""
     named = named_leaves(state)
     numbers = jax.device_get(_fingerprints(list(named.values())))
     return {path: int(number) for path, number in zip(named, numbers, strict=True)}
@@ -27,13 +27,13 @@ def _fingerprints(leaves: list[Array]) -> list[UInt32[Array, ""]]:
 
 
 def _fingerprint(leaf: Array) -> UInt32[Array, ""]:
-    """Σ mix(bits xor mix(place)) modulo 2³²: exact in any order of summing, and never equal after one changed value.
+    """Σ mix(bits xor mix(place)) modulo 2³²: exact in any order of summing; one changed value always changes it.
 
-    The sum alone, or with a factor for the place, would let two flipped sign bits cancel.
+    A plain sum, or one with a factor for the place, would let two flipped sign bits cancel.
     """
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
-    if leaf.dtype == jnp.bool_:  # which has no bits to XLA
+    if leaf.dtype == jnp.bool_:  # XLA gives booleans no bits
         leaf = leaf.astype(jnp.uint8)
     unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
     bits = lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32).reshape(-1)

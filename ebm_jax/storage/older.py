@@ -1,4 +1,4 @@
-"""How today's state is found in the checkpoints of older versions of this project."""
+"""Where the checkpoints of older versions of this project have the parts of today's state."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -8,30 +8,30 @@ from jaxtyping import Array
 
 
 class Older(NamedTuple):
-    """What later versions changed in the tree of a state. Paths are those of `fingerprint.named_leaves`."""
+    """The changes that later versions made to the tree of a state. Paths are as in `fingerprint.named_leaves`."""
 
     moved: Mapping[str, str]
-    """The beginning of a path today, and its beginning in an older checkpoint."""
+    """The beginning of a path today -> its beginning in an older checkpoint."""
     added: Mapping[str, Callable[[Any], Array]]
-    """A leaf that older checkpoints lack: from its shape and type, the value that an older run had without it."""
+    """A leaf that older checkpoints lack -> from its shape and type, the value that older runs had without it."""
 
 
 OLDER = Older(
     moved={
-        "memory/0/": "buffer/",  # of contrastive divergence as the first of several summed methods
+        "memory/0/": "buffer/",  # for contrastive divergence as the first of several summed methods
         "memory/": "buffer/",
     },
     added={},
 )
 """A checkpoint of commit a7536e2 or older has `buffer`, not `memory`.
 
-Those have their fingerprint as a list in the order of the state's leaves. A field of the state may get another name,
-and new ones may be added, but those that it had at a7536e2 keep their order.
+It lists its fingerprint in the order of the state's leaves. So fields of the state may be renamed and added, but the
+fields of a7536e2 must keep their order.
 """
 
 
 def sources(paths: Collection[str], saved: Collection[str], older: Older = OLDER) -> dict[str, str | None]:
-    """For the path of each leaf of a state its path in a checkpoint; None if `older.added` gives its value.
+    """The path of each leaf of a state -> its path in a checkpoint, or None if `older.added` gives its value.
 
     Raises:
       ValueError: a leaf is neither saved nor added, or a saved one belongs nowhere.
@@ -53,5 +53,5 @@ def _source(path: str, saved: Collection[str], older: Older) -> str | None:
 
 
 def made(value_of: Callable[[Any], Any], leaf: Any) -> Array:
-    """An array for a leaf that was not saved, where it lies on the devices."""
+    """The array of a leaf that was not saved, with the leaf's sharding."""
     return jax.jit(lambda: value_of(leaf), out_shardings=leaf.sharding)()

@@ -20,7 +20,7 @@ FILE = "versions.json"
 
 
 def record(folder: Folder, step: int) -> None:
-    """Add to the run's versions.json which versions begin it, or go on with it from this step."""
+    """Add an entry to the run's versions.json: which versions begin the run, or go on with it from this step."""
     path = folder / FILE
     try:
         before = json.loads(path.read_text())
@@ -40,7 +40,7 @@ def record(folder: Folder, step: int) -> None:
 
 
 def commit() -> str:
-    """The commit of the checkout that this package lies in, with "-dirty" where files differ from it."""
+    """The commit of the checkout that holds this package, plus "-dirty" if files differ; or why it is unknown."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # installed, perhaps into another repository's folder
         return "unknown: the package is no git checkout"
@@ -52,7 +52,7 @@ def commit() -> str:
 
 
 def versions() -> str:
-    """Python's, and those of the libraries that numbers depend on."""
+    """The versions of Python and of the libraries that numbers depend on."""
     return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in LIBRARIES)])
 
 
@@ -63,7 +63,7 @@ def devices() -> str:
 
 
 def _processor() -> str:
-    """Its name as Linux has it; elsewhere what Python knows."""
+    """The processor's name from Linux; elsewhere from Python."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

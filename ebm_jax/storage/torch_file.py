@@ -1,7 +1,7 @@
-"""Tensors out of a file that PyTorch saved, read without unpickling: the program in it is checked, never run.
+"""Reads tensors from a file that PyTorch saved, without unpickling: it checks the file's program and never runs it.
 
 A pickle is a program for a stack machine, and may call anything. This reader knows the instructions that a state dict
-of tensors needs and refuses all others; of callables it knows four by name, and does itself what they would do.
+of tensors needs and refuses all others. It knows four callables by name, and does their work itself.
 """
 
 import io
@@ -19,7 +19,7 @@ from ebm_jax.types import BadInput
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 LARGEST_FILE = 2**33  # bytes; the FID weights have 96 million
-STORAGES = {  # what a tensor may be made of
+STORAGES = {  # a tensor's elements may be of these types
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
     "HalfStorage": np.dtype("<f2"),
@@ -33,11 +33,11 @@ STORAGES = {  # what a tensor may be made of
 
 
 class Malformed(Exception):
-    """The file is not what a state dict of tensors is saved as."""
+    """The file is no saved state dict of tensors."""
 
 
 class Name(NamedTuple):
-    """A callable or a type that the file names; it is compared, never looked up."""
+    """A callable or a type that the file names; the reader compares it and never looks it up."""
 
     module: str
     name: str
@@ -68,10 +68,10 @@ KNOWN = {ORDERED_DICT, *REBUILD_TENSORS, REBUILD_PARAMETER, *(Name("torch", name
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays by name of a state dict that `torch.save` wrote, in its format since 1.6 or the one before.
+    """The arrays, by name, of a state dict that `torch.save` wrote, in its format since 1.6 or the format before.
 
     Raises:
-      BadInput: it cannot be read, is damaged or cut short, or holds anything but a dict from names to tensors.
+      BadInput: the file cannot be read, is damaged or cut short, or holds anything but a dict from names to tensors.
     """
     try:
         size = path.stat().st_size
@@ -92,7 +92,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_archive(path: Path) -> dict[str, np.ndarray]:
-    """The format since PyTorch 1.6: an uncompressed zip of NAME/data.pkl and one file a storage, NAME/data/KEY."""
+    """The format since PyTorch 1.6: an uncompressed zip of NAME/data.pkl and a file NAME/data/KEY for each storage."""
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
@@ -109,9 +109,9 @@ def _read_archive(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_legacy(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
-    """The format before: pickles of a magic number, a version, the system, the dict and the storages' keys, then those.
+    """The format before: pickles of a magic number, version, system, dict and the storages' keys; then the storages.
 
-    Each storage is its number of elements, as eight bytes, then the elements.
+    Each storage is its number of elements, in eight bytes, and then the elements.
     """
     if _result(file) != LEGACY_MAGIC or _result(file) != LEGACY_PROTOCOL:
         raise Malformed("it does not begin as PyTorch's files do")
@@ -149,7 +149,7 @@ def _tensors(state: Any) -> dict[str, Tensor]:
 
 
 def _arrays(state: Any, content: Callable[[Storage], bytes]) -> dict[str, np.ndarray]:
-    """The tensors of a state dict as arrays of their own."""
+    """The tensors of a state dict as arrays that share no memory."""
     return {name: _array(tensor, content(tensor.storage)) for name, tensor in _tensors(state).items()}
 
 
@@ -171,7 +171,7 @@ def _array(tensor: Tensor, content: bytes) -> np.ndarray:
 
 
 def _result(file: io.BufferedIOBase) -> Any:
-    """What the next program in the file leaves on the stack: plain values, names, storages and tensors."""
+    """The value that the next program in the file leaves on the stack: plain values, names, storages and tensors."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     instructions: Any = pickletools.genops(file)  # pyright: ignore[reportArgumentType]
@@ -201,7 +201,7 @@ def _known(argument: str) -> Name:
 
 
 def _since_mark(stack: list[Any]) -> list[Any]:
-    """Takes all values above the topmost mark, and the mark, off the stack."""
+    """Take the topmost mark and all values above it off the stack; returns the values."""
     place = next(index for index in range(len(stack) - 1, -1, -1) if stack[index] is MARK)
     values = stack[place + 1 :]
     del stack[place:]
@@ -247,7 +247,7 @@ def _set_items(stack: list[Any]) -> None:
 
 
 def _build(stack: list[Any]) -> None:
-    """Attributes of a state dict, such as its `_metadata`, say nothing of the tensors."""
+    """Drop attributes of a state dict, such as its `_metadata`: they say nothing of the tensors."""
     _of_type(stack.pop(), dict)
     _of_type(stack[-1], dict)
 
@@ -272,7 +272,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
 
 
 def _storage(stack: list[Any]) -> None:
-    """('storage', type, key, device, size), and in the older format a view, of which there is none here."""
+    """Turn ('storage', type, key, device, size) into a `Storage`; the older format adds a view, which must be None."""
     kind, dtype, key, _, size, *view = _of_type(stack.pop(), tuple)
     if kind != "storage" or view not in ([], [None]) or not isinstance(key, str):
         raise Malformed("its tensors are not stored as tensors are")

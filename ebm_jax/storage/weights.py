@@ -11,7 +11,7 @@ from ebm_jax.types import BadInput
 
 
 class Weights(NamedTuple):
-    """What a file of weights holds."""
+    """The content of a file of weights."""
 
     arrays: dict[str, np.ndarray]
     digest: str
@@ -22,7 +22,7 @@ def digest_of(path: Path, expected: str) -> str:
     """The SHA-256 of a file, in hexadecimal.
 
     Args:
-      expected: what it must be, or its beginning; empty: any.
+      expected: the hash that the file must have, or its beginning; empty allows any.
 
     Raises:
       BadInput: the file cannot be read, or has another hash.
@@ -43,10 +43,10 @@ def read(path: Path, expected: str) -> Weights:
     """The arrays of a .npz file, or of a state dict that PyTorch saved; nothing is unpickled.
 
     Args:
-      expected: as of `digest_of`.
+      expected: as in `digest_of`.
 
     Raises:
-      BadInput: as `digest_of`; or it is no such file.
+      BadInput: as `digest_of`; or the file is of neither kind.
     """
     digest = digest_of(path, expected)
     if path.suffix != ".npz":

@@ -15,14 +15,14 @@ from ebm_jax.storage import bucket
 from ebm_jax.types import BadInput, Config, Folder
 
 CONFIG = "config.json"
-DESCRIBED = 6  # differences that a message names
+DESCRIBED = 6  # differences that a message lists
 
 
 def check(workdir: Folder, config: Config) -> None:
-    """Refuse a folder that a run of `config` can neither begin nor go on in; nothing is touched.
+    """Refuse a folder in which a run of `config` can neither begin nor go on; this touches nothing.
 
     Raises:
-      BadInput: it belongs to something else, or to a run of another config.
+      BadInput: the folder belongs to something else, or to a run of another config.
     """
     names = bucket.names(workdir)
     if CONFIG in names:
@@ -39,10 +39,10 @@ def claim(workdir: Folder, config: Config) -> str:
     """Make `workdir` the folder of a run of `config`, or go on with the run that is there.
 
     Returns:
-      What was filled in for a run of an earlier version, in one line; empty where nothing was.
+      One line that says what was filled in for a run of an earlier version; empty if nothing was.
 
     Raises:
-      BadInput: as `check`, or it cannot be written.
+      BadInput: as `check`, or the folder cannot be written.
     """
     check(workdir, config)
     note = read(workdir)[1] if CONFIG in bucket.names(workdir) else ""
@@ -62,12 +62,12 @@ def _writing(workdir: Folder) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(workdir: Folder) -> Iterator[None]:
-    """Keep other processes from training in the folder until the context ends, or this process, however it ends.
+    """Keep other processes from training in the folder until the context ends, or this process ends, however it ends.
 
-    The folder is made where there is none. A bucket, and a file system that has no locks, cannot be locked.
+    It makes the folder if there is none. It cannot lock a bucket, or a file system that has no locks.
 
     Raises:
-      BadInput: another one does, or it cannot be written.
+      BadInput: another process trains there, or the folder cannot be written.
     """
     if bucket.is_remote(workdir):
         yield
@@ -89,14 +89,14 @@ def locked(workdir: Folder) -> Iterator[None]:
 
 
 def require_same(workdir: Folder, config: Config) -> None:
-    """Refuse, on all processes of a run, that they were started with different configs or folders.
+    """Refuse to start, on all processes of a run, if two of them have different configs or folders.
 
     Raises:
-      BadInput: on all of them.
+      BadInput: on all processes.
     """
     of_all = {key: value for key, value in schema.flat(config).items() if schema.scope_of(key) != schema.HOST}
     values = {"--workdir": str(workdir)} | of_all
-    mine = {key: json.dumps(value) for key, value in values.items()}  # as words, in which NaN is itself
+    mine = {key: json.dumps(value) for key, value in values.items()}  # as words, because NaN equals itself there
     first = json.loads(processes.from_first(json.dumps(mine)))
     with processes.agreed():
         for key in mine | first:
@@ -106,12 +106,12 @@ def require_same(workdir: Folder, config: Config) -> None:
 
 
 def require_shared(workdir: Folder) -> None:
-    """Refuse, on all processes of a run, a folder that one of them does not share with process 0.
+    """Refuse to start, on all processes of a run, if one of them does not share the folder with process 0.
 
-    Each would keep a part of every checkpoint for itself.
+    Each process would keep a part of every checkpoint for itself.
 
     Raises:
-      BadInput: on all of them.
+      BadInput: on all processes.
     """
     if processes.count() == 1:
         return
@@ -131,15 +131,15 @@ def require_shared(workdir: Folder) -> None:
 
 
 def read_config(workdir: Folder) -> Config:
-    """The config of the run in `workdir`, locked; as `read`, without the note."""
+    """The locked config of the run in `workdir`; as `read`, without the note."""
     return read(workdir)[0]
 
 
 def read(workdir: Folder) -> tuple[Config, str]:
-    """The config of the run in `workdir`, locked, with all keys and each of its kind.
+    """The locked config of the run in `workdir`, with all keys and each value of its key's kind, and a note.
 
     Returns:
-      Also one line that says what was filled in for a run of an earlier version; empty where nothing was.
+      The config, and one line that says what was filled in for a run of an earlier version; empty if nothing was.
 
     Raises:
       BadInput: there is no run, or its config.json is damaged or of a version that cannot be read.
@@ -161,7 +161,7 @@ def read(workdir: Folder) -> tuple[Config, str]:
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """The keys, with both values, whose difference makes `new` another run than `old`."""
+    """The keys that make `new` another run than `old`, each with both values, (old, new)."""
     old_flat, new_flat = schema.flat(old), schema.flat(new)
     keys = [key for key in old_flat | new_flat if schema.scope_of(key) == schema.RUN]
     pairs = {key: (old_flat.get(key, "absent"), new_flat.get(key, "absent")) for key in keys}
@@ -169,14 +169,14 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def describe(differing: dict[str, tuple[Any, Any]]) -> str:
-    """The first differences in words."""
+    """The first `DESCRIBED` differences in words, and how many more there are."""
     words = [f"{key} is {old} there and {new} here" for key, (old, new) in differing.items()]
     more = f" and {len(words) - DESCRIBED} more" if len(words) > DESCRIBED else ""
     return ", ".join(words[:DESCRIBED]) + more
 
 
 def unused(folder: Folder, name: str, suffix: str = "") -> Folder:
-    """The first path NAME_N, N from 0 on, that nothing takes with this suffix."""
+    """The first path NAME_N, N = 0, 1 ..., for which there is no file NAME_N + suffix."""
     numbers = (folder / f"{name}_{number}" for number in itertools.count())
     return next(path for path in numbers if not path.with_name(path.name + suffix).exists())
 
@@ -184,7 +184,7 @@ def unused(folder: Folder, name: str, suffix: str = "") -> Folder:
 def write_atomically(path: Folder, content: str | bytes) -> None:
     """Write a whole file or nothing."""
     content = content if isinstance(content, bytes) else content.encode()
-    if bucket.is_remote(path):  # a bucket has a file when it has all of it
+    if bucket.is_remote(path):  # a bucket shows no file before it has the whole file
         path.write_bytes(content)
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

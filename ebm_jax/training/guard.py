@@ -1,6 +1,6 @@
-"""Judges from the metrics of each step whether a run is healthy; what is done about one that is not, the verb decides.
+"""Judges from each step's metrics whether a run is healthy; the verb decides what to do about a run that is not.
 
-Pure functions of metrics that are equal on all processes, so that all of them decide alike.
+These are pure functions of metrics that are equal on all processes, so all processes decide alike.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ class Diverged(RuntimeError):
 
 
 class Ill(Exception):
-    """The run is ill: what the guard saw, in words, and at which step."""
+    """The run is ill; the message says in words what the guard saw, and at which step."""
 
     def __init__(self, step: int, illness: str):
         super().__init__(f"step {step}: {illness}")
@@ -31,21 +31,22 @@ class Health(NamedTuple):
     ill_steps: int
     """Steps in a row, up to now, outside the healthy region."""
     symptom: str
-    """In words, of the last of them; empty in a healthy run."""
+    """What the last of these steps showed, in words; empty in a healthy run."""
     before: Metrics
-    """The values at the step before of metrics with a trend."""
+    """The values, one step earlier, of the metrics that have a trend."""
     trends: Metrics
-    """The change of each in a step, averaged over about as many steps as its range looks ahead."""
+    """The change of each a step, averaged over about as many steps as its range looks ahead."""
 
 
 HEALTHY = Health(0, "", {}, {})
-"""Where a run begins, and begins again at each checkpoint: a resumed run then judges as one that never stopped."""
+"""A run begins with this health, and again at each checkpoint, so that a resumed run judges as an unbroken one."""
 
 
 def judge(health: Health, metrics: Metrics, limits: Limits) -> tuple[Health, str | None]:
-    """One step's metrics, scalars or [models], taken into account; with the illness in words once there is one.
+    """The health after one step's metrics, scalars or [models], and the illness in words if there is one.
 
-    A value that is not finite is an illness at once; leaving the healthy region is one after `patience` steps.
+    A value that is not finite makes the run ill at once. Leaving the healthy region makes it ill after `patience`
+    steps.
     """
     metrics = {name: np.atleast_1d(value).astype(np.float64) for name, value in metrics.items()}
     for name, value in metrics.items():
@@ -74,7 +75,7 @@ def _trend(health: Health, value: np.ndarray, limit: Range) -> np.ndarray:
 
 
 def _outside(metrics: Metrics, trends: Metrics, limit: Range) -> str:
-    """In which way a metric, or what its trend leads to, is outside its range, in words; empty where it is inside."""
+    """How a metric, or the value that its trend leads to, leaves its range, in words; empty if it is inside."""
     name, value = limit.metric, metrics[limit.metric]
     lowest = highest = value
     if limit.ahead:
@@ -89,7 +90,7 @@ def _outside(metrics: Metrics, trends: Metrics, limit: Range) -> str:
 
 
 def _words(name: str, value: np.ndarray, where: np.ndarray, what: str) -> str:
-    """The first entry of a metric that is ill, with the model it belongs to where there are several."""
+    """The first ill entry of a metric in words, with its model if there are several."""
     first = int(np.argmax(where))
     model = f"model {first}: " if len(value) > 1 else ""
     return f"{model}{name} is {value[first]:.6g} ({what})"

@@ -1,6 +1,6 @@
-"""The loop of training: when to step, to look at metrics, to save a state and to draw one.
+"""The training loop: it decides when to step, to look at metrics, to save a state and to draw one.
 
-It knows no files, no checkpoints and no terminal. Whatever it does to the world is one of its `Actions`.
+It knows no files, no checkpoints and no terminal. All that it does to the world is in its `Actions`.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,21 +13,21 @@ from ebm_jax.training import guard
 from ebm_jax.training.guard import Health
 from ebm_jax.types import Metrics
 
-State = Any  # of a run: the loop hands it on and never looks inside
+State = Any  # of a run; the loop hands it on and never looks inside
 Start = TypeVar("Start")
 
 
 class Plan(NamedTuple):
-    """The steps of a stretch, which ends at the last step, at a signal or when the run is ill."""
+    """The steps of a stretch. It ends at the last step, at a signal, or when the run is ill."""
 
     first: int
-    """The step of the state that it begins with."""
+    """The step of the state that the stretch begins with."""
     last: int
     per_call: int
     """Steps that the devices do in one call."""
     save_every: int
     draw_every: int
-    """0 draws the last state alone."""
+    """0 draws only the last state."""
 
 
 class Actions(NamedTuple):
@@ -36,13 +36,13 @@ class Actions(NamedTuple):
     advance: Callable[[int, State], tuple[State, Metrics]]
     """Start a call of steps at this step. It may donate the state, and does not wait for the devices."""
     keep: Callable[[State], tuple[State, jax.Array]]
-    """A copy of a state, and how many of its values are not finite."""
+    """A copy of a state, and the number of its values that are not finite."""
     judge: Callable[[Health, Mapping[str, np.ndarray]], tuple[Health, str | None]]
     show: Callable[[int, dict[str, float]], None]
     """Show the metrics of this step."""
     draw: Callable[[int, State], None]
     discard_after: Callable[[int], object]
-    """Move away the checkpoints of later steps, which the run left behind when it went back to this one."""
+    """Move away the checkpoints of later steps: the run left them behind when it went back to this step."""
     save: Callable[[int, State], None]
     must_stop: Callable[[int], bool]
     """Whether to stop after call n. Ask after every call; all processes get the same answer."""
@@ -50,7 +50,7 @@ class Actions(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A copy of a state that is saved as soon as the step after it is known to be healthy."""
+    """A copy of a state; the loop saves it as soon as it knows that the step after it is healthy."""
 
     step: int
     state: State
@@ -62,10 +62,10 @@ class Progress(NamedTuple):
 
     health: Health
     unseen: tuple[int, Metrics] | None
-    """The metrics of the newest call, with its first step; they may still be computed."""
+    """The first step and the metrics of the newest call; the devices may still compute them."""
     kept: Kept | None
     wanted: bool
-    """A checkpoint is due, and not saved yet."""
+    """Whether a checkpoint is due and not saved yet."""
     saved: int
     """The step of the newest checkpoint."""
     end: int
@@ -73,35 +73,35 @@ class Progress(NamedTuple):
 
 
 def run_with_rescues(start: Start, stretch: Callable[[Start], int], rescue: Callable[[guard.Ill], Start]) -> int:
-    """Stretches until one ends by itself, each but the first from where a rescue went back to.
+    """Run stretches until one ends by itself; after an illness the next one begins where the rescue went back to.
 
     Returns:
       The step of the last checkpoint.
 
     Raises:
-      Diverged: by `rescue`, if none is left.
+      Diverged: `rescue` raises it if none is left.
     """
     while True:
         try:
             return stretch(start)
         except guard.Ill as caught:
-            illness = caught.with_traceback(None)  # whose frames would keep the ill state in the devices' memory
+            illness = caught.with_traceback(None)  # its frames would keep the ill state in the devices' memory
         start = rescue(illness)
 
 
 def run(plan: Plan, actions: Actions, state: State) -> int:
-    """Steps until the last one or a signal.
+    """Step until the last step or a signal.
 
-    The loop fetches the metrics of a call while the next one already runs. A step's metrics are of the state before its
-    update. So a state is known to be healthy, and is saved, only when the step after it is; after the last step the
-    loop takes one more, for its metrics alone. A picture or a checkpoint that is due at a step is of the first state of
-    a call at or after it.
+    The loop fetches a call's metrics while the next call already runs. A step's metrics describe the state before its
+    update. So the loop knows that a state is healthy, and saves it, only after the next step; after the last step it
+    takes one more, for its metrics alone. If a picture or a checkpoint is due at a step, it shows the first state at or
+    after this step that begins a call.
 
     Returns:
       The step of the last checkpoint.
 
     Raises:
-      Ill: the guard's judgement.
+      Ill: the guard judges the run ill, or a state to be saved has values that are not finite.
     """
     step, progress = plan.first, Progress(guard.HEALTHY, None, None, False, plan.first, plan.last)
     while True:
@@ -138,7 +138,7 @@ def _is_due(plan: Plan, every: int, step: int) -> bool:
 
 
 def _looked(plan: Plan, actions: Actions, progress: Progress) -> Progress:
-    """Wait for the metrics that were not seen yet, judge and show them, and save the state that they prove healthy."""
+    """Wait for the metrics not seen yet, judge and show them, and save the state that they prove healthy."""
     if progress.unseen is None:
         return progress
     first, metrics = progress.unseen
@@ -159,7 +159,7 @@ def _looked(plan: Plan, actions: Actions, progress: Progress) -> Progress:
 
 
 def _settled(plan: Plan, actions: Actions, progress: Progress) -> Progress:
-    """After the step that follows the kept state was judged: save that state if the step is healthy, else drop it."""
+    """Once the step after the kept state is judged: save that state if the step is healthy, else drop it."""
     kept = progress.kept
     if kept is None or progress.health.symptom:
         return progress._replace(kept=None)
@@ -172,7 +172,7 @@ def _settled(plan: Plan, actions: Actions, progress: Progress) -> Progress:
 
 
 def _finish(plan: Plan, actions: Actions, progress: Progress, kept: Kept | None) -> None:
-    """Draw the last state, or tell that it was not saved.
+    """Draw the last state, or warn that it was not saved.
 
     Raises:
       Ill: the last steps are outside the healthy region, and no signal ended the run.
@@ -194,7 +194,7 @@ def _by_step(metrics: Mapping[str, np.ndarray], number: int) -> list[dict[str, n
 
 
 def _by_member(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Metrics as numbers; of several models the mean under the metric's name, and each under NAME_0, NAME_1 ..."""
+    """Metrics as numbers; several models give their mean under NAME, and their values under NAME_0, NAME_1 ..."""
     numbers = {name: float(np.mean(value)) for name, value in metrics.items()}
     each = {f"{name}_{m}": float(one) for name, value in metrics.items() if value.ndim for m, one in enumerate(value)}
     return numbers | each

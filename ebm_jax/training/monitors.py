@@ -10,12 +10,12 @@ from ebm_jax.types import Metrics, Params, Scalar
 
 
 def of_values(values: PyTree) -> Metrics:
-    """`non_finite`: how many values are infinite or NaN on all devices together, once averaged over the devices."""
+    """`non_finite`: the count of infinite or NaN values times the number of devices; its mean is the devices' total."""
     return {"non_finite": non_finite(values) * parallel.num_devices()}
 
 
 def of_kernels(params: Params, vectors: spectral.Vectors) -> Metrics:
-    """`spectral_norm`: the largest σ = uᵀWv of the kernels before normalisation; nothing where there are no vectors."""
+    """`spectral_norm`: the largest σ = uᵀWv of the kernels before normalisation; empty if there are no vectors."""
     return {"spectral_norm": spectral.largest(params, vectors)} if vectors else {}
 
 

@@ -1,9 +1,9 @@
-"""Where a run begins and where it goes back to when it is ill: the newest healthy state on disk.
+"""Where a run begins, and where it goes back to when it is ill: the newest healthy state on disk.
 
-Every checkpoint is a healthy state. A rescue goes back to one of them, and what it goes on from, a state of a step that
-Orbax would not save twice, is saved apart, in the folder's `rescued/` under the number of the rescue: a run that is
-killed before its next checkpoint begins there. Just before that checkpoint the newer ones, which were left behind, move
-to rolled_back_checkpoints/.
+Every checkpoint is a healthy state. A rescue goes back to a checkpoint and changes the state, but Orbax would not save
+two states of one step. So the rescue saves its state apart, in the folder's `rescued/` under the rescue's number. A run
+that is killed before its next checkpoint begins there. Just before that checkpoint, the newer checkpoints that the
+rescue left behind move to rolled_back_checkpoints/.
 """
 
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Beginning(NamedTuple):
     step: int
     state: TrainState
     unproven: bool
-    """Whether it is that of a rescue after which no checkpoint was saved yet."""
+    """Whether a rescue made the state and no checkpoint was saved since."""
 
     @property
     def rescues(self) -> int:
@@ -39,10 +39,10 @@ class Beginning(NamedTuple):
 
 
 def begin(config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Folder) -> Beginning:
-    """The newest valid checkpoint, the state of a later rescue, or where there is nothing yet the initial state.
+    """The newest valid checkpoint, or the state of a later rescue; the initial state if there is neither.
 
     Raises:
-      BadInput: there are checkpoints, and all are damaged.
+      BadInput: there are checkpoints, all are damaged, and there is no rescue's state.
     """
     abstract = program.abstract_state(config, mesh)
     saved, rescued = checkpoint.restore_newest(manager, abstract), _newest_rescued(folder, abstract)
@@ -60,10 +60,10 @@ def begin(config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Fo
 def roll_back(
     config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Folder, illness: Ill
 ) -> tuple[Beginning, str]:
-    """What an ill run goes on from, which is on disk when this returns, and the event in words.
+    """The beginning that an ill run goes on from, already saved on disk, and the event in words.
 
-    That is what it would begin with now, with another random stream; but where that is a rescue's state and the run
-    fell ill without a checkpoint since, an older checkpoint, as long as there is one.
+    It is what `begin` gives, with another random stream. But if `begin` gives a rescue's state, the run fell ill again
+    before a checkpoint: then it is an older checkpoint, if there is one.
 
     Raises:
       Diverged: no rescue is left; the newest checkpoint is the last healthy state.
@@ -96,7 +96,7 @@ def roll_back(
 
 
 def _newest_rescued(folder: Folder, abstract: TrainState) -> TrainState | None:
-    """What the last rescue went on from."""
+    """The state that the last rescue went on from; None if there is none."""
     if processes.from_first("there" if checkpoint.exists(folder, DIRECTORY) else "") != "there":
         return None
     with checkpoint.open_manager(folder, directory=DIRECTORY) as apart:
@@ -107,5 +107,5 @@ def _newest_rescued(folder: Folder, abstract: TrainState) -> TrainState | None:
 
 
 def _rescues(state: TrainState) -> int:
-    """The state's count; that of several models is one and the same."""
+    """The number of rescues in a state; several models share it."""
     return int(np.max(jax.device_get(state.rescues)))

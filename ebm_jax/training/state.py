@@ -1,4 +1,4 @@
-"""The value that is a run: every array that going on needs, and how each is laid out over the devices."""
+"""The state of a run: every array that it needs to go on, and how each array lies over the devices."""
 
 from typing import Any, NamedTuple
 
@@ -18,14 +18,14 @@ from ebm_jax.types import Params, PRNGKey, Scalar
 
 
 class TrainState(NamedTuple):
-    """Everything; a checkpoint is this and nothing else. Replicated, but for what the method shares out."""
+    """All arrays of a run; a checkpoint is this and nothing else. Replicated, but for what the method shares out."""
 
     step: Int[Array, ""]
     """Training steps done."""
     rescues: Int[Array, ""]
     """How often the run was ill and went back to a healthy state."""
     key: PRNGKey
-    """The run's key, constant but for rescues: step t uses fold_in(key, t)."""
+    """The run's key; only rescues change it. Step t uses fold_in(key, t)."""
     params: Params
     """What the optimiser moves, before spectral normalisation."""
     ema: Params
@@ -33,7 +33,7 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     spectral: spectral.Vectors
     memory: Memory
-    """The method's: the replay buffer, for one."""
+    """The method's memory, such as the replay buffer."""
 
 
 def partition(method: Method, rows: Any) -> TrainState:
@@ -71,13 +71,13 @@ def init_state(
 
 
 def rescued(state: TrainState, number: int) -> TrainState:
-    """A healthy state as the run's rescue `number` >= 1 goes on from it: with another random stream."""
+    """The state that rescue `number` >= 1 makes of a healthy state: it has another random stream."""
     fold_in = jax.random.fold_in if state.key.ndim == 0 else jax.vmap(jax.random.fold_in, (0, None))
     return state._replace(rescues=jnp.full_like(state.rescues, number), key=fold_in(state.key, number))
 
 
 def non_finite(state: TrainState) -> Scalar:
-    """How many real numbers of the state are infinite or NaN, those that replay buffers store as bits included."""
+    """The number of infinite or NaN values in the state, also in replay buffers that store bits."""
 
     def decoded(part: Any) -> Any:
         return part._replace(images=replay.decode(part.images)) if isinstance(part, ReplayBuffer) else part
@@ -87,9 +87,9 @@ def non_finite(state: TrainState) -> Scalar:
 
 
 def network_params(state: TrainState, ema: bool) -> Params:
-    """The parameters to evaluate the network with: the running mean, or those of the last step.
+    """The parameters to evaluate the network with: the running mean if `ema`, else the last step's, normalised.
 
-    Those of several models are an ensemble.
+    Several models give an ensemble.
     """
     if state.step.ndim == 0:
         return state.ema if ema else spectral.normalise(state.params, state.spectral)

@@ -1,4 +1,4 @@
-"""One training step as one device runs it on its share of the batch, whatever the method."""
+"""One training step, of any method, as one device runs it on its share of the batch."""
 
 from collections.abc import Callable
 
@@ -23,13 +23,14 @@ def make_train_step(
     ema_decay: float,
     rescue_learning_rate: float,
 ) -> TrainStep:
-    """The step (state, batch) -> (state, metrics) of one device, to be mapped by `parallel.over_devices`.
+    """One device's step (state, batch) -> (state, metrics); `parallel.over_devices` maps it.
 
-    Batch and memory are this device's shares. The mean of gradient and metrics is the only communication, but for what
-    the method itself gathers. Metrics are scalars: the method's, the loss, the gradient's norm, and the `monitors`.
+    Batch and memory are this device's shares. Devices communicate only for the mean of gradient and metrics, and where
+    the method gathers. Metrics are scalars: the method's metrics, the loss, the gradient's norm and the `monitors`.
 
     Args:
-      rescue_learning_rate: factor of the learning rate for every rescue of the run (training/guard.py).
+      ema_decay: the weight of the old running mean in the new one, in [0, 1].
+      rescue_learning_rate: every rescue of the run multiplies the learning rate by this factor (training/recovery.py).
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
