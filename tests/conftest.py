@@ -22,7 +22,7 @@ jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 
-# Many tests compile the same small program: once is enough, for all of xdist's processes and those that tests start.
+# Many tests compile the same small program. All of xdist's processes, and those that tests start, compile it once.
 if "EBM_JAX_TEST_CACHE" not in os.environ:
     CACHE = tempfile.TemporaryDirectory(prefix="ebm_jax_test_cache_")
     os.environ["EBM_JAX_TEST_CACHE"] = os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
@@ -31,7 +31,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jaxtyping.install_import_hook("ebm_jax", "beartype.beartype")
 
 ROOT = Path(__file__).resolve().parents[1]
-FOR_EVER = 600  # seconds that no busy machine needs: the bound of every wait for something that is sure to happen
+FOR_EVER = 600  # seconds: the limit of every wait for a sure event; even a busy machine needs less
 
 
 @pytest.fixture(scope="session")
@@ -60,14 +60,14 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at."""
+    """A free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def start(command: list[str], folder: Path = ROOT, **environment: str) -> subprocess.Popen:
-    """A process of its own on the CPU, its output and errors in one pipe; to be killed by whoever starts it."""
+    """A new process on the CPU, with output and errors in one pipe. Whoever starts it kills it."""
     fewer = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return subprocess.Popen(
         command,

@@ -1,4 +1,4 @@
-"""Evaluating a run: what an evaluator is given is the run's own data and samples, and says where they are from."""
+"""Evaluating a run: an evaluator gets the run's own data and samples, described with where they come from."""
 
 import json
 import math
@@ -98,7 +98,7 @@ def test_samples_of_the_buffer_are_its_decoded_chains_with_their_labels_and_say_
 
 @pytest.mark.slow
 def test_samples_by_turns_are_of_one_member_a_round_and_say_so(workdir):
-    """Two snapshots; a buffer that a round moves whole, so that a chain's rounds are known."""
+    """Two snapshots. A round moves the whole buffer, so the number of rounds of every chain is known."""
     buffered = {"sample__buffer_capacity": 24, "sample__restart_prob": 0.0, "eval__batch_size": 24}
 
     def judged(**changes):
@@ -249,7 +249,7 @@ def test_an_interrupt_keeps_what_was_measured_before(workdir, capsys, known_eval
 
 
 class Counted:
-    """A function of the package that says how often it is called, and with which split of which config."""
+    """A function of the package that notes each call with the split of its config."""
 
     def __init__(self, monkeypatch, module, name):
         self.calls, self.fn = [], getattr(module, name)

@@ -79,7 +79,7 @@ def rows(workdir):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """One process with 4 devices; two with 2 each for half of the steps, then four with 1 each; what they printed."""
+    """Folders and output of one process with 4 devices, and of two with 2 each for half the steps, then four with 1."""
     folder = tmp_path_factory.mktemp("runs")
     alone, half, whole = folder / "alone", folder / "half", folder / "whole"
     side_by_side = [*run_alone(alone, 4), *run_together(half, 2, 2, train__num_steps=3)]

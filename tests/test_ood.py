@@ -91,7 +91,7 @@ def test_a_set_against_itself_is_one_half_and_otherwise_preprocessed_is_not(dama
 
 
 def quadratic(images, labels):
-    """U(x, y) = Σ (x - y/2)² / 2, whose gradient is x - y/2."""
+    """U(x, y) = Σ (x - y/2)² / 2, with the gradient x - y/2."""
     return 0.5 * jnp.square(images - 0.5 * labels.reshape(-1, 1, 1, 1)).sum((1, 2, 3))
 
 

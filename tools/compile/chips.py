@@ -1,4 +1,4 @@
-"""The TPU chips by what bounds a program on them: arithmetic, and the size and bandwidth of their memory."""
+"""The limits of TPU chips: their arithmetic, and the size and bandwidth of their memory."""
 
 from typing import NamedTuple
 
