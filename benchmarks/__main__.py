@@ -31,7 +31,7 @@ MARKS = ("<!-- measured: begin -->\n", "<!-- measured: end -->")
 
 
 class Setting(NamedTuple):
-    """What the sections are given."""
+    """The arguments of the sections."""
 
     peer: Peer | None
     igebm: str

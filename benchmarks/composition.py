@@ -35,7 +35,7 @@ SUM, IN_TURN = "both, sum of energies", "both, steps in turn"
 
 
 class Asked(NamedTuple):
-    """What every chain is asked for: shapes [n] and positions [n, 2], (x, y) in [0, 1]."""
+    """The requests, one a chain: shapes [n] and positions [n, 2], (x, y) in [0, 1]."""
 
     shapes: np.ndarray
     positions: np.ndarray

@@ -1,4 +1,4 @@
-"""What a class-conditional model of small gray images knows: classes, lower halves, and what its samples look like.
+"""Tests of a class-conditional model of small gray images: classes, lower halves, and the look of its samples.
 
     python run.py --config=configs/fashion_mnist_conditional.py
     python -m benchmarks.conditional runs/fashion_mnist_conditional [--picture-folder docs]

@@ -29,7 +29,7 @@ def gaussian(mean, precision):
 
 
 def assert_law(x, mean, covariance):
-    """The moments of independent chains [n, d] are those of the normal law, within five standard errors."""
+    """Independent chains [n, d] have the moments of the normal law, within five standard errors."""
     x = np.asarray(x, np.float64).reshape(len(x), -1)
     variances = np.diag(covariance)
     assert (np.abs(x.mean(0) - mean) < 5 * np.sqrt(variances / len(x))).all()

@@ -11,7 +11,7 @@ from ebm_jax.metrics import calibration
 
 @pytest.fixture(scope="module")
 def predictions():
-    """Logits of 3,000 images, with labels drawn from softmax(logits / 2): twice as confident as they should be."""
+    """Logits of 3,000 images, with labels drawn from softmax(logits / 2): the logits are too confident."""
     rng = np.random.default_rng(0)
     logits = 3.0 * rng.normal(size=(3_000, 5))
     probabilities = np.exp(log_softmax(logits / 2.0, axis=1))

@@ -10,7 +10,7 @@ STEPS, CHAINS = 4_000, 16
 
 
 def autoregressive(correlation, shifts=0.0):
-    """x_t = ρ x_{t-1} + sqrt(1 - ρ²) α, begun in its law N(shift, 1): float32 [STEPS, CHAINS]."""
+    """x_t = ρ x_{t-1} + sqrt(1 - ρ²) α, started in its law N(shift, 1): float32 [STEPS, CHAINS]."""
     rng = np.random.default_rng(0)
     x = [rng.normal(size=CHAINS)]
     for _ in range(STEPS - 1):

@@ -38,7 +38,7 @@ def opened(workdir, **changes):
 
 
 def drawn(of_run):
-    """What the run's evaluation judges."""
+    """The samples that the run's evaluation judges."""
     return samples.draw(of_run, lambda words: None)
 
 
@@ -153,7 +153,7 @@ def test_a_function_of_energies_is_mapped_over_any_number_of_images(workdir):
 
 
 def mean_of_samples(of_run, evidence):
-    """A measurement whose number is known."""
+    """A measurement with a known number."""
     images = evidence.samples.images
     values = {
         "mean": Value(float(images.mean()), 0.0123),

@@ -1,4 +1,4 @@
-"""What research code imports: four functions that are pure and fit each other."""
+"""Research code imports four functions; they are pure and fit each other."""
 
 import jax
 import jax.numpy as jnp

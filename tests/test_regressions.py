@@ -1,4 +1,4 @@
-"""What must not grow, counted in compiled training steps: the numbers are the same on every machine, and exact.
+"""Counts of compiled training steps that must not grow: they are exact, and the same on every machine.
 
 benchmarks/ and docs/performance.md say what they mean in time; nothing is timed here.
 """

@@ -135,7 +135,7 @@ def reading_threads():
 
 
 def test_threads_end_with_the_context_even_after_a_jump_and_an_error():
-    wait_until(lambda: not reading_threads())  # those of the test before
+    wait_until(lambda: not reading_threads())  # threads of the test before
     with contextlib.suppress(KeyError), stream.open_batches(forgiving(source_of_noise()), 5, BATCH, 4) as batches:
         batches(0)
         assert reading_threads()

@@ -10,7 +10,7 @@ from ebm_jax.labels import example_labels
 from ebm_jax.types import Config
 from tools.compile import work
 
-IMAGES, PARAMS = 0, 1  # places of the arguments that gradients are taken for
+IMAGES, PARAMS = 0, 1  # places of the arguments that get gradients
 
 
 def _products(config: Config) -> list[work.Product]:

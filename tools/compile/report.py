@@ -53,7 +53,7 @@ class Compiled(NamedTuple):
 
 
 def compile(config: Config, folder: Path, *, topology: str) -> int:
-    """Print what the compiled step and sampler of a config need of each chip of a topology; nothing runs or is written.
+    """Print the needs of a config's compiled step and sampler on each chip of a topology. Nothing runs or is written.
 
     Args:
       topology: "cpu", or a TPU's name and shape, such as "v5e:16x16".
