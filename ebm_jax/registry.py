@@ -4,6 +4,8 @@ import difflib
 import importlib
 import inspect
 import re
+import sys
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,23 +37,47 @@ def file_name(name: str) -> str:
 
 
 def imported(key: str, module: str, attribute: str) -> Any:
-    """The attribute of a module that the user named at `key`.
+    """The attribute of a module that the config names at `key`.
+
+    A run's folder may come from a stranger, and a name such as os:system is no network. So only code that was written
+    for this package is taken: a Flax module, or what is defined in a module that imports ebm_jax.
 
     Raises:
-      BadInput: as `named`.
+      BadInput: the module cannot be imported, has no such attribute, or was not written for this package.
     """
     where = f"{key} '{module}:{attribute}'"
     try:
+        if module.partition(".")[0] == "ebm_jax":
+            raise BadInput(f"{where} is this package's own; use one of the names that {key} has")
         found = importlib.import_module(module)
+    except BadInput:
+        raise
     except Exception as error:  # whatever the user's module raises, or an empty or relative name
         reason = " ".join(str(error).split())[:200]
         raise BadInput(
-            f"{where} cannot be imported ({type(error).__name__}: {reason}); name an installed module, or one in the "
-            "current folder, as package.module:Name"
+            f"{where} cannot be imported ({type(error).__name__}: {reason}); name an installed module, or one beside "
+            "run.py, as package.module:Name"
         ) from error
     if not attribute.isidentifier() or not hasattr(found, attribute):
         raise BadInput(f"{where} is not in {module}; give the name of a function or class there")
-    return getattr(found, attribute)
+    own = getattr(found, attribute)
+    if not _is_made_for_us(own):
+        raise BadInput(f"{where} is no code for this package; put `import ebm_jax` into the module that defines it")
+    return own
+
+
+def _is_made_for_us(found: Any) -> bool:
+    """Whether it is a value of a type of ours, a Flax module, or is defined in a module that imports ebm_jax."""
+    if _of(type(found), "ebm_jax") or (isinstance(found, type) and any(_of(one, "flax") for one in found.__mro__)):
+        return True
+    home = sys.modules.get(getattr(found, "__module__", None) or "")
+    return home is not None and any(_of(value, "ebm_jax") for value in vars(home).values())
+
+
+def _of(value: Any, package: str) -> bool:
+    """Whether a value is a module of the package, or defined in one."""
+    home = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+    return isinstance(home, str) and home.partition(".")[0] == package
 
 
 def called(key: str, name: str, factory: Any, offers: Mapping[str, Callable[[], Any]], own: Mapping[str, Any]) -> Any:
@@ -84,6 +110,6 @@ def called(key: str, name: str, factory: Any, offers: Mapping[str, Callable[[], 
     except Exception as error:  # whatever the user's code raises
         reason = " ".join(str(error).split())[:200]
         raise BadInput(
-            f"{key} '{name}' cannot be made ({type(error).__name__}: {reason}); give its other parameters defaults, and "
-            "its keys values that it takes"
+            f"{key} '{name}' cannot be made ({type(error).__name__}: {reason}); give its other parameters defaults, "
+            "and its keys values that it takes"
         ) from error

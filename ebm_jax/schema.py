@@ -44,6 +44,7 @@ from ebm_jax.kinds import (
 from ebm_jax.types import BadInput, Config
 
 SAME: Any = object()
+ALWAYS: Any = object()
 RUN, FREE, HOST = "run", "free", "host"
 
 
@@ -56,8 +57,8 @@ class Key(NamedTuple):
     """With the unit."""
     source: str = ""
     """Where the default comes from, where it has a source."""
-    absent: Any = SAME
-    """What a run did before the key existed; `SAME`: what the default does."""
+    absent: Any = ALWAYS
+    """What a run did before the key existed; `ALWAYS`: every run has the key."""
     dry: Any = SAME
     """The value in a dry run; `SAME`: as it is."""
     scope: str = ""
@@ -93,8 +94,8 @@ KEYS: dict[str, Key] = {
     "model.resnet.attention": Key(False, FLAG, "self-attention in place of a block, residual nets only", "release models.py:247"),
     "model.resnet.dropout": Key(0.0, BELOW_ONE, "rate in the blocks while training, residual nets only", "release: 0.5 in ResNet32Large"),
     "model.resnet.dropout_in_chains": Key(True, FLAG, "where there is dropout, training's chains have it too", "release train.py:548"),
-    "method.name": Key("contrastive", WORD, "contrastive: by chains from a replay buffer; denoising: score matching at one noise level; or package.module:Name", "ours"),
-    "method.denoising.sigma": Key(0.1, POSITIVE, "σ of the noise that is taken off again, pixels being in [0, 1]", "ours"),
+    "method.name": Key("contrastive", WORD, "contrastive: by chains from a replay buffer; denoising: score matching at one noise level; or package.module:Name", "ours", absent="contrastive"),
+    "method.denoising.sigma": Key(0.1, POSITIVE, "σ of the noise that is taken off again, pixels being in [0, 1]", "ours", absent=0.1),
     "chain.kernel": Key("langevin", WORD, "langevin; mala, hmc: with a Metropolis test, exact at any step size; or package.module:Name"),
     "chain.num_steps": Key(60, CHAIN_STEPS, "K, steps of a chain in one training step", "release, CIFAR-10", dry=2),
     "chain.step_size": Key(10.0, POSITIVE, "s, factor of the gradient", "release, CIFAR-10"),
@@ -102,7 +103,7 @@ KEYS: dict[str, Key] = {
     "chain.temperature": Key(1.0, NOT_NEGATIVE, "T, multiplies the variance of the noise"),
     "chain.anneal_from": Key(0.0, NOT_NEGATIVE, "T of a training chain's first step, falling geometrically; 0: constant"),
     "chain.quiet_steps": Key(0, whole(0), "of a training chain's steps, the last ones without noise"),
-    "chain.base": Key("uniform", one_of("uniform", "normal"), "law that chains start from: uniform on the box that holds them; normal: N(0, 1), and no box", "ours"),
+    "chain.base": Key("uniform", one_of("uniform", "normal"), "law that chains start from: uniform on the box that holds them; normal: N(0, 1), and no box", "ours", absent="uniform"),
     "chain.langevin.noise_scale": Key(0.005, NOT_NEGATIVE, "σ, noise of one step, pixels being in [0, 1]", "release train.py:736"),
     "chain.langevin.tied": Key(False, FLAG, "True: the exact Langevin equation, noise sqrt(2 s T) in place of noise_scale"),
     "chain.hmc.num_leaps": Key(5, whole(1, 10_000), "leapfrog steps of one step of hmc"),
@@ -417,14 +418,16 @@ def of_run(found: dict[str, Any], origin: str) -> tuple[Config, str]:
       origin: names where it was found.
 
     Raises:
-      BadInput: a key is unknown or of another kind, or was removed and has a value that no run can have now.
+      BadInput: a key is unknown, of another kind, or lost; or it was removed and has a value that no run can have now.
     """
     values, renamed = _renamed(_flat(found))
     for name, goes_on in REMOVED.items():
         if name in values and not goes_on(values.pop(name)):
             raise BadInput(f"{origin} has {name}, which this version no longer has; use the version that made the run")
-    missing = {name: key for name, key in KEYS.items() if name not in values}
-    filled = {name: key.default if key.absent is SAME else key.absent for name, key in missing.items()}
+    filled = {name: key.absent for name, key in KEYS.items() if name not in values}
+    if lost := [name for name, absent in filled.items() if absent is ALWAYS]:
+        others = f" and {len(lost) - 1} more keys" if lost[1:] else ""
+        raise BadInput(f"{origin} has no {lost[0]}{others}, which every run has; restore it from a copy")
     words = [f"{renamed} keys have new names"] if renamed else []
     if filled:
         some = ", ".join(f"{name}={shown(value)}" for name, value in list(filled.items())[:3])

@@ -1,5 +1,10 @@
-"""Eight CPU devices, JAX's strict modes and run-time shape checks, all set before the package is imported."""
+"""CPU devices, JAX's strict modes, run-time shape checks and a cache of compiled programs, set before our own imports.
 
+A process has eight devices. A run takes two of them, so it costs as much as for a user on two cores. A test that needs
+all eight says so: it takes `jax.devices()` itself, or has the marker `eight_devices`.
+"""
+
+import importlib.metadata
 import os
 import socket
 import subprocess
@@ -22,16 +27,40 @@ jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 
-# Many tests compile the same small program. All of xdist's processes, and those that tests start, compile it once.
-if "EBM_JAX_TEST_CACHE" not in os.environ:
-    CACHE = tempfile.TemporaryDirectory(prefix="ebm_jax_test_cache_")
-    os.environ["EBM_JAX_TEST_CACHE"] = os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
-jax.config.update("jax_compilation_cache_dir", os.environ["EBM_JAX_TEST_CACHE"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jaxtyping.install_import_hook("ebm_jax", "beartype.beartype")
 
+from ebm_jax.storage import compiled  # noqa: E402
+
+# Many tests compile the same small program. All of xdist's processes, those that tests start and the next session share
+# one cache. JAX's keys hold the program and the compiler's options; each JAX and kind of processor has its own folder.
+VERSION = "-".join(importlib.metadata.version(name) for name in ("jax", "jaxlib"))
+CACHE = Path(tempfile.gettempdir()) / f"ebm_jax_tests_{os.getuid()}" / f"jax-{VERSION}-{compiled.machine()}"
+os.environ.setdefault("EBM_JAX_TEST_CACHE", str(CACHE))
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["EBM_JAX_TEST_CACHE"]
+jax.config.update("jax_compilation_cache_dir", os.environ["EBM_JAX_TEST_CACHE"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
 ROOT = Path(__file__).resolve().parents[1]
+DEVICES = 2  # of a run
 FOR_EVER = 600  # seconds: the limit of every wait for a sure event; even a busy machine needs less
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_devices() -> Iterator[None]:
+    """Let the mesh of all devices hold two, except in tests with the marker `eight_devices`."""
+    from ebm_jax.distributed import parallel
+
+    whole = parallel.device_mesh
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "device_mesh", lambda devices=None: whole(devices or jax.devices()[:DEVICES]))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def eight_devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what the marker of this name says."""
+    if request.node.get_closest_marker("eight_devices"):
+        monkeypatch.setitem(globals(), "DEVICES", 8)
 
 
 @pytest.fixture(scope="session")

@@ -191,6 +191,7 @@ def test_bases_are_normalised():
     assert abs(drawn.std() - 1.5) < 5 * 1.5 / np.sqrt(40_000)
 
 
+@pytest.mark.eight_devices
 def test_eight_devices_and_vmap_give_the_weights_of_one():
     base, path = uniform((2,)), ais.Path(jnp.linspace(0, 1, 6), jnp.full(6, 0.01))
     x = np.asarray(base.sample(jax.random.key(0), 64))

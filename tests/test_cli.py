@@ -39,16 +39,16 @@ BAD = {
     "misspelt choice": ([DIGITS, "--config.loss.objective=sofplus"], "did you mean softplus?"),
     "unknown network": ([DIGITS, "--config.model.name=resnet"], "use one of resnet32, resnet32_large"),
     "batch not divisible": (
-        [DIGITS, "--config.train.batch_size=100"],
-        "batch_size 100 is not divisible by 8 devices; use 96 or 104",
+        [DIGITS, "--config.train.batch_size=101"],
+        "batch_size 101 is not divisible by 2 devices; use 100 or 102",
     ),
     "batch below the devices": (
-        [DIGITS, "--config.train.batch_size=5"],
-        "batch_size 5 is not divisible by 8 devices; use 8",
+        [DIGITS, "--config.train.batch_size=1"],
+        "batch_size 1 is not divisible by 2 devices; use 2",
     ),
     "buffer not divisible": (
         [DIGITS, "--config.buffer.capacity=1001"],
-        "capacity 1001 is not divisible by 8 devices; use 1000 or 1008",
+        "capacity 1001 is not divisible by 2 devices; use 1000 or 1002",
     ),
     "buffer below the batch": (
         [DIGITS, "--config.buffer.capacity=32"],

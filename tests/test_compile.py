@@ -126,6 +126,7 @@ SAYS = [  # libtpu 0.0.42.1, and an older one
 ]
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("says", SAYS)
 def test_what_does_not_fit_is_said_with_the_key_to_lower_by_how_much(says):
     config, mesh = tiny("digits", **{"train.batch_size": 64}), parallel.device_mesh()

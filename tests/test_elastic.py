@@ -33,7 +33,7 @@ def conditional_run(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("conditional") / "run", np.random.default_rng(0)
     config = cli.parse(command(folder, model__num_classes=10, **SIZES)).config
     workdir.claim(folder, config)
-    mesh = parallel.device_mesh()
+    mesh = parallel.device_mesh(jax.devices())
     state = program.make_state(config, mesh)
     buffer = state.memory._replace(
         labels=parallel.place_batch(mesh, rng.integers(0, 10, 48, np.int32)),
@@ -61,7 +61,7 @@ def one_step(config, mesh, state, step):
 
 @pytest.fixture(scope="module")
 def points(tmp_path_factory):
-    folder, mesh = tmp_path_factory.mktemp("points") / "run", parallel.device_mesh()
+    folder, mesh = tmp_path_factory.mktemp("points") / "run", parallel.device_mesh(jax.devices())
     config = cli.parse(density_command(folder, chain__kernel="langevin", buffer__ring=True, **SIZES)).config
     workdir.claim(folder, config)
     state = program.make_state(config, mesh)

@@ -56,7 +56,7 @@ def test_the_data_are_the_runs_own_with_their_labels_whatever_the_model_is_condi
 def test_members_from_other_runs_lie_on_all_devices_as_the_runs_own_do(workdir):
     alone, both = (jax.tree.leaves(opened(workdir, sample__with_runs=runs).params) for runs in ("", str(workdir)))
     for one, pair in zip(alone, both, strict=True):
-        assert len(pair.sharding.device_set) == 8
+        assert len(pair.sharding.device_set) == 2
         np.testing.assert_array_equal(pair, np.stack([one, one]))
 
 
@@ -127,7 +127,7 @@ def test_samples_by_turns_are_of_one_member_a_round_and_say_so(workdir):
             "more than the 64 chains of the training buffer; use at",
         ),
         ({"sample__ensemble": "turns"}, "sample.ensemble turns needs a sampling buffer; set sample.buffer_capacity"),
-        ({"sample__buffer_capacity": 16}, "16 must hold eval.num_samples 20 and be divisible by 8 devices; use 24"),
+        ({"sample__buffer_capacity": 16}, "16 must hold eval.num_samples 20 and be divisible by 2 devices; use 20"),
         (
             {"sample__buffer_capacity": 64, "eval__samples": "buffer"},
             "eval.samples buffer judges the training buffer, and sample.buffer_capacity 64 asks for a sampling buffer",

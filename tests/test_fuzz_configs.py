@@ -4,9 +4,11 @@ Nothing but `BadInput` may be raised; `run.main` exits with status 2 and changes
 checks must build: its training step is traced. The counts are in docs/reliability.md.
 """
 
+import copy
 import json
 import math
 from collections import Counter
+from functools import reduce
 
 import jax
 import numpy as np
@@ -21,7 +23,8 @@ import run
 from configs import default, digits
 from ebm_jax import capacity, checks, cli, evaluators, program, schema, tasks
 from ebm_jax.distributed import parallel
-from ebm_jax.schema import FLAG, KEYS, SHAPE, as_config, flat, value_of
+from ebm_jax.kinds import FLAG, SHAPE
+from ebm_jax.schema import KEYS, as_config, flat, value_of
 from ebm_jax.storage.workdir import read_config
 from ebm_jax.types import BadInput
 
@@ -40,13 +43,10 @@ def check_line(error):
 
 
 def tiny(name, **changes):
-    """A shipped config so small that its step is traced in a second, as {group: {name: value}}."""
-    values = schema.dry_run(config_of(name)).to_dict()
-    values["train"]["dry_run"], values["model"]["width"] = False, 4
-    for key, value in changes.items():
-        group, field = key.split("__")
-        values[group][field] = value
-    return values
+    """A shipped config so small that its step is traced in a second, as nested dictionaries."""
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    small = {"train.dry_run": False, "model.width": 4}
+    return schema.with_values(schema.dry_run(config_of(name)), small | changes).to_dict()
 
 
 BASES = {
@@ -62,16 +62,22 @@ BASES = {
 
 
 def changed(base, changes):
-    values = {group: dict(fields) for group, fields in BASES[base].items()}
+    values = copy.deepcopy(BASES[base])
     for key, value in changes.items():
-        group, name = key.split(".")
-        values[group][name] = value
+        group, last = place(values, key)
+        group[last] = value
     return values
+
+
+def place(values, key):
+    """A dotted key's group in nested dictionaries, and its name there."""
+    *groups, last = key.split(".")
+    return reduce(dict.__getitem__, groups, values), last
 
 
 def checked(values):
     """The config as a run would have it, after every check that needs no device."""
-    config = as_config(ConfigDict(values), "mine.py", "begin with configs/default.py")
+    config = as_config(ConfigDict(values), "mine.py")
     checks.check(config, 8)
     tasks.check(config, 8)
     capacity.check_samples_fit(config)
@@ -109,7 +115,7 @@ def test_every_key_has_its_limit_and_every_shipped_config_keeps_to_it():
     for name in NAMES:
         config = config_of(name)
         schema.check_values(config)
-        assert as_config(config, name, "") == config
+        assert flat(as_config(config, name)) == flat(config)
 
 
 HUGE = [10**9, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63, 10**30, 10**400, 10**5000]
@@ -142,26 +148,26 @@ ODD = ODD_NUMBERS + ODD_TEXTS + ODD_TYPES
 def names_of(key):
     """The valid words of a key, if it has any, so that checks across keys run too."""
     sources = {"data.source": ["density", "noise", "shapes", "npz:x"], "sample.task": [*tasks.TASKS]}
-    return [*CHOICES.get(key, {}), *sources.get(key, [])]
+    return [*checks.NAMES.get(key, {}), *KEYS[key].limit.options, *sources.get(key, [])]
 
 
 def try_odd_values(stride):
     """Each key with every `stride`-th odd value, from its own offset, and with all valid words."""
     counts = Counter()
-    for index, (key, limit) in enumerate(KEYS.items()):
+    for index, (key, entry) in enumerate(KEYS.items()):
         for value in ODD[index % stride :: stride] + names_of(key):
             config = accepted(changed("digits", {key: value}))
             counts["refused" if config is None else "taken"] += 1
             if config is None:
                 continue
             found = value_of(config, key)
-            assert limit.is_kind(found), (key, value)
+            assert entry.limit.is_kind(found), (key, value)
             if isinstance(found, float):
                 assert found >= 0, f"no number of a config may be negative or NaN: {key} {found}"
     return counts
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_each_key_with_odd_values_is_refused_in_one_line_or_of_its_kind():
     counts = try_odd_values(stride=5)
     assert counts.total() > 1_500
@@ -179,7 +185,7 @@ def several_changes(draw):
     keys = draw(st.lists(st.sampled_from(sorted(KEYS)), min_size=1, max_size=4, unique=True))
     by_kind = {FLAG: st.booleans(), SHAPE: st.sampled_from([(8, 8, 1), (9, 12, 3), (32, 32, 3), (2,), (64, 8, 1)])}
     return {
-        key: draw(st.sampled_from(names_of(key)) if names_of(key) else by_kind.get(KEYS[key], plausible))
+        key: draw(st.sampled_from(names_of(key)) if names_of(key) else by_kind.get(KEYS[key].limit, plausible))
         for key in keys
     }
 
@@ -212,17 +218,17 @@ def fuzz_steps(examples):
 
 
 def test_any_value_of_any_key_is_refused_in_one_line_or_taken():
-    counts = fuzz_configs(200)
-    assert counts.total() >= 200
-    assert min(counts["refused"], counts["taken"]) > 5, counts
+    counts = fuzz_configs(50)
+    assert counts.total() >= 50
+    assert min(counts["refused"], counts["taken"]) > 2, counts
 
 
 def test_what_the_checks_let_through_has_a_training_step():
-    counts = fuzz_steps(25)
-    assert counts["traced"] >= 2, counts
+    counts = fuzz_steps(15)
+    assert counts["traced"] >= 1, counts
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_thousands_of_configs_are_refused_in_one_line_or_have_a_training_step():
     odd, one, several = try_odd_values(stride=1), fuzz_configs(3_000), fuzz_steps(150)
     for what, counts in {"each key, each odd value": odd, "one key": one, "several keys": several}.items():
@@ -267,16 +273,16 @@ def test_a_config_that_once_failed_later_is_refused_with_the_cure(base, changes,
     ],
 )  # fmt: skip
 def test_a_run_that_cannot_fit_in_memory_is_refused_before_it_is_built(changes, lower):
-    config = as_config(ConfigDict(changed("digits", changes)), "mine.py", "")
+    config = as_config(ConfigDict(changed("digits", changes)), "mine.py")
     with pytest.raises(BadInput, match=f"GiB on each device.*{lower}"):
         capacity.check_memory(config, parallel.device_mesh())
 
 
 def test_the_memory_that_a_run_needs_at_least_is_that_of_its_arrays(monkeypatch):
-    config, mesh = as_config(ConfigDict(BASES["digits"]), "mine.py", ""), parallel.device_mesh()
+    config, mesh = as_config(ConfigDict(BASES["digits"]), "mine.py"), parallel.device_mesh(jax.devices())
     state = program.make_state(config, mesh)
     shards = [leaf.addressable_shards[0].data for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state))]
-    shards += [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(state.buffer)]
+    shards += [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(state.memory)]
     batch = 2 * 4 * math.prod(config.data.shape) * config.train.batch_size // 8
     needed = 8 * (sum(shard.nbytes for shard in shards) + batch)
     monkeypatch.setattr(parallel, "host_memory", lambda: needed)
@@ -423,11 +429,11 @@ def fuzz_words(examples):
 
 
 def test_any_text_for_any_key_on_the_command_line_is_refused_in_one_line_or_taken():
-    counts = fuzz_words(150)
-    assert min(counts["refused"], counts["taken"]) > 5, counts
+    counts = fuzz_words(50)
+    assert min(counts["refused"], counts["taken"]) > 2, counts
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_thousands_of_texts_on_the_command_line():
     counts = fuzz_words(2_000)
     print(f"{counts.total()} examples, {dict(counts)}")
@@ -441,8 +447,10 @@ def trained(tmp_path_factory):
 
 
 def without(values, key):
-    group, name = key.split(".")
-    return values | {group: {field: value for field, value in values[group].items() if field != name}}
+    fewer = copy.deepcopy(values)
+    group, last = place(fewer, key)
+    del group[last]
+    return fewer
 
 
 def damaged_json(text):
@@ -463,7 +471,7 @@ def damaged_json(text):
         "a group as a number": json.dumps(values | {"chain": 3}),
         "a group as a list": json.dumps(values | {"chain": [1]}),
         "no group": json.dumps({group: fields for group, fields in values.items() if group != "buffer"}),
-        "a key less, as of an older version": json.dumps(without(values, "chain.langevin.tied")),
+        "a key less that every run has": json.dumps(without(values, "chain.langevin.tied")),
         "a key more, as of a newer version": json.dumps(values | {"chain": values["chain"] | {"newer": 1}}),
         "a group more": json.dumps(values | {"newer": {"key": 1}}),
         "dots in a name": json.dumps(values | {"chain.num_steps": 1}),
@@ -478,7 +486,7 @@ def damaged_json(text):
 DAMAGES = list(damaged_json(json.dumps(BASES["digits"])))
 
 
-@pytest.mark.parametrize("mode", ["sample", "export", "evaluate", "train"])
+@pytest.mark.parametrize("mode", ["sample", "train"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_run_whose_config_is_damaged_is_refused_in_one_line_and_left_as_it_is(
     trained, tmp_path, capsys, damage, mode

@@ -25,7 +25,7 @@ from ebm_jax.types import BadInput
 SHAPE = (8, 8, 3)
 LONGEST = 1000  # characters of a message
 HANG = 300  # seconds; no test needs as many, however busy the machine
-QUICK = settings(max_examples=150, derandomize=True, deadline=None, database=None)
+QUICK = settings(max_examples=50, derandomize=True, deadline=None, database=None)
 MANY = settings(max_examples=3_000, derandomize=True, deadline=None, database=None)
 
 
@@ -178,7 +178,7 @@ def fuzz_images(profile):
 def test_damaged_images_are_read_or_unreadable():
     counts = fuzz_images(QUICK)
     assert counts.total() >= QUICK.max_examples
-    assert min(counts["read"], counts["unreadable"]) > 10, counts
+    assert min(counts["read"], counts["unreadable"]) > 3, counts
 
 
 def fill(folder, name):
@@ -333,7 +333,7 @@ def fuzz_archives(profile, path):
 def test_archives_of_anything_are_read_or_refused_in_one_line(tmp_path):
     counts = fuzz_archives(QUICK, tmp_path / "x.npz")
     assert counts.total() >= QUICK.max_examples
-    assert min(counts["read"], counts["refused"]) > 10, counts
+    assert min(counts["read"], counts["refused"]) > 3, counts
 
 
 def array_header(shape, kind="|u1"):
@@ -394,7 +394,7 @@ def test_an_archive_that_unpacks_to_more_than_the_memory_is_refused_before_it_is
         files.npz_source(tmp_path / "x.npz", "train", SHAPE, crop=True)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:::PIL")
 def test_thousands_of_images_and_archives_are_read_or_refused(tmp_path):
     for what, counts in {"images": fuzz_images(MANY), "archives": fuzz_archives(MANY, tmp_path / "x.npz")}.items():

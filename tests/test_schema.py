@@ -107,6 +107,13 @@ def test_a_key_that_a_run_lacks_takes_what_runs_did_before_it_existed_and_new_ru
     assert schema.defaults().train.added_later == 8
 
 
+def test_a_run_that_lacks_a_key_that_every_run_has_is_refused():
+    older = of_an_older_version()
+    del older["chain"]["step_size"], older["loss"]
+    with pytest.raises(BadInput, match=r"^run has no chain.step_size and 6 more keys, which every run has; restore"):
+        schema.of_run(older, "run")
+
+
 def test_a_removed_key_is_let_go_where_the_run_can_go_on_without_it_and_refused_elsewhere(monkeypatch):
     monkeypatch.setitem(schema.REMOVED, "train.gone", lambda value: value is False)
     older = nested(schema.flat(schema.defaults()))

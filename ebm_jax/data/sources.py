@@ -1,6 +1,7 @@
 """The data that a config names, as a source of images and as batches."""
 
 import contextlib
+import difflib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -109,7 +110,10 @@ def factory_of(name: str) -> Callable[[Config, str], source.Source]:
     kind = name.partition(":")[0]
     if kind in SOURCES:
         return SOURCES[kind]
-    own = named("data.source", name, SOURCES | {"density": None})
+    known = [*SOURCES, "density"]
+    if ":" not in name or difflib.get_close_matches(kind, known):  # a slip rather than a module
+        named("data.source", kind, dict.fromkeys(known))
+    own = named("data.source", name, {})
     return lambda config, path: _own_source(config, own)
 
 
