@@ -1,1 +1,1 @@
-"""Measurements, each a script: what it compares runs side by side, and ratios are what counts."""
+"""Measurements, each a script. Candidates run side by side, and only ratios count."""

@@ -2,10 +2,10 @@
 
     python -m benchmarks [--peer-python PATH --igebm FOLDER] [--only chain,step,...] [--rounds 5] [--write]
 
-PATH is the interpreter of an environment of its own (`python -m venv`, then `pip install torch torchvision tqdm
-"torchebm==0.8.*" "ebmkit==0.16.*"`, torch for the CPU); FOLDER a clone of github.com/rosinality/igebm-pytorch. Without
-them the peers are left out. Candidates of a section take turns, round after round; times are medians with quartiles.
-Nothing else should run: the ratios bear some load, the times do not. `--write` puts the tables into
+PATH is the interpreter of a separate environment (`python -m venv`, then `pip install torch torchvision tqdm
+"torchebm==0.8.*" "ebmkit==0.16.*"`, torch for the CPU). FOLDER is a clone of github.com/rosinality/igebm-pytorch.
+Without them the peers are left out. Candidates of a section take turns, round after round; times are medians with
+quartiles. Nothing else should run: the ratios bear some load, the times do not. `--write` puts the tables into
 docs/performance.md and draws docs/performance.png.
 """
 
@@ -31,7 +31,7 @@ MARKS = ("<!-- measured: begin -->\n", "<!-- measured: end -->")
 
 
 class Setting(NamedTuple):
-    """What the sections are given."""
+    """The arguments of the sections."""
 
     peer: Peer | None
     igebm: str
@@ -66,7 +66,7 @@ def machine() -> str:
 
 
 def main() -> None:
-    """Run the sections that are asked for, print them, and write them where that is asked for."""
+    """Run the sections that are asked for, print them, and write them if asked."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -3,10 +3,10 @@
     python run.py --config=configs/shapes_shape.py && python run.py --config=configs/shapes_position.py
     python -m benchmarks.composition --shape-run runs/shapes_shape --position-run runs/shapes_position
 
-The judge knows nothing of the models: of the templates of all shapes at all positions of a fine lattice it takes the
-nearest one (L2). A sample satisfies the shape if that template has the shape asked for, and the position if that
-template lies within TOLERANCE pixels of it. How well the template fits is the residual: the squared distance to it over
-the square of the template, 0 for an image of the generator's, 1 for a black one.
+The judge knows nothing of the models. It takes the nearest template (L2), among all shapes at all positions of a fine
+lattice. A sample satisfies the shape if that template has the shape asked for, and the position if that template lies
+within TOLERANCE pixels of it. The residual tells how well the template fits: the squared distance to it over the square
+of the template, 0 for the generator's own image, 1 for a black one.
 """
 
 import argparse
@@ -27,22 +27,22 @@ from ebm_jax.types import EnergyFn, PRNGKey
 
 TOLERANCE = 1.5  # pixels between the position asked for and found
 LATTICE = 29  # template positions a side: a quarter of a pixel apart in images of 16x16
-ASKED = 5  # positions a side that are asked for
-CHAINS = 4  # of every shape at every position
+ASKED = 5  # requested positions a side
+CHAINS = 4  # for every shape at every position
 NUM_STEPS, QUIET_STEPS = 300, 100
 GAP = 8  # pixels of the picture on either side of a block
 SUM, IN_TURN = "both, sum of energies", "both, steps in turn"
 
 
 class Asked(NamedTuple):
-    """What every chain is asked for: shapes [n] and positions [n, 2], (x, y) in [0, 1]."""
+    """The requests, one a chain: shapes [n] and positions [n, 2], (x, y) in [0, 1]."""
 
     shapes: np.ndarray
     positions: np.ndarray
 
 
 class Verdict(NamedTuple):
-    """Of every image its nearest template's shape [n] and position [n, 2], and the residual [n]."""
+    """The shape [n] and position [n, 2] of each image's nearest template, and the residual [n]."""
 
     shapes: np.ndarray
     positions: np.ndarray
@@ -84,7 +84,7 @@ def judge(images: np.ndarray) -> Verdict:
 
 
 def shares(images: np.ndarray, asked: Asked) -> Shares:
-    """How many of the images [n, side, side, 1] are as asked, by the judge."""
+    """The shares of the images [n, side, side, 1] that the judge finds as asked."""
     verdict, side = judge(images), images.shape[1]
     offsets = (1 - 2 * MARGIN) * side * (verdict.positions - asked.positions)
     shape, position = verdict.shapes == asked.shapes, np.linalg.norm(offsets, axis=1) <= TOLERANCE
@@ -95,7 +95,7 @@ def shares(images: np.ndarray, asked: Asked) -> Shares:
 def sample_all(shape_model: TrainedRun, position_model: TrainedRun, asked: Asked, seed: int) -> dict[str, np.ndarray]:
     """Chains from uniform noise, one for each thing asked, under both models together and under each alone.
 
-    The kernels are those of the shape model's run.
+    The shape model's run gives the kernels.
     """
     key_init, key_sum, key_in_turn, key_shape, key_position = jax.random.split(jax.random.key(seed), 5)
     init = random.uniform(key_init, (len(asked.shapes), *shape_model.config.data.shape))
@@ -120,7 +120,7 @@ def sample_all(shape_model: TrainedRun, position_model: TrainedRun, asked: Asked
 
 
 def controls(asked: Asked, shape: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
-    """What no model made: real images as asked, real images as others were asked, and uniform noise."""
+    """Images that no model made: real ones as asked, real ones in shuffled order, and uniform noise."""
     rng = np.random.default_rng(seed)
     real = render(asked.shapes, asked.positions, shape[0])
     noise = rng.random((len(asked.shapes), *shape), np.float32)
@@ -128,7 +128,7 @@ def controls(asked: Asked, shape: tuple[int, ...], seed: int) -> dict[str, np.nd
 
 
 def picture(images: np.ndarray, repeats: int) -> np.ndarray:
-    """A block of images for each shape, side by side; in it every image is at the place that it was asked to show."""
+    """A block of images for each shape, side by side. Every image stands at the place that it was asked to show."""
     first = images.reshape(len(SHAPES), -1, repeats, *images.shape[1:])[:, :, 0]
     blocks = [np.pad(pictures.grid(block)[:, :, 0], ((0, 0), (GAP, GAP)), constant_values=255) for block in first]
     return np.concatenate(blocks, axis=1)

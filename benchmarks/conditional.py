@@ -1,13 +1,15 @@
-"""What a class-conditional model of small gray images knows: classes, lower halves, and what its samples look like.
+"""Tests of a class-conditional model of small gray images: classes, lower halves, and the look of its samples.
 
     python run.py --config=configs/fashion_mnist_conditional.py
     python -m benchmarks.conditional runs/fashion_mnist_conditional [--picture-folder docs]
 
-Prints, on the test set: the accuracy of classification by energy; the mean squared error of lower halves filled in, by
-one chain each and by the mean of several, beside the mean of the training images of all and of the image's class, and
-the lower half of the training image whose upper half is nearest; the share of class-conditional samples that a
-classifier trained on the training images gives their class, beside its accuracy on the test images. The classifier is
-scikit-learn's logistic regression on the pixels: it never saw the model.
+Prints three numbers of the test set, with their baselines:
+
+- the accuracy of classification by energy;
+- the mean squared error of lower halves filled in, by one chain each and by the mean of several. Baselines are the mean
+  training image, the mean of the image's class, and the lower half of the training image with the nearest upper half;
+- the share of class-conditional samples that a classifier gives their class, beside its accuracy on test images. The
+  classifier, scikit-learn's logistic regression on pixels, was trained on the training images and never saw the model.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from ebm_jax.report import pictures
 from ebm_jax.types import Config, Params, PRNGKey
 
 INPAINTED, SAMPLES, REFERENCE = 500, 500, 10_000  # images
-CHAINS = 8  # whose mean is a guess at the hidden half; one sample has twice the variance of a good guess
+CHAINS = 8  # their mean is a guess at the hidden half; a sample has twice the squared error of a good guess
 
 
 def images_and_labels(config: Config, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +40,7 @@ def images_and_labels(config: Config, split: str) -> tuple[np.ndarray, np.ndarra
 
 
 def accuracy(config: Config, params: Params, images: np.ndarray, labels: np.ndarray) -> float:
-    """Of the class of lowest energy."""
+    """The share of images with the lowest energy under their own label."""
     apply = energy.of_members(assemble.make_apply(config))
     energies_of = energy.class_energies(apply, params, config.model.num_classes)
     step = jax.jit(lambda images: applications.classify(energies_of, images)[0])
@@ -62,7 +64,7 @@ def baselines(
 
 
 def inpainting(run: TrainedRun, images: np.ndarray, labels: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The images [CHAINS, n, h, w, c], their unknown pixels drawn under the energy of the class by each chain anew."""
+    """The images [CHAINS, n, h, w, c]; each chain draws the unknown pixels anew under the energy of the class."""
     stages = assemble.make_stages(run.config)
 
     @jax.jit
@@ -74,7 +76,7 @@ def inpainting(run: TrainedRun, images: np.ndarray, labels: np.ndarray, known: n
 
 
 def measure(run: TrainedRun) -> tuple[dict[str, float], dict[str, np.ndarray], np.ndarray]:
-    """The numbers by name; images of lower halves, original, known and filled in each way; samples of each class."""
+    """The numbers by name; images as they were, as known, and as filled in each way; samples of each class."""
     config, params = run.config, run.params
     test, labels = images_and_labels(config, "test")
     train, train_labels = images_and_labels(config, "train")

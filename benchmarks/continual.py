@@ -3,18 +3,18 @@
     python -m benchmarks.continual                                          # digits, ten seeds
     python -m benchmarks.continual --data fashion_mnist --data-dir DIR --seeds 1
 
-The protocol of the paper's split MNIST, class-incremental: five tasks of two classes each, one after another, each
-image seen in its own task alone; a test image comes without its task, and is judged among all ten classes. What the
-paper leaves open is chosen here: the energy model is the project's own training step, its replay buffer going on from
-task to task. All its negatives take a label of the batch at hand (`buffer.relabel_prob` 1, as in the release, whose
-buffer stores no labels): negatives under the label of an old class would raise its energy with no data to lower it. A
-weight of the contrast with wrong labels (`loss.label_weight`) makes the energies comparable from class to class; its
-wrong labels are those of the task's other class (`loss.wrong_labels=batch`), so that old classes are left alone.
+The protocol is the paper's class-incremental split MNIST. Five tasks of two classes each follow one another, and each
+image is seen in its own task alone. A test image comes without its task, and is judged among all ten classes. The paper
+leaves the rest open. Here the energy model takes the project's own training step, and its replay buffer goes on from
+task to task. All its negatives take a label of the batch at hand (`buffer.relabel_prob` 1; the release does the same,
+since its buffer stores no labels): negatives under the label of an old class would raise its energy with no data to
+lower it. The contrast with wrong labels (`loss.label_weight`) makes energies comparable from class to class. It takes
+its wrong labels from the task's other class (`loss.wrong_labels=batch`), which leaves old classes alone.
 
-The softmax classifier is the same network with the same number of parameters, -U(x, y) being its logits, under the same
-optimiser and batches: only the objective differs, the cross-entropy over ten classes. A joint one, which gets the same
-number of batches of all classes at once, says what the network could do. All are judged by running means of their
-weights over the last 1 / (1 - EMA_DECAY) steps or so, far less than a task.
+The softmax classifier is the same network with the same number of parameters and -U(x, y) for logits, under the same
+optimiser and batches. Only the objective differs: the cross-entropy over ten classes. A joint classifier gets the same
+number of batches of all classes at once, and shows what the network could do. All are judged by running means of their
+weights over about the last 1 / (1 - EMA_DECAY) steps, far less than a task.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def stream(parts: list[Dataset], seed: int, batch_size: int, steps: int) -> Call
 
 
 def configured(name: str, words: argparse.Namespace) -> Config:
-    """The config of the energy model: that of the data set, conditional, as the words ask."""
+    """The config of the energy model: the data set's, made conditional and changed by the words."""
     config = importlib.import_module(f"configs.{name}").get_config()
     config.data.dir = words.data_dir
     config.model.num_classes, config.model.width = CLASSES, words.width
@@ -106,12 +106,12 @@ def energy_learner(config: Config) -> Learner:
 
 
 def stacked(batches: list[Batch]) -> Batch:
-    """The batches along a first axis of members; of one model itself, which has no such axis."""
+    """The batches along a first axis of members. A single model's batch has no such axis."""
     return batches[0] if len(batches) == 1 else Batch(*map(np.stack, zip(*batches, strict=True)))  # pyright: ignore
 
 
 def softmax_learner(config: Config) -> Learner:
-    """The same network, optimiser and seeds under the cross-entropy of -U(x, y) over all classes."""
+    """The same network, optimiser and seeds, trained on the cross-entropy of -U(x, y) over all classes."""
     apply, optim = assemble.make_apply(config), config.optim
     optimizer = clipped_adam(optim.learning_rate, optim.b1, optim.b2, optim.clip_scale, optim.clip_offset)
     seeds = range(config.train.seed, config.train.seed + config.train.num_models)
@@ -175,7 +175,7 @@ def make_right(config: Config) -> Callable[[Params, Dataset], np.ndarray]:
 def scores(
     learner: Learner, batches: list[Callable[[int], Batch]], steps: int, tasks: int, test: Dataset, right
 ) -> Scores:
-    """Those of a learner after each task."""
+    """A learner's results after each task."""
     task_of = test.labels // (CLASSES // TASKS)
     rights = [[right(params, test) for params in after] for after in learn(learner, batches, steps, tasks)]
     by_task = [[[one[task_of == task].mean() for task in range(TASKS)] for one in each] for each in rights]
@@ -197,8 +197,8 @@ def compare(config: Config, train: Dataset, test: Dataset, steps: int) -> dict[s
 
 
 def table(found: dict[str, Scores]) -> str:
-    """In percent, mean and standard deviation over seeds: at the end on all ten classes, then on each task; and of each
-    task just after it."""
+    """Percent, mean and standard deviation over seeds: at the end on all ten classes and on each task, and on each task
+    just after it."""
     lines = []
     for name, score in found.items():
         overall, end = score.overall, score.by_task[-1]

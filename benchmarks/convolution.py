@@ -2,8 +2,8 @@
 
     python -m benchmarks.convolution [--batch 16] [--sides 4,8,16,32] [--channels 16,32,64,128,256]
 
-The rule that comes of it is FEWEST_CHANNELS in ebm_jax/models/convolution.py. A ratio above 1 is how many times faster
-than XLA's plain convolution in float32 the form is.
+FEWEST_CHANNELS in ebm_jax/models/convolution.py is the rule that follows. A ratio says how many times faster a form is
+than XLA's plain convolution in float32.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SAME = ((1, 1), (1, 1))
 
 
 def chain(form: Callable, x: jax.Array, kernel: jax.Array) -> Callable[[], jax.Array]:
-    """STEPS convolutions with `kernel`, each followed by one with its transposed, as an input gradient is."""
+    """STEPS convolutions with `kernel`, each followed by one with the transposed kernel, like an input gradient."""
     back = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
     def body(x, _):

@@ -2,16 +2,16 @@
 
     python -m benchmarks.density_peers --peer-python PATH [--seconds 40] [--densities eight_gaussians,checkerboard]
 
-PATH is the interpreter of an environment of its own with torchebm 0.8.0 and torch for the CPU. The two run one after
-the other. Ours is configs/density2d.py as it is. Equal for both: the points of data, the network, its first weights'
-law, batch, number of chain steps, buffer's capacity, learning rate, Adam's β and the grid that measures them. Their
-own: the chain (ours MALA; torchebm's Langevin, clamped to the box, begun in uniform noise), what the buffer does with
-the chains (ours restarts 2 %, torchebm perturbs 5 %), our clipping of gradients, and what PEER says, the best of a
-short search on eight_gaussians (threads, β1, capacity, learning rate, step size; 8 to 30 seconds a run). torchebm does
-not average weights; it gets three averages beside the last weights, and the best of the four counts.
+PATH is the interpreter of a separate environment with torchebm 0.8.0 and torch for the CPU. The two run one after the
+other. Ours is configs/density2d.py as it is. Both have the same data points, network, law of initial weights, batch,
+number of chain steps, buffer capacity, learning rate, Adam's β and measuring grid. Each has its own chain (ours MALA;
+torchebm's Langevin, clamped to the box, begun in uniform noise) and treats the chains of the buffer its own way (ours
+restarts 2 %, torchebm perturbs 5 %). Ours clips gradients. PEER has torchebm's other settings, the best of a short
+search on eight_gaussians (threads, β1, capacity, learning rate, step size; 8 to 30 seconds a run). torchebm does not
+average weights; it gets three averages beside the last weights, and the best of the four counts.
 
-The clock starts after our compilation, and after a second of training that is thrown away on the peer's side. CPU
-seconds are those of the process with all its threads: on a machine that others load, wall time says less.
+Our clock starts after compilation, the peer's after a second of training that is thrown away. CPU seconds count all
+threads of the process: on a machine that others load, wall time says less.
 """
 
 import argparse
@@ -42,7 +42,7 @@ PEER = {"step_size": 2e-4, "energy_l2": 1e-4, "ema_decays": [0.99, 0.997, 0.999]
 
 
 def recipe_of(config: Config) -> dict[str, Any]:
-    """What the peer has to do alike."""
+    """The settings that the peer must share."""
     return {
         "width": config.model.width,
         "batch_size": config.train.batch_size,
@@ -78,7 +78,7 @@ def ours(config: Config, seconds: float, data: np.ndarray, points: np.ndarray) -
 
 
 def torchebm(peer_python: str, recipe: dict[str, Any], data: np.ndarray, points: np.ndarray) -> dict[str, Any]:
-    """As `ours`, by torchebm in a process of its own."""
+    """The same as `ours`, by torchebm in its own process."""
     with tempfile.TemporaryDirectory() as folder:
         recipe_path, in_path, out_path = (Path(folder) / name for name in ("recipe.json", "in.npz", "out.npz"))
         recipe_path.write_text(json.dumps(recipe))

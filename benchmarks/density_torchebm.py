@@ -2,8 +2,8 @@
 
     PEER_PYTHON benchmarks/density_torchebm.py recipe.json in.npz out.npz
 
-It knows nothing of ebm_jax. in.npz: float32 `data` [n, 2] and `points` [m, 2]. out.npz: energies [m] of the last and of
-the averaged weights, the number of training steps, their seconds and CPU seconds.
+It knows nothing of ebm_jax. in.npz holds float32 `data` [n, 2] and `points` [m, 2]. out.npz gets the energies [m] under
+the last and the averaged weights, the number of training steps, their seconds and CPU seconds.
 """
 
 import json
@@ -54,7 +54,7 @@ def train(recipe: dict, data: torch.Tensor, seconds: float) -> tuple[dict[str, n
         energy_reg_weight=recipe["energy_l2"],
     )
     loss_fn.initialize_buffer((2,))
-    loss_fn.replay_buffer.uniform_(0.0, 1.0)  # it ships N(0, 0.01²), the box's corner
+    loss_fn.replay_buffer.uniform_(0.0, 1.0)  # torchebm starts at N(0, 0.01²), the box's corner
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe["learning_rate"], betas=(recipe["b1"], 0.999))
     averages = {
         f"ema {decay}": AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) for decay in recipe["ema_decays"]

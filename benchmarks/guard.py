@@ -1,4 +1,4 @@
-"""What the guard's monitors cost: a training step with and without them, and the judgement of its metrics.
+"""The cost of the guard's monitors: a training step with and without them, and judging its metrics.
 
 python -m benchmarks.guard [--config digits] [--rounds 60] [--width 32] [--cpu-time]
 """

@@ -17,7 +17,7 @@ from torchvision.models import inception  # pyright: ignore[reportMissingImports
 
 
 def mean_within(x: torch.Tensor) -> torch.Tensor:
-    """The 3x3 mean of the pixels that there are."""
+    """The 3x3 mean over the pixels inside the image."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
@@ -27,7 +27,7 @@ def greatest(x: torch.Tensor) -> torch.Tensor:
 
 
 def pooling(block: Any, pool: Callable, *args: int) -> torch.nn.Module:
-    """A torchvision block whose pooled branch, its last, pools by `pool`."""
+    """A torchvision block; its last branch, the pooled one, pools by `pool`."""
 
     class Pooling(block):
         def _forward(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -50,7 +50,7 @@ def network() -> torch.nn.Module:
 
 
 def randomise(net: torch.nn.Module) -> None:
-    """Weights under which every layer passes on signals of about unit size, and normalisations that are not trivial."""
+    """Weights that keep signals at about unit size in every layer, with normalisations that are not trivial."""
     for module in net.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -65,7 +65,7 @@ def randomise(net: torch.nn.Module) -> None:
 
 
 def main(images: str, weights: str, legacy: str, out: str) -> None:
-    """Write the weights and what they give."""
+    """Write the weights, and the features and probabilities that they give."""
     torch.manual_seed(0)
     net = network()
     randomise(net)

@@ -164,7 +164,7 @@ def _start(workdir: Path, environment: dict[str, str]) -> float:
 
 
 def memory_section() -> Section:
-    """The CIFAR-10 config's step at batch 128 on one device, by XLA's own count, against what it cannot do without."""
+    """Memory of the CIFAR-10 config's step at batch 128 on one device, by XLA's count, against the least it needs."""
     config, mesh = cifar10.get_config(), parallel.device_mesh(jax.devices()[:1])
     state, batch = program.abstract_state(config, mesh), program.abstract_batch(config, mesh)
     step = program.make_step(config, mesh).lower(state, batch).compile().memory_analysis()

@@ -1,4 +1,4 @@
-"""Another interpreter, whose environment has the peers, asked for one thing after another."""
+"""Another interpreter with the peers in its environment. It answers one request after another."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ SCRIPT = Path(__file__).with_name("peer_torch.py")
 
 
 class Peer:
-    """A process of `peer_torch.py`; its methods are asked for by name."""
+    """A process of `peer_torch.py`; callers ask for its methods by name."""
 
     def __init__(self, python: str):
         self.process = subprocess.Popen(
@@ -20,7 +20,7 @@ class Peer:
         """The answer of a method of `Peers`.
 
         Raises:
-          RuntimeError: the process ended; its own words are there when it is run by hand.
+          RuntimeError: the process ended; run it by hand to see its error.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None

@@ -1,11 +1,11 @@
-"""The peers' half of `python -m benchmarks`: PyTorch's ways of doing what ours does, in an environment of its own.
+"""The peers' half of `python -m benchmarks`: the same work in PyTorch, in an environment of its own.
 
     PEER_PYTHON benchmarks/peer_torch.py
 
 It knows nothing of ebm_jax, and takes one JSON line on its standard input for each request: [name, arguments]. The
-answer is one JSON line, seconds of a run or energies. rosinality/igebm-pytorch is run as its clone has it: its network,
-its train(); what is put in its place are the data set's download, the batch size, the progress bar and the device
-"cuda", which its train() does not pass on everywhere.
+answer is one JSON line, seconds of a run or energies. The network and train() of rosinality/igebm-pytorch run as its
+clone has them. Four things are replaced: the data set's download, the batch size, the progress bar, and the device
+"cuda", because its train() does not pass the device on everywhere.
 """
 
 import json
@@ -117,7 +117,7 @@ class Shipped:
         self.done.acquire()
 
     def bar(self, steps: Any) -> Any:
-        """What stands for the progress bars: the outer one waits for requests, the inner one takes the chain's time."""
+        """Replaces the progress bars: the outer one waits for requests, the inner one takes the chain's time."""
         return self.chain(steps) if isinstance(steps, range) else Outer(self, steps)
 
     def chain(self, steps: range) -> Iterator[int]:
@@ -150,7 +150,7 @@ class Outer:
 
 
 class Peers:
-    """What can be asked for, a method each."""
+    """The requests, a method each."""
 
     def resnet32(self, weights: str, images: str, num_steps: int) -> list[float]:
         """Load the network and a batch; the energies of the images."""
@@ -179,7 +179,7 @@ class Peers:
         self.chain_steps, self.shipped = chain_steps, Shipped(clone, batch_size, chain_steps)
 
     def igebm_step(self) -> tuple[float, float]:
-        """Seconds of a training step of it, and of one step of its chain."""
+        """Seconds of one of its training steps, and of one step of its chain."""
         step, chain = self.shipped.step()
         return step, chain / self.chain_steps
 
@@ -214,7 +214,7 @@ class Peers:
 
 def main() -> None:
     """Answer requests until the input ends."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever libraries print is no answer
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)

@@ -20,7 +20,7 @@ from ebm_jax.types import Batch, Config
 
 BATCH, CHAIN = 16, 20
 WHOLE = cifar10_conditional.get_config().chain.num_steps
-AGREE = 1e-4  # of the largest energy: float32 sums of 256 · 16 positive values in another order
+AGREE = 1e-4  # relative to the largest energy: float32 sums 256 · 16 positive values in another order
 SHIPPED = "igebm-pytorch as shipped"
 
 
@@ -60,7 +60,7 @@ def stepper(config: Config, batch: Batch):
 
 
 def per_step(seconds):
-    """Of one of the chain's steps."""
+    """Seconds of one step of the chain."""
     return lambda: seconds() / CHAIN
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.saving [configs/digits.py configs/fashion_mnist.py ...] [--rounds 15]
 
-The claim: a save blocks a step by at most 10 % of its time at the config's own interval. Step, save and waiting for the
-files are taken in turn in one process, on noise for data; in a run the files are written while the next steps go on.
+The claim: a save blocks a step by at most 10 % of its time at the config's own interval. One process times a step, a
+save and the wait for its files in turn, on noise for data. In a run the next steps go on while the files are written.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PHASES = ("step", "fingerprint", "save", "files")
 
 
 def measure(path: str, rounds: int) -> None:
-    """Print the medians of a step, of the pause of a save and of its files, and the pause's share at the interval."""
+    """Print the medians of a step, a save's pause and its files, and the pause's share at the config's interval."""
     config = runpy.run_path(path)["get_config"]().unlock()
     config.data.source = "noise"
     mesh = parallel.device_mesh()

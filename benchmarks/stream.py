@@ -25,7 +25,7 @@ STEPS = 32  # batches of one timing
 
 
 def write_jpegs(path: Path, number: int, side: int) -> None:
-    """Smooth random colors with some noise: about as many bytes a pixel as a photograph has."""
+    """Smooth random colors with some noise: about as many bytes a pixel as in a photograph."""
     rng = np.random.default_rng(0)
     writer = ArrayRecordWriter(str(path), "group_size:1")
     for _ in range(number):
@@ -76,7 +76,7 @@ def memory(source: Source, batch_size: int) -> None:
 
 
 def restart(source: Source, batch_size: int, step: int) -> None:
-    """Print whether a stream opened at `step` gives the batch that one that ran up to it gives next."""
+    """Print whether a stream opened at `step` gives the same batch as a stream that ran up to it."""
     with stream.open_batches(source, 0, batch_size, 2) as batches:
         through = [batches(number) for number in range(step + 1)][-1]
     with stream.open_batches(source, 0, batch_size, 2) as batches:

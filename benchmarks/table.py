@@ -1,4 +1,4 @@
-"""What a section of `python -m benchmarks` found, as Markdown and as a picture."""
+"""The findings of the sections of `python -m benchmarks`, as Markdown and as a picture."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class Section(NamedTuple):
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits of it."""
+    """A number to three digits."""
     value = 1e3 * seconds
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 

@@ -19,13 +19,13 @@ class Times(NamedTuple):
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """The first and the third."""
+        """The first and third quartile."""
         low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return low, high
 
 
 def in_turn(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str, Times]:
-    """What each candidate says that it took, the candidates taken in turn so that a slow minute hits all of them.
+    """The seconds that each candidate reports. Candidates take turns, so a slow minute hits all of them.
 
     One round before is thrown away: it compiles.
     """
@@ -39,7 +39,7 @@ def in_turn(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str
 
 
 def timed(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> Callable[[], float]:
-    """The seconds that a call takes until its arrays are there, by a clock."""
+    """The seconds of a clock from a call until its arrays are there."""
 
     def seconds() -> float:
         start = clock()
@@ -52,9 +52,9 @@ def timed(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counte
 def medians(
     candidates: dict[str, Callable[[], Any]], rounds: int = 9, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Median seconds of each call, the candidates taken in turn.
+    """Median seconds of each call; the candidates take turns.
 
-    With `time.process_time` for a clock they are those of the CPU, to which other jobs add nothing but cache misses.
+    With `time.process_time` for a clock these are CPU seconds: other jobs add only cache misses.
     """
     times = in_turn({name: timed(call, clock) for name, call in candidates.items()}, rounds)
     return {name: one.median for name, one in times.items()}

@@ -1,7 +1,7 @@
-"""CPU devices, JAX's strict modes, run-time shape checks and a cache of compiled programs, set before any import of ours.
+"""CPU devices, JAX's strict modes, run-time shape checks and a cache of compiled programs, set before our own imports.
 
-A process has eight devices, and a run takes two of them, so that it costs what it costs a user on two cores. A claim about
-eight says so: it takes `jax.devices()` itself, or has the marker `eight_devices`.
+A process has eight devices. A run takes two of them, so it costs as much as for a user on two cores. A test that needs
+all eight says so: it takes `jax.devices()` itself, or has the marker `eight_devices`.
 """
 
 import importlib.metadata
@@ -33,8 +33,8 @@ jaxtyping.install_import_hook("ebm_jax", "beartype.beartype")
 
 from ebm_jax.storage import compiled
 
-# Many tests compile the same small program: once is enough, for all of xdist's processes, those that tests start, and the
-# next time. JAX's keys hold the program and the compiler's options; another JAX, or another processor, has its own folder.
+# Many tests compile the same small program. All of xdist's processes, those that tests start and the next session share
+# one cache. JAX's keys hold the program and the compiler's options; each JAX and kind of processor has its own folder.
 VERSION = "-".join(importlib.metadata.version(name) for name in ("jax", "jaxlib"))
 CACHE = Path(tempfile.gettempdir()) / f"ebm_jax_tests_{os.getuid()}" / f"jax-{VERSION}-{compiled.machine()}"
 os.environ.setdefault("EBM_JAX_TEST_CACHE", str(CACHE))
@@ -44,12 +44,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = 2  # of a run
-FOR_EVER = 600  # seconds that no busy machine needs: the bound of every wait for something that is sure to happen
+FOR_EVER = 600  # seconds: the limit of every wait for a sure event; even a busy machine needs less
 
 
 @pytest.fixture(scope="session", autouse=True)
 def two_devices() -> Iterator[None]:
-    """A mesh of all devices is one of two, but for tests with the marker `eight_devices`."""
+    """Let the mesh of all devices hold two, except in tests with the marker `eight_devices`."""
     from ebm_jax.distributed import parallel
 
     whole = parallel.device_mesh
@@ -60,7 +60,7 @@ def two_devices() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def eight_devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the marker of this name does."""
+    """Do what the marker of this name says."""
     if request.node.get_closest_marker("eight_devices"):
         monkeypatch.setitem(globals(), "DEVICES", 8)
 
@@ -116,14 +116,14 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at."""
+    """A free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def start(command: list[str], folder: Path = ROOT, **environment: str) -> subprocess.Popen:
-    """A process of its own on the CPU, its output and errors in one pipe; to be killed by whoever starts it."""
+    """A new process on the CPU, with output and errors in one pipe. Whoever starts it kills it."""
     fewer = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return subprocess.Popen(
         command,

@@ -37,20 +37,20 @@ def gaussian(x):
 
 
 def mixture(x):
-    """-log Σ_i exp(-|x - c_i|² / 2 s_i²) of two bumps, of which the box cuts off the first."""
+    """-log Σ_i exp(-|x - c_i|² / 2 s_i²) of two bumps; the box cuts off the first."""
     squares = jnp.square(x[:, None] - jnp.asarray(CENTRES[None], jnp.float32)).sum(2)
     return -jax.nn.logsumexp(-squares / (2 * jnp.asarray(WIDTHS[None], jnp.float32) ** 2), axis=1)
 
 
 def mixture_log_z():
-    """By the mass that each bump has inside the box, a product of two normal integrals."""
+    """log Z and each bump's share of it. A bump's mass inside the box is a product of two normal integrals."""
     inside = stats.norm.cdf((1 - CENTRES) / WIDTHS[:, None]) - stats.norm.cdf(-CENTRES / WIDTHS[:, None])
     masses = 2 * np.pi * WIDTHS**2 * inside.prod(1)
     return np.log(masses.sum()), masses / masses.sum()
 
 
 def mixture_draws(rng, n):
-    """Exact: the bump by its mass, the place in it by rejection of what falls outside the box."""
+    """Exact draws: a bump by its mass, then a place in it from the normal law cut off at the box."""
     _, weights = mixture_log_z()
     bumps = rng.choice(2, n, p=weights)
     low, high = -CENTRES / WIDTHS[:, None], (1 - CENTRES) / WIDTHS[:, None]
@@ -59,7 +59,7 @@ def mixture_draws(rng, n):
 
 
 def piloted(energy_fn, base, kernel_of, *, steps, acceptance=0.65):
-    """The path of a pilot of 100 chains."""
+    """The path that a pilot of 100 chains finds."""
     key_start, key = jax.random.split(jax.random.key(1))
     with jax.debug_key_reuse(False):
         tried = partial(ais.pilot, base=base, energy_fn=energy_fn, kernel_of=kernel_of, num_steps=steps)
@@ -68,7 +68,7 @@ def piloted(energy_fn, base, kernel_of, *, steps, acceptance=0.65):
 
 
 def sandwich_of(energy_fn, base, kernel_of, exact, path):
-    """The bounds by as many chains either way as `exact` [chains, d] are, where the reverse ones start."""
+    """The bounds by equally many chains either way; the reverse ones start at `exact` [chains, d]."""
     key_start, key_forth, key_back = jax.random.split(jax.random.key(0), 3)
     with jax.debug_key_reuse(False):
         anneal = jax.jit(partial(ais.anneal, base=base, energy_fn=energy_fn, kernel_of=kernel_of))
@@ -79,7 +79,7 @@ def sandwich_of(energy_fn, base, kernel_of, exact, path):
 
 
 def assert_closes_on(bounds, log_z, *, gap):
-    """Either bound within five standard errors of the truth, and the two closer to one another than `gap` nats."""
+    """Both bounds lie within five standard errors of the truth, and within `gap` nats of one another."""
     assert abs(bounds.lower - log_z) < 5 * bounds.lower_error
     assert abs(bounds.upper - log_z) < 5 * bounds.upper_error
     assert abs(bounds.gap) < 5 * bounds.gap_error < gap
@@ -106,7 +106,7 @@ def test_bounds_of_a_mixture_that_the_box_cuts_off_close_on_the_truncated_normal
 
 
 def test_weights_are_unbiased_however_short_the_path():
-    """Eight steps: single chains are nats off, either way, and their mean weights are Z and 1/Z all the same."""
+    """With eight steps single chains are nats off either way, yet their mean weights are Z and 1/Z."""
     log_z, chains = mixture_log_z()[0], 20_000
     exact = mixture_draws(np.random.default_rng(0), chains)
     path = ais.Path(jnp.linspace(0, 1, 9), jnp.full(9, 0.05))
@@ -118,8 +118,8 @@ def test_weights_are_unbiased_however_short_the_path():
 
 @pytest.mark.slow
 def test_reverse_chains_that_start_in_one_mode_alone_give_a_bound_of_its_share():
-    """Why the starts matter: two bumps of equal mass, a wide and a narrow one, between which chains cross only where
-    nearly all mass is the wide one's. Starts in that one miss up to log 2, and their error bar does not show it.
+    """Why the starts matter: a wide and a narrow bump have equal mass. Chains cross between them only where nearly all
+    mass is in the wide one. Starts in the wide one miss up to log 2, and their error bar does not show it.
     """
     centres, widths = np.array([[0.3, 0.3], [0.9, 0.9]], np.float32), np.array([0.1, 0.02], np.float32)
 
@@ -137,7 +137,7 @@ def test_reverse_chains_that_start_in_one_mode_alone_give_a_bound_of_its_share()
 
 
 def grid_draws(rng, energy_fn, side, n):
-    """From a law on the box by its mass in the cells of a grid, uniform inside a cell."""
+    """Draws from a law on the box: a grid cell by its mass, then a uniform point of the cell."""
     points = density.grid(side)
     energies = density.grid_energies(energy_fn, points)
     mass = np.exp(energies.min() - energies)
@@ -223,7 +223,7 @@ def test_of_log_normal_weights_mean_error_and_effective_size_are_the_closed_form
 
 
 def test_a_path_goes_through_the_same_spread_at_every_step():
-    """Where the spread is as 1/β, nine tenths of the steps are in a geometric series."""
+    """If the spread is proportional to 1/β, nine tenths of the steps form a geometric series."""
     shares = jnp.geomspace(1e-4, 1.0, 2_000)
     found = ais.Pilot(shares, jnp.sqrt(shares), 1.0 / shares)
     path = ais.path_of(found, 400)

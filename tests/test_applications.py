@@ -29,7 +29,7 @@ def gaussian(mean, precision):
 
 
 def assert_law(x, mean, covariance):
-    """The moments of independent chains [n, d] are those of the normal law, within five standard errors."""
+    """Independent chains [n, d] have the moments of the normal law, within five standard errors."""
     x = np.asarray(x, np.float64).reshape(len(x), -1)
     variances = np.diag(covariance)
     assert (np.abs(x.mean(0) - mean) < 5 * np.sqrt(variances / len(x))).all()
@@ -42,7 +42,7 @@ def test_inpainting_a_gaussian_field_draws_from_its_conditional_law():
     free = ~known
     conditional = np.linalg.inv(PRECISION[np.ix_(free, free)])
     expected = MEAN[free] - conditional @ PRECISION[np.ix_(free, known)] @ (given - MEAN)[known]
-    images = jnp.asarray(np.where(known, given, np.nan) * np.ones((CHAINS, 1), np.float32))  # the unknown: no part
+    images = jnp.asarray(np.where(known, given, np.nan) * np.ones((CHAINS, 1), np.float32))  # unknown values are NaN
     stages = ((mala(0.15, project=unbounded), 60),)
     chain = jax.jit(
         lambda key: applications.inpaint(key, images, jnp.asarray(known), gaussian(MEAN, PRECISION), stages)
@@ -64,7 +64,7 @@ def painted(kernel, known, num_steps):
 
 @pytest.mark.parametrize("kernel", [langevin(10.0, 0.005, grad_clip=0.01), mala(1e-4)])
 def test_known_pixels_come_back_bit_by_bit_and_the_others_move_in_the_box(kernel):
-    """Half of the known values are 0 or 1, where a Metropolis test on the whole box would reject for ever."""
+    """Half of the known values are 0 or 1: there a Metropolis test on the whole box would reject for ever."""
     start, x = painted(kernel, KNOWN, 0), painted(kernel, KNOWN, 10)
     np.testing.assert_array_equal(x[KNOWN], IMAGES[KNOWN])
     assert (x != start)[~KNOWN].mean() > 0.5
@@ -156,7 +156,7 @@ def test_alternating_steps_sample_the_mean_of_the_energies_to_first_order_in_the
     assert abs(x.var() * precision - 1) < 2 * step_size * precisions.max() + 5 * np.sqrt(2 / CHAINS)
     start = [float(energy(jnp.zeros((1, 1)))[0]) for energy in energies]
     if kernel is langevin:
-        assert abs(info.energy[0, 0] - start[0]) < 1e-6  # the first turn is the first energy's
+        assert abs(info.energy[0, 0] - start[0]) < 1e-6  # the first energy has the first turn
 
 
 def test_turns_follow_the_order_of_the_energies():
@@ -169,7 +169,7 @@ def test_turns_follow_the_order_of_the_energies():
 
 
 def test_a_turn_of_a_metropolis_kernel_uses_nothing_of_the_energy_before():
-    """With one law at every turn, in two forms far apart, all is as without turns."""
+    """Both turns have the same law, with energies 100 apart: everything is as without turns."""
     one, kernel = gaussian(np.zeros(1), np.eye(1)), mala(0.1, project=unbounded)
     turns = alternating(kernel, [one, lambda x: one(x) + 100.0])
     acceptance = [

@@ -31,13 +31,13 @@ PURE = {"models", "sampling", "methods", "training", "applications", "metrics", 
 TOUCHES_THE_WORLD = {"storage", "report"}
 FORBIDDEN_LIBRARIES = {("sampling", "flax"), ("sampling", "optax"), ("methods", "flax"), ("methods", "optax")}
 CONFIG_LIBRARY = {"schema", "cli"}  # who may import ml_collections
-SOURCES = {"run": ROOT / "run.py"}  # by the module's name from the package on
+SOURCES = {"run": ROOT / "run.py"}  # by the module's name inside the package
 for file in sorted((ROOT / "ebm_jax").rglob("*.py")):
     SOURCES[".".join(file.relative_to(ROOT / "ebm_jax").with_suffix("").parts)] = file
 
 
 def imported(tree, module):
-    """The full names that a module imports, wherever in it."""
+    """The full names that a module imports anywhere in its source."""
     package = ["ebm_jax", *module.split(".")][:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -49,7 +49,7 @@ def imported(tree, module):
 
 
 def place_of(name):
-    """The part of the package that has a place of its own in LAYERS; a name of the package itself is `__init__`."""
+    """The entry of LAYERS that a module belongs to; names of the package itself belong to `__init__`."""
     first, _, rest = name.partition(".")
     both = f"{first}.{rest.partition('.')[0]}"
     return both if both in LAYER_OF else first if first in LAYER_OF else "__init__"
@@ -88,7 +88,7 @@ def call_offences(tree):
 
 
 def offences(module, source):
-    """What in the source of a module, named from the package on, is against the design."""
+    """What breaks the design in a module's source; `module` is its name inside the package."""
     tree = ast.parse(source)
     return sorted({*import_offences(module, imported(tree, module)), *call_offences(tree)})
 

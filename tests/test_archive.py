@@ -55,7 +55,7 @@ def test_anything_else_is_refused_in_one_line_that_says_to_delete_it(kind, tmp_p
         np.savez(path, description=np.array([None]), sha256=np.array([None]))
     elif kind == "other":
         np.savez(path, mean=ARRAYS["mean"])
-    else:  # a valid file, of which someone changed a value
+    else:  # a valid file in which someone changed a value
         with np.load(path) as file:
             arrays = dict(file)
         np.savez(path, **arrays | {"mean": arrays["mean"] + 1})

@@ -11,7 +11,7 @@ from ebm_jax.metrics import calibration
 
 @pytest.fixture(scope="module")
 def predictions():
-    """Logits of 3,000 images whose labels follow softmax(logits / 2): confident beyond what they are worth."""
+    """Logits of 3,000 images, with labels drawn from softmax(logits / 2): the logits are too confident."""
     rng = np.random.default_rng(0)
     logits = 3.0 * rng.normal(size=(3_000, 5))
     probabilities = np.exp(log_softmax(logits / 2.0, axis=1))
@@ -62,7 +62,7 @@ def test_a_confidence_at_the_border_of_two_bins_is_in_the_lower_one():
 def test_the_fitted_temperature_is_the_one_that_the_labels_were_drawn_with(predictions):
     logits, labels = predictions
     temperature = calibration.fitted_temperature(logits, labels)
-    assert abs(temperature - 2.0) < 0.2  # 3,000 labels say it to about 3 %
+    assert abs(temperature - 2.0) < 0.2  # 3,000 labels determine it to about 3 %
     before, after = (calibration.report(logits / t, labels) for t in (1.0, temperature))
     assert after.calibration_error < 0.03 < before.calibration_error  # 15 bins of 200 each: 0.02 of chance
     assert calibration.fitted_temperature(1e-4 * logits, labels) == pytest.approx(1e-4 * temperature, rel=1e-3)
@@ -72,7 +72,7 @@ def test_energies_that_differ_by_less_than_a_float32_softmax_keeps_still_count()
     energies = np.array([[20.0, 20.0 - 2e-6], [20.0, 20.0 + 2e-6]], np.float32)
     assert calibration.report(-energies, np.array([1, 0])).accuracy == 1.0
     sure = calibration.report(np.array([[20.0, 0.0]], np.float32), np.array([0]))
-    assert sure.nll == pytest.approx(np.log1p(np.exp(-20)), rel=1e-6)  # 2e-9, which is 0 there
+    assert sure.nll == pytest.approx(np.log1p(np.exp(-20)), rel=1e-6)  # 2e-9; a float32 softmax gives 0
 
 
 def test_no_predictions_have_no_accuracy():

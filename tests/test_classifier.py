@@ -1,4 +1,4 @@
-"""The project's own classifier: it tells digits, is a function of its seed, and sees where in the image things are."""
+"""The project's own classifier tells digits apart, is a function of its seed, and sees where things are in an image."""
 
 from functools import partial
 

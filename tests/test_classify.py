@@ -1,4 +1,4 @@
-"""What --mode=evaluate says of a conditional model as a classifier is what its energies say."""
+"""The numbers of --mode=evaluate for a conditional model as a classifier follow from its energies."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from ebm_jax.types import BadInput
 
 @pytest.fixture(autouse=True)
 def without_key_checks():
-    """The checker takes keys that a program over several batches gets anew for used ones."""
+    """A program over several batches gets the same keys again, which JAX's checker refuses."""
     with jax.debug_key_reuse(False):
         yield
 
@@ -105,7 +105,7 @@ class Margins(NamedTuple):
 
 
 def test_each_image_is_attacked_under_its_own_label_at_radii_in_their_keys_units(monkeypatch):
-    """Attacks are stood where the radius is below the label's tenth of the brightness; noise reaches half as far."""
+    """An image stands an attack if the radius is below label / 10 times its brightness; noise reaches half as far."""
 
     def attack(key, logits_fn, images, labels, norm, radius, *more, **many):
         return Margins(radius - labels * images.mean((1, 2, 3)) / 10)

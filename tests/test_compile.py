@@ -1,4 +1,4 @@
-"""--mode=compile: what it says of a step, of which test_regressions.py counts the same, and what does not fit."""
+"""--mode=compile: what it says of a step that test_regressions.py counts too, and of one that does not fit."""
 
 import importlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""The cache of compiled programs: where it is, and that a second start takes from it."""
+"""The cache of compiled programs: where it is, and that a second start reads it."""
 
 import sys
 

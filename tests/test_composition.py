@@ -1,4 +1,4 @@
-"""Two models trained on different factors compose: samples satisfy both; and what steps in turn settle at."""
+"""Two models trained on different factors compose: samples satisfy both. Steps in turn settle at a known point."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def well(centre):
-    """U(x) = (x - centre)² / 2, whose noise-free step of size s is x ← x - s (x - centre)."""
+    """U(x) = (x - centre)² / 2; a noise-free step of size s is x ← x - s (x - centre)."""
     return lambda x: 0.5 * jnp.square(x - centre).sum(1)
 
 
@@ -34,14 +34,14 @@ def test_noise_free_steps_in_turn_settle_at_the_fixed_point_of_a_round():
 
 
 def test_noise_of_the_steps_of_a_round_is_independent():
-    """The variance of the sum of two is twice that of one; with one key for both it would be four times."""
+    """Two steps have twice the variance of one; with one key for both it would be four times."""
     kernel = alternating(langevin(1e-9, 0.1, project=unbounded), [well(0.0), well(0.0)])
     x, _ = run(kernel, jax.random.key(0), jnp.zeros((20_000, 1)), well(0.0), 2)
     assert abs(x.var() - 0.02) < 5 * 0.02 * np.sqrt(2 / 20_000)
 
 
 def test_a_metropolis_step_starts_from_the_energy_of_its_turn():
-    """Under one energy twice, a round is two steps, and their law is kept; under a stale energy it would not be."""
+    """Both turns have one law, 100 apart in energy, so a round keeps it; with a stale energy it would not."""
     kernel = alternating(mala(0.3, project=unbounded), [well(0.0), lambda x: well(0.0)(x) + 100.0])
     start = jax.random.normal(jax.random.key(1), (4_000, 1))
     x, info = run(kernel, jax.random.key(0), start, well(0.0), 10)

@@ -26,7 +26,7 @@ def test_a_conditional_model_knows_its_classes(tmp_path, shared_data):
 
 
 def check_bounds(numbers):
-    """Some way off what docs/results.md has, and far from what a model that knows nothing would reach."""
+    """The bounds leave a margin to docs/results.md, and a model that knows nothing would not reach them."""
 
     def number(words):
         (found,) = [value for name, value in numbers.items() if name.endswith(words)]

@@ -43,8 +43,8 @@ def test_a_full_step_gives_back_a_state_of_the_same_shapes_and_scalar_metrics(na
     assert all(metric.shape == () for metric in metrics.values())
 
 
-# Up to half a minute each to compile. Their networks are in test_networks.py; folder stands for the large ones,
-# dsprites_shape, shapes_shape and fashion_mnist_conditional for those of networks like theirs.
+# Each takes up to half a minute to compile. test_networks.py tests their networks. The default tests run folder for the
+# large ones, and dsprites_shape, shapes_shape and fashion_mnist_conditional for those with networks like theirs.
 LARGEST = ("imagenet32", "imagenet128", "cifar10_wider_conditional", "cifar10_conditional", "cifar10", "default")
 ALIKE = ("dsprites_size", "dsprites_position", "dsprites_rotation", "mnist", "shapes_position", "fashion_mnist")
 SLOW = [pytest.param(name, marks=pytest.mark.slow) if name in LARGEST + ALIKE else name for name in NAMES]

@@ -18,7 +18,7 @@ def test_each_task_brings_its_two_classes_alone_and_all_their_images():
     for step in range(50):
         assert set(np.unique(batch_at(step).labels)) == {2 * (step // 10), 2 * (step // 10) + 1}
     assert sum(len(part.images) for part in parts) == len(TRAIN.images)
-    seen = np.concatenate([batch_at(step).images for step in range(8)])  # of 312: an epoch of nine batches
+    seen = np.concatenate([batch_at(step).images for step in range(8)])  # an epoch of 312 images has nine batches
     assert len(np.unique(seen.reshape(len(seen), -1), axis=0)) > 8 * SIZE - 5, "two digits may be equal, batches not"
 
 

@@ -45,12 +45,12 @@ def files_of(folder):
 
 
 def contents(folder):
-    """What is in all files of a folder, wherever they lie in it."""
+    """The contents of all files in a folder and below it."""
     return sorted(path.read_bytes() for path in files_of(folder))
 
 
 def restored_or_refused(folder, capfd):
-    """What going on with the run restores after setting aside what is damaged, as `train` does; nothing may be lost."""
+    """What a run goes on with after setting aside the damaged steps, as `train` does; no file may be lost."""
     before = contents(folder)
     with checkpoint.open_manager(folder, keep=len(STEPS)) as manager:
         restored = checkpoint.restore_newest(manager, abstract(make_state(0)))
@@ -222,7 +222,7 @@ def test_a_folder_of_checkpoints_that_is_a_file_is_one_clear_line(tmp_path):
 
 
 class Planted:
-    """What leaves a file behind where its pickle is read."""
+    """Leaves a file behind if someone reads its pickle."""
 
     def __init__(self, trace):
         self.trace = trace

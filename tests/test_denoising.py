@@ -1,4 +1,4 @@
-"""Denoising score matching on a mixture of Gaussians, whose smoothed law is known in closed form."""
+"""Denoising score matching on a mixture of Gaussians: its smoothed law has a closed form."""
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +137,7 @@ def test_a_short_training_of_a_small_network_comes_near_the_score_of_the_smoothe
 
 
 def gaussian_misses(grid):
-    """The share of the score that the one Gaussian of the law's mean and covariance misses."""
+    """The share of the score that a Gaussian with the law's mean and covariance misses."""
     density, score = density_and_score(grid)
     mean = WEIGHTS @ MEANS
     covariance = SPREAD**2 * np.eye(2) + (MEANS - mean).T @ (WEIGHTS[:, None] * (MEANS - mean))

@@ -1,4 +1,4 @@
-"""The six densities: normalised, and the law of their own samples."""
+"""The six densities are normalised, and their samples follow them."""
 
 import numpy as np
 import pytest

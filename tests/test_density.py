@@ -43,14 +43,14 @@ def gaussian_fit(p):
 
 @pytest.mark.slow
 def test_training_comes_closer_to_the_truth_than_any_model_that_misses_a_mode_or_the_weights():
-    # What a wrong model can reach at best, in nats of KL(truth || model): one Gaussian by matching moments, and the two
-    # modes in the wrong proportion, as chains that do not cross between the modes would leave them. The bound is half
-    # the smaller: below it, shape and proportion are both right. The two errors that remain are smaller still:
-    # - the tied chain's finite step. In a mode of variance v it has variance v / (1 - s / 2v), so the energy that makes
-    #   the chain match the data has the variance v' with v' / (1 - s / 2v') = v, and costs r - 1 - log r nats in two
-    #   dimensions, r = v / v'.
-    # - the gradient's noise. Averaging M steps of N data and N chains leaves about d / (M N) nats for d directions that
-    #   matter; of the network's weights at most a few dozen do here, so this is below 0.01 for M = 200, N = 256.
+    # Two wrong models at their best, in nats of KL(truth || model): one Gaussian with the right moments, and both modes
+    # in the wrong proportion, as chains that never cross would leave them. The bound is half of the smaller: below it,
+    # shape and proportion are both right. The two errors that remain are smaller still:
+    # - The tied chain's step is finite: in a mode of variance v the chain has variance v / (1 - s / 2v). The chain
+    #   matches the data if the energy's variance v' satisfies v' / (1 - s / 2v') = v. In two dimensions that costs
+    #   r - 1 - log r nats, r = v / v'.
+    # - The gradient is noisy. Averaging M steps of N data and N chains leaves about d / (M N) nats if d directions
+    #   matter. At most a few dozen of the network's weights matter here: below 0.01 nats for M = 200, N = 256.
     truth, step_size, steps, batch_size = mixture(WEIGHTS), 5e-4, 1_200, 256
     wrong = {
         "one Gaussian": divergence(truth, gaussian_fit(truth)),

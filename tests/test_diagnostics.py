@@ -1,4 +1,4 @@
-"""R-hat, effective sample size and autocorrelation of autoregressive chains, whose closed forms are known."""
+"""R-hat, effective sample size and autocorrelation of autoregressive chains against their closed forms."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ STEPS, CHAINS = 4_000, 16
 
 
 def autoregressive(correlation, shifts=0.0):
-    """x_t = ρ x_{t-1} + sqrt(1 - ρ²) α, begun in its law N(shift, 1): float32 [STEPS, CHAINS]."""
+    """x_t = ρ x_{t-1} + sqrt(1 - ρ²) α, started in its law N(shift, 1): float32 [STEPS, CHAINS]."""
     rng = np.random.default_rng(0)
     x = [rng.normal(size=CHAINS)]
     for _ in range(STEPS - 1):
@@ -27,7 +27,7 @@ def test_effective_sample_size_is_the_closed_form_of_an_autoregressive_chain(cor
 
 
 def test_chains_that_keep_apart_have_the_r_hat_of_their_two_variances():
-    """Means of spread s about chains of variance 1: R-hat = sqrt(1 + s²), of ranks nearly so where s is small."""
+    """Chains of variance 1 with means of spread s have R-hat = sqrt(1 + s²); their ranks nearly so, if s is small."""
     shifts = np.where(np.arange(CHAINS) % 2, 0.3, -0.3)
     expected = np.sqrt(1 + 0.3**2 * CHAINS / (CHAINS - 1))
     np.testing.assert_allclose(mixing(autoregressive(0.0, shifts)).r_hat, expected, rtol=0.01)
@@ -41,7 +41,7 @@ def test_a_drift_shows_in_one_chain_against_its_own_other_half():
 
 def test_autocorrelation_falls_as_the_powers_of_that_of_one_step():
     found = autocorrelation(autoregressive(0.8), 20)
-    # Bartlett: of a chain of n draws the error of a late lag is sqrt((1 + ρ²) / (1 - ρ²) / n)
+    # Bartlett: in a chain of n draws the error of a late lag is sqrt((1 + ρ²) / (1 - ρ²) / n)
     standard_error = np.sqrt((1 + 0.64) / (1 - 0.64) / (STEPS * CHAINS))
     np.testing.assert_allclose(found, 0.8 ** np.arange(20), atol=5 * standard_error)
     apart = autocorrelation(autoregressive(0.8, np.where(np.arange(CHAINS) % 2, 2.0, -2.0)), 400)

@@ -1,4 +1,4 @@
-"""A checkpoint of eight devices goes on on any number of devices that divides the run: every chain stays."""
+"""A run of eight devices continues with every chain on any number of devices that divides its batch and buffer."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ SIZES = {"train__batch_size": 24, "buffer__capacity": 48}
 
 
 def on_devices(monkeypatch, number):
-    """Make the mesh of all devices one of the first `number`."""
+    """Let the mesh of all devices hold only the first `number`."""
     whole = parallel.device_mesh
     monkeypatch.setattr(parallel, "device_mesh", lambda devices=None: whole(devices or jax.devices()[:number]))
 
@@ -46,7 +46,7 @@ def conditional_run(tmp_path_factory):
 
 
 class Points(NamedTuple):
-    """A run of 2-D points, which no noise is added to, with a checkpoint of step 3 and its metrics of the next step."""
+    """A run of 2-D points without added noise: its checkpoint of step 3 and its metrics of the next step."""
 
     config: ConfigDict
     folder: Path

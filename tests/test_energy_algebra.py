@@ -168,7 +168,7 @@ def small(num_classes=3):
 
 
 def members(number=3):
-    """Parameters of different networks, none of whose layers is zero."""
+    """Parameters of different networks; no layer is zero."""
     _, shapes = small()
     rng = np.random.default_rng(0)
     return [
@@ -278,7 +278,7 @@ def test_members_taken_in_turns_and_at_once_give_what_vmap_gives():
     traced = jax.make_jaxpr(lambda stacked, x: parallel.over_members(fn, stacked, x, 2.0))(stacked, x)
     (switch,) = (equation for equation in equations(traced.jaxpr) if equation.primitive.name == "cond")
     loops = []
-    for branch in switch.params["branches"]:  # what runs here, and what would on another platform
+    for branch in switch.params["branches"]:  # the branch that runs here, and the one for other platforms
         operands = [leaf for leaf in jax.tree.leaves((stacked, x, jnp.float32(2.0)))]
         outputs = jax.core.eval_jaxpr(branch.jaxpr, branch.consts, *operands)
         close(jax.tree.unflatten(jax.tree.structure(expected), outputs))
@@ -293,7 +293,7 @@ def test_a_disjunction_of_ensembles_is_differentiable_in_images_under_jit():
     either = energy.disjunction(ensemble, energy.tempered(ensemble, 2.0))
     values, grads = jax.jit(lambda x: energy_and_grad(either, x))(IMAGES)
     plain, plain_grads = jax.jit(lambda x: energy_and_grad(ensemble, x))(IMAGES)
-    share = jax.nn.sigmoid(0.5 * plain - plain)  # of the first of the two, by Bayes
+    share = jax.nn.sigmoid(0.5 * plain - plain)  # the first energy's share, by Bayes
     np.testing.assert_allclose(values, -np.logaddexp(-plain, -0.5 * plain), rtol=1e-5)
     slope = np.asarray(share + (1 - share) * 0.5)[:, None, None, None]
     np.testing.assert_allclose(grads, slope * plain_grads, rtol=1e-4, atol=1e-5 * np.abs(plain_grads).max())

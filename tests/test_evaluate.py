@@ -1,4 +1,4 @@
-"""Evaluating a run: what an evaluator is given is the run's own data and samples, and says where they are from."""
+"""Evaluating a run: an evaluator gets the run's own data and samples, described with where they come from."""
 
 import json
 import math
@@ -30,7 +30,7 @@ def opened(workdir, **changes):
 
 
 def drawn(of_run):
-    """What the run's evaluation judges."""
+    """The samples that the run's evaluation judges."""
     return samples.draw(of_run, lambda words: None)
 
 
@@ -90,7 +90,7 @@ def test_samples_of_the_buffer_are_its_decoded_chains_with_their_labels_and_say_
 
 @pytest.mark.slow
 def test_samples_by_turns_are_of_one_member_a_round_and_say_so(workdir):
-    """Two snapshots; a buffer that a round moves whole, so that a chain's rounds are known."""
+    """Two snapshots. A round moves the whole buffer, so the number of rounds of every chain is known."""
     buffered = {"sample__buffer_capacity": 24, "sample__restart_prob": 0.0, "eval__batch_size": 24}
 
     def judged(**changes):
@@ -145,7 +145,7 @@ def test_a_function_of_energies_is_mapped_over_any_number_of_images(workdir):
 
 
 def mean_of_samples(of_run, evidence):
-    """A measurement whose number is known."""
+    """A measurement with a known number."""
     images = evidence.samples.images
     values = {
         "mean": Value(float(images.mean()), 0.0123),
@@ -241,7 +241,7 @@ def test_an_interrupt_keeps_what_was_measured_before(workdir, capsys, known_eval
 
 
 class Counted:
-    """A function of the package that says how often it is called, and with which split of which config."""
+    """A function of the package that notes each call with the split of its config."""
 
     def __init__(self, monkeypatch, module, name):
         self.calls, self.fn = [], getattr(module, name)

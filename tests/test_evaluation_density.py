@@ -27,7 +27,7 @@ def truncated_mass(mean, std):
 
 
 def energy_of(log_density, offset):
-    """The energy whose model is a density that only NumPy knows."""
+    """The energy of a density that only NumPy knows."""
 
     def energy_fn(x):
         shape = jax.ShapeDtypeStruct((x.shape[0],), jnp.float32)

@@ -67,7 +67,7 @@ def command(workdir, mode="export", **changes):
 
 
 def bare(code, folder, *words):
-    """Run `code`, with imports from `folder` but not from the repository, where what we are made of cannot be had."""
+    """Run `code` with imports from `folder`, but neither from the repository nor from what the package is built on."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     source = BARE + f"sys.path[0] = {str(folder)!r}\n" + code
     words = [sys.executable, "-c", source, *map(str, words)]
@@ -97,7 +97,7 @@ def copy(folder, tmp_path):
 
 
 def expected_samples(config, params, key, labels, jit=jax.jit):
-    """What the exported sampler is, by the public functions alone."""
+    """The exported sampler, rebuilt from the public functions alone."""
     key_init, key_chain = jax.random.split(key)
     init = jax.random.uniform(key_init, (len(labels), *config.data.shape))
     return jit(samplers.make_sample_fn(config))(params, key_chain, labels=labels, init=init)
@@ -170,7 +170,7 @@ def truncate(path):
 
 
 def replace_program(folder):
-    """A program that no jax can parse, and whose checksum is right."""
+    """A program that no JAX can parse, with a right checksum."""
     content = b"\0" * 1000
     (folder / "energy.bin").write_bytes(content)
     files = json.loads((folder / "manifest.json").read_text())["files"]
@@ -246,14 +246,14 @@ KINDS = {
 
 
 def moved_params(config):
-    """Untrained parameters far enough from their many zeros that everything matters."""
+    """Untrained parameters, moved off their many zeros so that every one matters."""
     params = jax.eval_shape(lambda: assemble.init_params(config, jax.random.key(0)))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: jnp.asarray(0.1 * rng.standard_normal(leaf.shape), leaf.dtype), params)
 
 
 def quick_jit(fn):
-    """For many programs run once: half the time to compile them."""
+    """Compiles in half the time; for many programs that run once."""
     return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -279,7 +279,7 @@ def test_every_kind_of_model_is_exported_but_for_rounding(kind):
     (samples, energies), (images, expected) = both_ways(KINDS[kind])
     assert np.isfinite(images).all()
     assert np.ptp(images) > 0.5
-    # Two programs that XLA may round differently; a step moves by 1e-2 and more, roundings came to 6e-7 at most
+    # XLA may round the two programs differently: by 6e-7 at most, where a step moves by 1e-2 and more
     np.testing.assert_allclose(samples, images, rtol=0, atol=1e-5)
     np.testing.assert_allclose(energies, expected, rtol=1e-5)
 

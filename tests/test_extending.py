@@ -1,4 +1,4 @@
-"""docs/extending.md: every file on it is written, every command runs, and no example is longer than it promises."""
+"""The tests write every file of docs/extending.md and run its commands; no example is longer than the page promises."""
 
 import json
 import re

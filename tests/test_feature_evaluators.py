@@ -1,4 +1,4 @@
-"""The metrics in features, as --mode=evaluate has them: of equal sets, of shifted ones, saved, and refused."""
+"""The metrics in features of --mode=evaluate: on equal sets, on shifted ones, saved and refused."""
 
 import flax.linen as nn
 import jax
@@ -25,7 +25,7 @@ TEST = memory.digits("test").images
 
 
 class SmallInception(nn.Module):
-    """In place of the real one, of which an image takes a second."""
+    """Stands for the real network, which takes a second for each image."""
 
     @nn.compact
     def __call__(self, images):
@@ -35,7 +35,7 @@ class SmallInception(nn.Module):
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """Weights in a file of the user's, for a network of 16 features."""
+    """A user's file of weights for a network of 16 features."""
     kernel = np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32)
     monkeypatch.setattr(inception, "NUM_FEATURES", 16)
     monkeypatch.setattr(inception, "Inception", SmallInception)

@@ -16,7 +16,7 @@ from ebm_jax.metrics import features, moments, score
 from ebm_jax.metrics.frechet import frechet_distance, gaussian
 from ebm_jax.types import BadInput
 
-IMAGES = memory.digits("test").images  # 359, of which no batch nor block is a divisor
+IMAGES = memory.digits("test").images  # 359 images: no batch or block divides that
 
 
 def apply(params, images):

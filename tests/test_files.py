@@ -117,7 +117,7 @@ def test_folders_that_cannot_be_used_are_refused_in_one_line(tmp_path, tree, spl
         (b"", "cannot be decoded"),
         (b"just some text\n" * 20, "cannot be decoded"),
         (encoded(Image.effect_noise((8, 8), 50))[:60], "cannot be decoded"),
-        (encoded(Image.new("RGB", (8, 8)), exif=b"Exif\0\0II*\0"), "cannot be decoded"),  # of PIL, a struct.error
+        (encoded(Image.new("RGB", (8, 8)), exif=b"Exif\0\0II*\0"), "cannot be decoded"),  # PIL raises a struct.error
         (encoded(Image.new("RGB", (8, 9))), "is 9x8 and not 8x8"),
         (encoded(Image.new("F", (8, 8)), "tiff"), "has 32-bit pixels of unknown range"),
         (None, "cannot be read"),
@@ -198,7 +198,7 @@ def test_the_first_frame_of_an_animation_is_read():
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_photographs_are_turned_upright(orientation):
     upright = np.arange(48, dtype=np.uint8).reshape(6, 8)
-    stored = {  # what a camera stores that is to be shown as `upright`, by the EXIF standard's row and column names
+    stored = {  # what a camera stores for `upright`, by the EXIF standard's names of rows and columns
         1: upright,
         2: upright[:, ::-1],
         3: upright[::-1, ::-1],
@@ -223,7 +223,7 @@ def test_cropping_alone_copies_the_middle_pixels(height, width, rows, columns):
 
 
 def test_shrinking_keeps_the_aspect_and_the_centre():
-    """A linear ramp along each axis, which any symmetric filter keeps, sampled at the centres of 4x4 pixels."""
+    """A linear ramp along each axis, sampled at the centres of 4x4 pixels. Any symmetric filter keeps it."""
     y, x = np.mgrid[0:32, 0:64].astype(float)
     pixels = np.stack([3 * x, 6 * y, 0 * x], -1).round().astype(np.uint8)
     decoded = decode.decode(encoded(Image.fromarray(pixels)), SHAPE, crop=True).astype(float)

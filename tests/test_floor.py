@@ -1,4 +1,4 @@
-"""What a training step must at least compute and move, beside what compiled programs do."""
+"""The least that a training step must compute and move, beside what compiled programs do."""
 
 import jax
 import jax.numpy as jnp

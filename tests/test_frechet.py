@@ -44,7 +44,7 @@ def test_variance_survives_an_offset_that_a_sum_of_squares_would_not():
     shifted = moments.empty(1)
     for part in np.split(x + 1e7, 20):
         shifted = moments.update(shifted, part)
-    # 1e7 is rounded to 2e-9, so that each deviation is off by that; squares of 1e14 would be rounded to 0.016
+    # 1e7 is rounded to 2e-9, and each deviation is off by that; squares of 1e14 would be rounded to 0.016
     assert abs(shifted.scatter.item() / 1999 - x.var(ddof=1)) < 1e-7
 
 
@@ -65,7 +65,7 @@ def test_distance_of_commuting_covariances_is_that_of_their_eigenvalues():
     basis, _ = np.linalg.qr(rows(5, 5))
     a, b = np.array([4.0, 1.0, 0.25, 9.0, 2.0]), np.array([1.0, 1.0, 4.0, 0.0, 3.0])
     found = frechet_distance(of_law(np.zeros(5), basis * a @ basis.T), of_law(np.ones(5), basis * b @ basis.T))
-    # the zero eigenvalue comes out as 1e-15, whose root is 3e-8
+    # the zero eigenvalue comes out as 1e-15, and its root as 3e-8
     assert found == pytest.approx(5 + np.square(np.sqrt(a) - np.sqrt(b)).sum(), abs=1e-6)
 
 
@@ -104,7 +104,7 @@ def test_jackknifed_error_is_the_deviation_over_repeated_sets():
     drawn = rng.normal(size=(100, 200, 3)) * 1.5 + 0.5  # 100 sets of 200
     found = [jackknifed_distance([moments.of(part) for part in np.split(points, 10)], reference) for points in drawn]
     distances, errors = np.transpose(found)
-    # the deviation of 100 distances is known to 1 / sqrt(200), the mean of the jackknives to less
+    # the deviation of 100 distances is known to 1 / sqrt(200), the mean of the jackknives better
     assert np.mean(errors) == pytest.approx(distances.std(ddof=1), rel=5 / np.sqrt(200))
 
 
@@ -116,7 +116,7 @@ def test_jackknifed_distance_is_that_of_the_whole_set_and_its_error_that_of_leav
     )
     distance, error = jackknifed_distance([moments.of(part) for part in parts], reference)
     assert distance == pytest.approx(whole, rel=ROUNDING)
-    # Tukey's pseudo-values, whose mean's standard error it is
+    # the standard error of the mean of Tukey's pseudo-values
     assert error == pytest.approx(np.std(6 * whole - 5 * np.array(without), ddof=1) / np.sqrt(6), rel=1e-8)
 
 

@@ -1,4 +1,4 @@
-"""A disk that is full while a run saves: the older checkpoints stay, a person is told, and the run goes on."""
+"""The disk is full while a run saves: the older checkpoints stay, a line says so, and the run goes on."""
 
 import contextlib
 import errno
@@ -27,7 +27,7 @@ from ebm_jax.types import BadInput
 
 @contextlib.contextmanager
 def small_files_only():
-    """No file may grow beyond 600 bytes: what a full disk does to the arrays, with the rights of any user."""
+    """No file may grow beyond 600 bytes. Arrays fail as on a full disk, and any user may set the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))
     try:
@@ -44,7 +44,7 @@ def as_the_program():
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled(tmp_path_factory):
-    """What a save compiles, whose cache cannot be written under the limit."""
+    """Compile a save's programs first: under the limit their cache cannot be written."""
     with checkpoint.open_manager(tmp_path_factory.mktemp("warm")) as manager:
         checkpoint.save(manager, 1, make_state(1))
 
@@ -55,7 +55,7 @@ def save_and_wait(manager, step):
 
 
 def restored_step(folder):
-    """The newest valid step, whose values are exact and above which nothing is damaged."""
+    """The newest valid step; its values are exact, and no newer step is damaged."""
     with checkpoint.open_manager(folder, read_only=True) as manager:
         restored = checkpoint.restore_newest(manager, abstract(make_state(0)))
     assert restored.skipped == {}
@@ -153,7 +153,7 @@ def noise(side):
 
 
 def ends(work):
-    """Do the work in a thread, within a bound that only waiting for ever passes."""
+    """Do the work in a thread, within a time that only an endless wait exceeds."""
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(FOR_EVER)

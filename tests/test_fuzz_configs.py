@@ -1,7 +1,7 @@
 """Configs, command lines, config files and config.json files that are wrong in every way: one clear line, or a run.
 
-Nothing but `BadInput` may be raised, and where `run.main` is called the exit status is 2 and no file changes. What the
-checks let through must build: its training step is traced. The counts are in docs/reliability.md.
+Nothing but `BadInput` may be raised; `run.main` exits with status 2 and changes no file. A config that passes the
+checks must build: its training step is traced. The counts are in docs/reliability.md.
 """
 
 import copy
@@ -70,7 +70,7 @@ def changed(base, changes):
 
 
 def place(values, key):
-    """The group of nested dictionaries that a dotted key stands in, and its name there."""
+    """A dotted key's group in nested dictionaries, and its name there."""
     *groups, last = key.split(".")
     return reduce(dict.__getitem__, groups, values), last
 
@@ -97,7 +97,7 @@ def accepted(values):
 
 
 def traces(config):
-    """Whether the memory is enough; a step of it is traced without running it."""
+    """Whether the memory is enough. If it is, trace a step without running it."""
     mesh = parallel.device_mesh()
     try:
         capacity.check_memory(config, mesh)
@@ -105,7 +105,7 @@ def traces(config):
         check_line(error)
         return False
     state, batch = program.abstract_state(config, mesh), program.abstract_batch(config, mesh)
-    with jax.debug_key_reuse(False):  # its checker takes the keys of a vmapped scan, whose axis moves, for used ones
+    with jax.debug_key_reuse(False):  # a vmapped scan moves its keys' axis, which JAX's checker calls a use
         jax.eval_shape(program.make_step(config, mesh), state, batch)
     return True
 
@@ -146,13 +146,13 @@ ODD = ODD_NUMBERS + ODD_TEXTS + ODD_TYPES
 
 
 def names_of(key):
-    """The valid words for a key that has some, so that checks across keys are met too."""
+    """The valid words of a key, if it has any, so that checks across keys run too."""
     sources = {"data.source": ["density", "noise", "shapes", "npz:x"], "sample.task": [*tasks.TASKS]}
     return [*checks.NAMES.get(key, {}), *KEYS[key].limit.options, *sources.get(key, [])]
 
 
 def try_odd_values(stride):
-    """Each key with every `stride`-th odd value, other ones for each key, and with all valid words."""
+    """Each key with every `stride`-th odd value, from its own offset, and with all valid words."""
     counts = Counter()
     for index, (key, entry) in enumerate(KEYS.items()):
         for value in ODD[index % stride :: stride] + names_of(key):
@@ -204,7 +204,7 @@ def fuzz_configs(examples):
 
 
 def fuzz_steps(examples):
-    """Several keys with plausible values; the step of each config that is taken is traced."""
+    """Several keys with plausible values. Each config that passes has its step traced."""
     counts = Counter()
 
     @profile(examples)
@@ -447,7 +447,7 @@ def without(values, key):
 
 
 def damaged_json(text):
-    """Texts in the place of a config.json, by what is wrong with them."""
+    """Texts that stand for a config.json, by what is wrong with them."""
     values = json.loads(text)
     return {
         "nothing": "",

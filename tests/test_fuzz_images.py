@@ -1,7 +1,7 @@
-"""Folders and .npz files of all that is no ordinary image: read, named and stepped over, or refused in one clear line.
+"""Folders and .npz files of anything but ordinary images: read, skipped by name, or refused in one clear line.
 
-Every example ends as `outcome` says: with pixels of the shape that was asked for, or with one printable line. Nothing
-else may be raised, and no file may change. The counts are in docs/reliability.md.
+Every example ends as `outcome` says: with pixels of the requested shape, or with one printable line. Nothing else may
+be raised, and no file may change. The counts are in docs/reliability.md.
 """
 
 import io
@@ -24,14 +24,14 @@ from ebm_jax.types import BadInput
 
 SHAPE = (8, 8, 3)
 LONGEST = 1000  # characters of a message
-HANG = 300  # seconds that no test needs, however busy the machine
+HANG = 300  # seconds; no test needs as many, however busy the machine
 QUICK = settings(max_examples=50, derandomize=True, deadline=None, database=None)
 MANY = settings(max_examples=3_000, derandomize=True, deadline=None, database=None)
 
 
 @pytest.fixture(autouse=True)
 def no_hang():
-    """A read that waits for ever, as of a pipe, is an error."""
+    """A read that waits for ever, such as a pipe's, is an error."""
 
     def stop(signum, frame):
         raise TimeoutError(f"a test took {HANG} s")
@@ -182,7 +182,7 @@ def test_damaged_images_are_read_or_unreadable():
 
 
 def fill(folder, name):
-    """Put one thing of this name, which looks like an image and is none, into the folder."""
+    """Put one thing into the folder that looks like an image by its name and is none."""
     path = folder / "odd.png"
     if name == "empty":
         path.write_bytes(b"")
@@ -377,7 +377,7 @@ def test_the_error_of_a_damaged_archive_is_cut_short(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("images.npy", array_header((3, 8, 8)) + bytes(192))
     content = bytearray((tmp_path / "x.npz").read_bytes())
-    content[26:28] = struct.pack("<H", 150)  # the length of the member's name, which zipfile then quotes in its error
+    content[26:28] = struct.pack("<H", 150)  # the length of the member's name; zipfile quotes the name in its error
     (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(BadInput, match="images cannot be read") as raised:
         files.npz_source(tmp_path / "x.npz", "train", SHAPE, crop=True)

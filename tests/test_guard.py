@@ -1,4 +1,4 @@
-"""What the guard judges: limits, patience and trend, from metrics alone; and what the monitors measure on devices."""
+"""The guard judges limits, patience and trend from metrics alone; the monitors measure on devices."""
 
 import json
 import math
@@ -80,7 +80,7 @@ def test_values_that_are_not_finite_are_an_illness_even_where_every_mean_is_fini
 def test_a_gap_that_falls_ten_times_its_change_short_of_its_limit_is_ill_and_one_that_rises_is_not():
     falling = judged([metrics_for(energy_gap=-0.1 * step) for step in range(60)])
     first = next(step for step, verdict in enumerate(falling) if verdict)
-    # by step n the trend has reached 0.1 (1 - 0.9^n): the limit is passed where 0.1 n + 10 times that > 5
+    # by step n the trend is t = 0.1 (1 - 0.9^n): the gap passes the limit once 0.1 n + 10 t > 5
     expected = next(n for n in range(60) if 0.1 * n + (1 - 0.9**n) > 5.0)
     assert first == expected + LIMITS.patience - 1
     assert first < 50, "before the gap itself is there"
@@ -104,7 +104,7 @@ def test_the_limits_are_in_the_units_of_lambda_and_of_the_box():
     assert found["energy_data"] == found["energy_samples"] == pytest.approx((-20 / 0.2, 20 / 0.2))
     assert found["energy_gap"] == pytest.approx((-0.5 / 0.1, math.inf))
     assert found["chain_grad_norm"] == pytest.approx((1e-6 * 0.8, 2 * 0.8))
-    config = density2d.get_config()  # λ 0.001, which counts as 0.01
+    config = density2d.get_config()  # λ 0.001 counts as 0.01
     assert limits(config)["energy_gap"][0] == pytest.approx(-50)
     config.chain.kernel, config.chain.step_size = "hmc", 0.02
     assert limits(config)["chain_grad_norm"][1] == pytest.approx(2 * math.sqrt(2) / (0.5 * 0.02**2))
@@ -253,7 +253,7 @@ def test_status_3_is_documented_where_people_look():
 
 
 def test_a_logged_healthy_fashion_mnist_run_never_makes_the_guard_fire():
-    """Replays the metrics.jsonl of a real run, where the README's command was given."""
+    """Replays the metrics.jsonl of a real run, if someone gave the README's command."""
     path = ROOT / "runs" / "fashion_mnist_conditional" / "metrics.jsonl"
     if not path.is_file():
         pytest.skip("there is no Fashion-MNIST run in runs/")

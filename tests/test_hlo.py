@@ -1,4 +1,4 @@
-"""What is read from optimised HLO: work times loop lengths, bytes as they lie, communication, donation, copies."""
+"""The reader of optimised HLO: work times loop lengths, bytes as they lie, communication, donation, copies."""
 
 import re
 

@@ -43,7 +43,7 @@ def assert_follows(values, law):
 
 
 def assert_no_atoms(values):
-    """No value is commoner than draws from a smooth density on a float32 grid of 2⁻²⁴ can be."""
+    """No value is more common than a smooth density on a float32 grid of 2⁻²⁴ allows."""
     assert not np.isin(values, (0.0, 1.0)).any()
     assert np.unique(values, return_counts=True)[1].max() <= 5
 
@@ -106,7 +106,7 @@ def test_chains_that_start_in_the_law_stay_in_it_in_several_dimensions_of_differ
 
 
 def test_what_a_trajectory_of_fixed_time_loses_in_acceptance_falls_as_the_square_of_the_step():
-    # Its energy errs by c ε², c of mean 0 over the law to this order, so that 1 - E min(1, e^Δ) = E|c| ε² / 2 + O(ε⁴).
+    # Its energy errs by c ε². To this order c has mean 0 over the law, so 1 - E min(1, e^Δ) = E|c| ε² / 2 + O(ε⁴).
     start = np.random.default_rng(0).normal(size=(10_000, 1))
     lost = []
     for num_leaps in (2, 4, 8):

@@ -20,7 +20,7 @@ def test_number_of_parameters_is_that_of_torchvisions_with_1008_classes_and_with
     second_head = 768 * 128 + 2 * 128 + 128 * 768 * 5 * 5 + 2 * 768 + 1000 * (768 + 1)
     expected = 27_161_264 - second_head + 8 * (2048 + 1)  # torchvision's own count, Inception_V3_Weights.meta
     kernels = sum(leaf.size for name, leaf in leaves().items() if "kernel" in name)
-    biases = sum(leaf.size for name, leaf in leaves().items() if "bias" in name)  # folded: scale and offset before
+    biases = sum(leaf.size for name, leaf in leaves().items() if "bias" in name)  # each from a scale and an offset
     assert kernels + 2 * biases + 1008 == expected
 
 
@@ -60,7 +60,7 @@ def test_shrinking_by_half_is_the_mean_of_four_pixels_and_blurs_no_further():
 
 
 def random_state():
-    """A state dict of the network by the names of PyTorch's, as the inverse of the folding would want them."""
+    """A state dict under PyTorch's names, with the normalisations not yet folded."""
     rng, state = np.random.default_rng(0), {"fc.weight": np.zeros((1008, 2048), np.float32), "fc.bias": np.zeros(1008)}
     for name, leaf in leaves().items():
         layer = name.removesuffix("['conv']['kernel']").removeprefix("['").removesuffix("']").replace("']['", ".")

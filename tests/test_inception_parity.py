@@ -1,6 +1,6 @@
 """The FID's Inception against PyTorch's, on random weights that go through both formats of torch.save.
 
-Needs an environment of its own with torch and torchvision: EBM_JAX_TORCH_PYTHON=PATH of its interpreter, and -m slow.
+Needs its own environment with torch and torchvision: set EBM_JAX_TORCH_PYTHON to its interpreter, and give -m slow.
 """
 
 import os
@@ -15,7 +15,7 @@ from ebm_jax.metrics import inception
 from ebm_jax.storage import weights
 
 PYTHON = "EBM_JAX_TORCH_PYTHON"
-FEATURES = 1e-4  # absolute, of features of about 0.4: the issue's bound; float32 leaves 2e-6
+FEATURES = 1e-4  # absolute; features are about 0.4. The issue's bound; float32 leaves 2e-6
 
 
 @pytest.mark.slow

@@ -51,13 +51,13 @@ def assert_equal(one, two):
 
 
 def assert_variance(values, expected):
-    """Of normal values of mean 0, within five standard errors."""
+    """Normal values of mean 0 have this variance, within five standard errors."""
     values = np.asarray(values, np.float64)
     assert abs(np.square(values).mean() - expected) < 5 * expected * np.sqrt(2 / values.size)
 
 
 def assert_same_means(ours, theirs):
-    """Column by column, within five standard errors of the difference."""
+    """Means agree column by column, within five standard errors of the difference."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     standard_error = np.sqrt(ours.var(0) / len(ours) + theirs.var(0) / len(theirs))
     assert (np.abs(ours.mean(0) - theirs.mean(0)) <= 5 * standard_error).all()
@@ -142,8 +142,8 @@ def test_a_last_step_at_temperature_zero_is_free_of_noise():
 
 
 def test_an_annealed_chain_ends_in_the_deeper_well_more_often_than_a_cold_one():
-    # Wells of one width about 0.25 and 0.75, the second deeper by 0.4 and 1.25 below the barrier between them. At
-    # T = 0.1, 98 % of the law are in the deeper one, but a chain does not cross. At T = 0.6, 66 % are, and it does.
+    # Two wells of one width lie at 0.25 and 0.75. The second is deeper by 0.4, and 1.25 below the barrier. At T = 0.1
+    # it holds 98 % of the law, but chains do not cross. At T = 0.6 it holds 66 %, and they do.
     depth, width = 0.4, 0.05
 
     def wells(x):
@@ -314,11 +314,11 @@ def one_of_theirs(name, s, num_steps):
 def test_acceptances_and_moments_are_those_of_blackjax_and_from_one_key_so_are_the_chains(name, step_size):
     chains, num_steps = 10_000, 8
     ours, theirs = one_of_ours(name, step_size, num_steps), one_of_theirs(name, step_size, num_steps)
-    with jax.debug_key_reuse(False):  # the checker takes vmap's transposition of the scanned keys for their use
+    with jax.debug_key_reuse(False):  # vmap transposes the scanned keys, which the checker calls a use
         keys, others = (jax.random.split(jax.random.key(seed), chains) for seed in (1, 2))
         x, acceptance = ours(keys)
         for value, other in zip((x, acceptance), theirs(keys), strict=True):
-            # Both split a step's key into the noise's and the test's. Rounding seldom decides a test, or grows so far.
+            # Both split a step's key, for noise and for the test. Rounding seldom decides a test or grows so far.
             assert (np.abs(value - other) > 1e-3).any(1).mean() < 0.01
         other_x, other_acceptance = theirs(others)
     assert name == "langevin" or 0.4 < acceptance.mean() < 0.95

@@ -29,7 +29,7 @@ def test_discrepancy_leaves_out_pairs_of_a_row_with_itself():
 
 
 def test_distance_is_unbiased_for_equal_and_for_shifted_gaussians():
-    # Of N(0, 1) and N(m, 1) in one dimension, (xy + 1)³ = Σ_j binom(3, j) x^j y^j: MMD² is the sum of
+    # For N(0, 1) and N(m, 1) in one dimension, (xy + 1)³ = Σ_j binom(3, j) x^j y^j: MMD² is the sum of
     # binom(3, j) (difference of j-th moments)²: 3 m² + 3 (m²)² + (m³ + 3m)².
     m, n = 0.5, 100
     exact = 3 * m**2 + 3 * m**4 + (m**3 + 3 * m) ** 2
@@ -44,7 +44,7 @@ def test_distance_is_unbiased_for_equal_and_for_shifted_gaussians():
 def test_distance_of_subsets_is_their_mean_and_its_standard_error():
     x, y = normal(60, 2).astype(np.float32), normal(50, 2, seed=1).astype(np.float32) + 0.3
     mean, error = kernel_distance(np.random.default_rng(3), x, y, num_subsets=7, subset_size=50)
-    # a subset of 50 of y is all of y, so that only the subsets of x differ
+    # a subset of 50 is all of y, so only the subsets of x differ
     rng, found = np.random.default_rng(3), []
     for _ in range(7):
         chosen = x[rng.choice(60, 50, replace=False)].astype(np.float64)

@@ -99,7 +99,7 @@ def test_tied_chain_recovers_the_weights_means_and_variances_of_a_mixture_to_fir
     grid, probability = mixture.law_of_the_chain(step_size, num_steps)
     law = probability @ mixture.contributions(grid)
     bias = np.abs(law - mixture.truth())
-    assert (bias < step_size / mixture.variances.min()).all()  # a single normal's variance: half of this, relatively
+    assert (bias < step_size / mixture.variances.min()).all()  # relative; twice the bias of a single normal's variance
 
     x, _ = sample(langevin(step_size, project=unbounded), jnp.zeros((num_chains, 1)), mixture.energy, num_steps)
     values = mixture.contributions(x)
@@ -189,7 +189,7 @@ def test_vmap_over_keys_gives_the_chains_of_each_key():
 
     one_by_one = np.array([jax.jit(chain)(key) for key in keys])
     assert np.ptp(one_by_one, axis=0).min() > 0
-    with jax.debug_key_reuse(False):  # the checker takes vmap's transposition of the scanned keys for their use
+    with jax.debug_key_reuse(False):  # vmap transposes the scanned keys, which the checker calls a use
         at_once = jax.jit(jax.vmap(chain))(keys)
     np.testing.assert_allclose(at_once, one_by_one, rtol=0, atol=5 * FLOAT32)
 

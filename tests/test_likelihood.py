@@ -1,4 +1,4 @@
-"""What the evaluators of likelihood, chains and memory say of a run whose energy has a closed form."""
+"""The evaluators of likelihood, chains and memory, on a run with an energy in closed form."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ebm_jax.metrics.ais import Sandwich
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput
 
-SLOPES = np.linspace(0.2, 1.1, 10)  # of each class
+SLOPES = np.linspace(0.2, 1.1, 10)  # one a class
 
 
 def linear(params, images, labels, dropout_key=None):
@@ -65,7 +65,7 @@ def test_bounds_and_likelihood_of_a_model_of_classes_are_those_of_each_class_und
         found = likelihood.measure(of_run, evidence(exact_draws()))
     test = memory.digits("test")
     slopes = SLOPES[test.labels] / temperature
-    energies = slopes * ((test.images.astype(np.float64) + 0.5) / 256).sum((1, 2, 3))  # of the cells' middles
+    energies = slopes * ((test.images.astype(np.float64) + 0.5) / 256).sum((1, 2, 3))  # at the middles of the cells
     expected = {
         "log Z from below (forward AIS), nats": log_z(slopes).mean(),
         "log Z from above (reverse AIS), nats": log_z(slopes).mean(),

@@ -7,7 +7,7 @@ from ebm_jax.training import guard, loop
 
 
 class Number:
-    """A metric that is fetched from a device: the fetch is noted."""
+    """A metric on a device that notes when it is fetched."""
 
     def __init__(self, log, step, value):
         self.log, self.step, self.value = log, step, value

@@ -1,4 +1,4 @@
-"""Several models in one program are the runs of their seeds, and together they are one energy, the mean of theirs."""
+"""Several models in one program equal single runs of their seeds; together they are one energy, the mean of theirs."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from ebm_jax.types import BadInput
 
 @pytest.fixture(scope="module", autouse=True)
 def without_key_checks():
-    """The checker takes the keys of a vmapped scan, whose axis moves, for used ones; a single model passes it."""
+    """A vmapped scan moves its keys' axis, which JAX's checker calls a use; a single model passes it."""
     with jax.debug_key_reuse(False):
         yield
 

@@ -59,7 +59,7 @@ def evaluated(method, memory, apply=apply):
 
 
 def assert_close(actual, expected):
-    """To float32 rounding of sums over a batch."""
+    """Equal, to float32 rounding of sums over a batch."""
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6), actual, expected)
 
 
@@ -89,7 +89,7 @@ def test_comparisons_share_one_call_of_the_network_and_give_what_they_give_apart
 
     def counted(params, images, labels=None, dropout_key=None):
         sizes.append(len(images))
-        mask = 0.0 if dropout_key is None else jax.random.uniform(dropout_key)  # the same in both where keys are
+        mask = 0.0 if dropout_key is None else jax.random.uniform(dropout_key)  # equal keys give equal masks
         return (1.0 + mask) * apply(params, images, labels)
 
     parts = [contrastive_divergence(), labels_contrasted(of_the_batch)]

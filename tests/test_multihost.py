@@ -79,7 +79,7 @@ def rows(workdir):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """One process with 4 devices; two with 2 each for half of the steps, then four with 1 each; what they printed."""
+    """Folders and output of one process with 4 devices, and of two with 2 each for half the steps, then four with 1."""
     folder = tmp_path_factory.mktemp("runs")
     alone, half, whole = folder / "alone", folder / "half", folder / "whole"
     side_by_side = [*run_alone(alone, 4), *run_together(half, 2, 2, train__num_steps=3)]
@@ -244,7 +244,7 @@ with processes.joined(processes.Launch(coordinator, 2, me, 600)):
 
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory):
-    """What two processes with two devices each made of batches and of damaged checkpoints."""
+    """How two processes with two devices each dealt with batches and with damaged checkpoints."""
     folder, coordinator = tmp_path_factory.mktemp("pieces"), f"127.0.0.1:{free_port()}"
     cases = json.dumps(CASES)
     commands = [[sys.executable, "-c", PIECES, coordinator, str(me), str(folder), cases] for me in (0, 1)]
@@ -278,7 +278,7 @@ def test_a_checkpoint_that_one_process_cannot_read_is_damaged_for_all(pieces):
 
 
 class Device:
-    """As much of a device as a mesh looks at."""
+    """The part of a device that a mesh looks at."""
 
     def __init__(self, process_index, id):
         self.process_index, self.id = process_index, id

@@ -1,4 +1,4 @@
-"""Networks of a user's own go through the whole package by their import path, and what is no network is one line."""
+"""A user's own network goes through the whole package by its import path; anything else is refused in one line."""
 
 import io
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ class Bumps(nn.Module):
 
 
 def bowl(steepness=1.0):
-    """U(x) = steepness / 2 |x - centre|², of no labels, the centre being white at first."""
+    """U(x) = steepness / 2 |x - centre|², without labels; the centre starts white."""
 
     def init(key, images):
         del key
@@ -133,14 +133,14 @@ def test_dropout_of_an_own_module_acts_where_a_dropout_key_is_given():
     apply = assemble.make_apply(config_of("Dropped"))
     params, images = {"scale": jnp.float32(3.0)}, jnp.full((2, 8, 8, 1), 0.5)
     np.testing.assert_allclose(apply(params, images), [1.5, 1.5], rtol=1e-6)
-    kept = np.asarray(apply(params, images, dropout_key=jax.random.key(0))) / 3.0 * 64  # 1 a pixel that stays
+    kept = np.asarray(apply(params, images, dropout_key=jax.random.key(0))) / 3.0 * 64  # 1 for each pixel that stays
     np.testing.assert_allclose(kept, kept.round(), atol=1e-4)
     assert (np.abs(kept - 32) < 5 * 4).all()  # standard deviation 4
     assert kept[0] != 32 or kept[1] != 32
 
 
 class Keywords(nn.Module):
-    """A network of one parameter that has what its factory got in `got`."""
+    """A network of one parameter; `got` holds what its factory was given."""
 
     got: tuple = ()
 

@@ -24,7 +24,7 @@ def dense(features_in, features_out):
 
 
 def three_stages(width, stem):
-    """Three blocks at each of three widths, the first of each halving the image after its convolutions."""
+    """Three blocks at each of three widths; the first of each width halves the image after its convolutions."""
     before = stem
     for side, features in ((32, width), (16, 2 * width), (8, 4 * width)):
         yield from [(side, conv(3, before, features)), (side, conv(3, features, features))]
@@ -55,7 +55,7 @@ PAPER = {
         shape=(28, 28, 1),
         convolutions=[(28, conv(3, 1, 64)), (14, conv(4, 64, 64)), (7, conv(4, 64, 128)), (4, conv(4, 128, 256))],
         dense=[(4 * 4 * 256, 128), (128, 1)],
-        tables=(64 + 64) + (64 + 128) + (128 + 256),  # bias on the channels in, gain on those out
+        tables=(64 + 64) + (64 + 128) + (128 + 256),  # a bias for each input channel, a gain for each output channel
         parameters="1.25 M",
         multiply_adds="28.6 M",
     ),
@@ -84,7 +84,7 @@ PAPER = {
             *2 * [(4, conv(3, 256, 256))],
         ],
         dense=[(256, 1)],
-        tables=2 * 3 * 128 + (128 + 2 * 256) + 3 * 3 * 256,  # two biases and a gain, the first on the channels in
+        tables=2 * 3 * 128 + (128 + 2 * 256) + 3 * 3 * 256,  # two biases and a gain; the first bias is on the input
         parameters="5.31 M",
         multiply_adds="0.853 G",
     ),
@@ -169,7 +169,7 @@ def count(params):
 
 
 def multiply_adds(fn, *inputs):
-    """Output elements times the terms of each one's sum, over all convolutions and matrix products."""
+    """Output elements times the terms that each sums, over all convolutions and matrix products."""
 
     def cost(equation):
         dimensions = equation.params["dimension_numbers"]
@@ -201,7 +201,7 @@ def test_parameters_are_those_of_the_paper_and_one_set_of_tables_a_class(net):
 
 @pytest.mark.parametrize("net", PAPER.values(), ids=PAPER)
 def test_forward_multiply_adds_are_those_of_the_paper(net, monkeypatch):
-    monkeypatch.setattr(convolution, "_winograd_wins", lambda x, kernel: False)  # has fewer than the paper's
+    monkeypatch.setattr(convolution, "_winograd_wins", lambda x, kernel: False)  # Winograd has fewer than the paper
     expected = sum(side**2 * size for side, size in net.convolutions) + sum(a * b for a, b in net.dense)
     assert in_words(expected, net.multiply_adds) == net.multiply_adds
     network, image = net.make(num_classes=1), jax.ShapeDtypeStruct((1, *net.shape), jnp.float32)
@@ -231,7 +231,7 @@ NETWORKS = [
     pytest.param(networks.resnet32_wider, (8, 8, 3), id="resnet32_wider"),
     pytest.param(networks.SmallNet, (8, 8, 1), id="small"),
 ]
-ATTENTIVE = {  # where the attention block stands, its input's channels and its keys', for width 4
+ATTENTIVE = {  # where the attention block stands, and the channels of its input and of its keys, for width 4
     "resnet32": (networks.resnet32, "block3", 8, 2),
     "resnet32_large": (networks.resnet32_large, "block4", 8, 4),
     "resnet32_wider": (networks.resnet32_wider, "block1", 4, 2),
@@ -263,14 +263,14 @@ def test_energy_under_a_one_hot_soft_label_is_that_under_the_class(make, shape):
     assert np.ptp(energies(network, params, images[:1].repeat(3, 0), jnp.eye(3))) > 1e3 * FLOAT32
 
 
-BFLOAT16 = 2.0**-8  # half the distance of two neighbours is at most this part of a value
+BFLOAT16 = 2.0**-8  # relative; half the gap between neighbouring values at most
 
 
 @pytest.mark.parametrize(("make", "shape"), [each for each in NETWORKS if each.id != "resnet32_wider"])
 def test_bfloat16_changes_energies_and_chain_gradients_by_its_rounding_and_not_their_type(make, shape):
     # Every layer rounds its input, its kernel and its output: relative errors of 2^-8 each, independent between
     # elements. Over the layers (at most 30 here, three roundings each) their squares add up; the gradient goes through
-    # the layers twice. A smooth activation, because at a kink the smallest error changes a slope by its whole jump.
+    # the layers twice. The activation is smooth: at a kink the smallest error changes a slope by the whole jump.
     network = make(width=16, num_classes=2, spectral_norm=False, activation=nn.swish)
     params, images = random_params(network, shape, scale=0.1), random_images(8, shape)
     labels = jnp.arange(8) % 2

@@ -30,7 +30,7 @@ def test_an_operator_and_its_gradient_are_adjoint_and_its_largest_eigenvalue_is_
     back = np.asarray(adjoint(jnp.asarray(y))[0], np.float64)
     scale = np.linalg.norm(seen) * np.linalg.norm(y)
     assert abs(np.vdot(np.asarray(seen, np.float64), y) - np.vdot(x, back)) < 10 * FLOAT32 * scale
-    # All eigenvalues, of one image: the columns of A are those of the images with a single 1.
+    # All eigenvalues for one image: A maps the images with a single 1 to its columns.
     ones = np.eye(np.prod(SHAPE[1:]), dtype=np.float32).reshape(-1, *SHAPE[1:])
     matrix = np.asarray(forward(jnp.asarray(ones)), np.float64).reshape(len(ones), -1)
     assert abs(np.linalg.norm(matrix, 2) ** 2 - stated) < 1e-5 * stated
@@ -60,7 +60,7 @@ def test_a_blurred_point_has_the_variance_of_the_width_along_both_axes():
     for axis, centre in ((0, 20), (1, 25)):
         places = np.arange(spread.shape[axis]) - centre
         variance = (spread.sum(1 - axis) * places**2).sum()
-        assert abs(variance - 4.0) < 0.01  # of a Gaussian cut off at 4 σ a share of 0.0011 is lost
+        assert abs(variance - 4.0) < 0.01  # cutting a Gaussian off at 4 σ loses a share of 0.0011
 
 
 def test_downsampling_and_graying_are_means():
@@ -110,7 +110,7 @@ def test_impulse_likelihood_is_quadratic_nearby_and_has_the_stated_pull_and_curv
     pull = np.asarray(jax.jit(jax.vmap(jax.grad(along)))(distances))
     curvature = np.asarray(jax.jit(jax.vmap(jax.grad(jax.grad(along))))(distances))
     assert abs(pull.max() - 3**1.5 / 16 * weight * width) < 1e-5  # at width / sqrt(3)
-    assert pull[-1] < 1e-3 * weight  # of weight where the noise is taken for Gaussian
+    assert pull[-1] < 1e-3 * weight  # a Gaussian likelihood would pull with all of weight
     assert abs(curvature[0] - weight) < 1e-5
     assert abs(curvature.max() - weight) < 1e-5
     assert abs(curvature.min() + weight / 4) < 1e-4
@@ -124,7 +124,7 @@ def test_impulse_likelihood_takes_a_pixel_with_all_its_channels_for_one():
 
 
 def test_impulses_drag_the_quadratic_answer_and_not_the_robust_one():
-    """Of pixels that the prior holds to one common value: the quadratic gives their mean, the robust one their mode."""
+    """The prior holds all pixels to one value: the quadratic likelihood gives their mean, the robust one their mode."""
     observed = np.full((1, 10, 10, 1), 0.3, np.float32)
     observed[0, :3] = 1.0
 

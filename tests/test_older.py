@@ -1,4 +1,4 @@
-"""Checkpoints of older versions: today's state is found in them, exactly, or they are said to be of another version."""
+"""Checkpoints of older versions give today's state exactly, or one line says that they are of another version."""
 
 import json
 import tarfile
@@ -44,7 +44,7 @@ class New(NamedTuple):
 
 
 def placed(tree):
-    """On all devices, the rows of the buffer spread over them."""
+    """Place a tree on all devices, with the rows of the buffer spread over them."""
     mesh = parallel.device_mesh()
     return jax.tree.map(
         lambda leaf: jax.device_put(
@@ -70,7 +70,7 @@ def meta_of(folder, step=6):
 
 
 def saved(folder, state, as_list):
-    """A checkpoint, with the fingerprint of today or, as those up to a7536e2 have it, as a list."""
+    """A checkpoint with today's fingerprint or, as up to a7536e2, with a list."""
     with checkpoint.open_manager(folder) as manager:
         checkpoint.save(manager, 6, state)
     if as_list:

@@ -1,4 +1,4 @@
-"""Runs made at commit a7536e2 load, sample, export, evaluate and go on; tests/fixtures/README.md says how they were made."""
+"""Runs of commit a7536e2 load, sample, export, evaluate and go on; tests/fixtures/README.md says how to make them."""
 
 import json
 import subprocess

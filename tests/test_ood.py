@@ -61,7 +61,7 @@ def test_the_false_positive_rate_is_that_of_scikit_learns_curve_and_of_the_defin
 
 
 def test_the_bootstrap_of_a_mean_has_its_known_standard_error():
-    inside = 3 * INSIDE  # so that either set's part of the error counts
+    inside = 3 * INSIDE  # so that both sets contribute to the error
     found = ood.bootstrap_standard_error(RNG, lambda a, b: a.mean() - b.mean(), inside, OUTSIDE, n=1000)
     known = np.sqrt(inside.var() / len(inside) + OUTSIDE.var() / len(OUTSIDE))
     assert abs(found / known - 1) < 5 / np.sqrt(2 * 1000)
@@ -73,7 +73,7 @@ def test_the_bootstrap_of_a_mean_has_its_known_standard_error():
     ids=["a shift by one pixel", "another scale", "upside down"],
 )
 def test_a_set_against_itself_is_one_half_and_otherwise_preprocessed_is_not(damage):
-    """By the energy of a Gaussian fitted to the training digits."""
+    """Scores by the energy of a Gaussian fitted to the training digits."""
     train, images = (memory.digits(split).images / 255 for split in ("train", "test"))
     flat = train.reshape(-1, 64)
     precision = np.linalg.inv(np.cov(flat.T) + 0.02 * np.eye(64))
@@ -91,7 +91,7 @@ def test_a_set_against_itself_is_one_half_and_otherwise_preprocessed_is_not(dama
 
 
 def quadratic(images, labels):
-    """U(x, y) = Σ (x - y/2)² / 2, whose gradient is x - y/2."""
+    """U(x, y) = Σ (x - y/2)² / 2, with the gradient x - y/2."""
     return 0.5 * jnp.square(images - 0.5 * labels.reshape(-1, 1, 1, 1)).sum((1, 2, 3))
 
 

@@ -11,7 +11,7 @@ ADAM_EPSILON = 1e-8
 
 
 def gradients(num_steps, seed=0):
-    """A tree of gradients for each step, some of whose elements jump far out."""
+    """A tree of gradients for each step; those of steps 2 and 5 are ten times as large."""
     generator = np.random.default_rng(seed)
     for step in range(num_steps):
         scale = 10.0 if step in (2, 5) else 1.0

@@ -1,4 +1,4 @@
-"""A sampling buffer goes on where it stopped, and its members move it at their mean or in turns."""
+"""A sampling buffer goes on where it stopped; an ensemble moves it by its mean energy or in turns."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ LABELS = jnp.zeros(8, jnp.int32)
 
 
 def ramp(slopes, rounds, labels):
-    """The energy whose descent moves every value by the slope of this round's member, whatever the labels."""
+    """An energy: its descent moves every value by the slope of this round's member, whatever the labels."""
     del labels
     slope = jnp.asarray(slopes)[rounds % len(slopes)]
     return lambda x: -slope * x.sum((1, 2))

@@ -1,4 +1,4 @@
-"""What research code imports: four functions that are pure and fit each other."""
+"""Research code imports four functions; they are pure and fit each other."""
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ def test_labels_and_start_set_the_number_and_the_start(sample_fn, params):
     start = jnp.full((5, 8, 8, 1), 0.5)
     moved = sample_fn(params, jax.random.key(0), init=start)
     assert moved.shape == start.shape
-    # five steps of at most step_size · grad_clip, three of them with noise, leave no pixel farther away than this
+    # each of five steps moves a pixel by at most step_size · grad_clip, and three add noise
     assert jnp.abs(moved - start).max() < 5 * 10.0 * 0.03 + 3 * 6 * 0.005
 
 
@@ -92,7 +92,7 @@ def test_a_label_out_of_range_is_named_and_inside_jit_gives_nan(config, sample_f
 
 
 def test_labels_of_another_shape_are_named_inside_jit_too(config):
-    check = jax.jit(lambda labels: check_labels(config, labels, 2))  # run-time shape checks, here only, come before it
+    check = jax.jit(lambda labels: check_labels(config, labels, 2))  # alone: in tests run-time shape checks come first
     with pytest.raises(BadInput, match=r"labels of shape \(1,\) for 2 images; give one integer for each image"):
         check(jnp.array([3]))
 

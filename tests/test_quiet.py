@@ -17,14 +17,14 @@ LIBRARIES = ("absl", "asyncio", "gcsfs", "jax", "orbax", "tensorstore")
 
 
 def settings():
-    """All that decides which log records and unraisable errors of a process are seen."""
+    """Everything that decides which log records and unraisable errors of a process are seen."""
     loggers = [logging.getLogger(name) for name in ("", *LIBRARIES)]
     return [(one.level, list(one.filters), list(one.handlers), one.disabled) for one in loggers], sys.unraisablehook
 
 
 @pytest.fixture(autouse=True)
 def noisy(monkeypatch):
-    """A process in which nothing is silenced yet, and in which nothing of a test stays."""
+    """Nothing in the process is silenced before a test, and nothing of a test stays after it."""
     for name in LIBRARIES:
         logger = logging.getLogger(name)
         monkeypatch.setattr(logger, "filters", [])
@@ -49,7 +49,7 @@ def test_a_library_user_sees_what_orbax_logs_of_a_failed_save_and_the_program_do
     def logged(folder):
         caplog.clear()
         with checkpoint.open_manager(folder) as manager:
-            checkpoint.save(manager, 1, make_state(1))  # what this compiles is not to meet the limit
+            checkpoint.save(manager, 1, make_state(1))  # compiles before the limit is set
             with small_files_only():
                 checkpoint.save(manager, 2, make_state(2))
                 assert "step 2 in" in checkpoint.settle(manager)

@@ -1,4 +1,4 @@
-"""The README's commands and links are those that work."""
+"""The README's commands and links work."""
 
 import re
 import subprocess

@@ -1,6 +1,6 @@
-"""What must not grow, counted in compiled training steps: the numbers are the same on every machine, and exact.
+"""Counts of compiled training steps that must not grow: they are exact, and the same on every machine.
 
-What they mean in time is in benchmarks/ and docs/performance.md; nothing is timed here.
+benchmarks/ and docs/performance.md say what they mean in time; nothing is timed here.
 """
 
 import math
@@ -21,14 +21,14 @@ from ebm_jax.types import Batch
 from tools.compile import hlo
 
 CHAIN = 7  # steps; the loops that draw random bits have 5
-# Chains times pixels exceed the kernels' elements; where they do not, XLA has image and kernel change places
+# Chains times pixels exceed the kernels' elements; otherwise XLA swaps image and kernel
 SIZES = {"train.batch_size": 40, "buffer.capacity": 400, "chain.num_steps": CHAIN, "model.spectral_norm": True}
 RESNET = networks.ResNet(4, (networks.Residual(64, True),), num_classes=1, spectral_norm=True)
-CASES = {  # the network, None for the config's own, and its layers: plain convolutions, Winograd's, dense but the head
+CASES = {  # the network (None: the config's) and its layers: plain convolutions, Winograd's, dense without the head
     "resnet": (RESNET, (3, 1, 0)),
     "digits": (None, (3, 1, 1)),
 }
-METRICS = 8  # that the devices average; the others follow from these
+METRICS = 8  # averaged over the devices; the others follow from these
 ARITHMETIC = ("add", "subtract", "multiply", "divide", "dot")
 
 
@@ -50,7 +50,7 @@ class Step:
 
 
 def count(runs, *opcodes):
-    """How often instructions run that are one of `opcodes`."""
+    """How often instructions with one of the `opcodes` run."""
     return sum(run.times for run in runs if run.instruction.opcode in opcodes)
 
 
@@ -88,7 +88,7 @@ def test_kernels_are_normalised_and_transformed_before_the_chain_and_only_moved_
     assert not [run.instruction.name for run in inside if run.instruction.opcode in ARITHMETIC]
     outside = [run for run in step.outside if shape(run) in shapes]
     assert count(outside, *ARITHMETIC) > 0
-    # XLA does not hoist what only moves elements: a flip for a plain kernel, four parts of one for Winograd's
+    # XLA does not hoist what only moves elements: one flip of a plain kernel, four flips of Winograd's parts
     assert count(step.chain, "reverse") == CHAIN * (step.plain + 4 * step.winograd)
 
 

@@ -24,7 +24,7 @@ def draw(key, buffer, labels, restart_prob):
 
 
 def buffer_of(rows, labels=None, dtype=jnp.float32, visits=1):
-    """A buffer with these rows, each visited so often, next written at slot 0."""
+    """A buffer with these rows, each visited `visits` times. The next write goes to slot 0."""
     labels = np.zeros(len(rows), np.int32) if labels is None else labels
     labels = jnp.asarray(labels, jnp.int32 if np.asarray(labels).dtype.kind == "i" else jnp.float32)
     age = jnp.full(len(rows), visits, jnp.int32)
@@ -191,7 +191,7 @@ def test_storage_is_exact_at_both_ends(dtype):
 
 @pytest.mark.parametrize("dtype", ROUNDING)
 def test_chains_do_not_darken_over_many_visits(dtype):
-    """Chains move by a third of a gap forth and back, so that every visit rounds; the release's would halve."""
+    """Chains move forth and back by a third of a gap, so every visit rounds. The release's chains would halve."""
     visits, capacity, pixels, start = 200, 128, 32, 0.7
     moves = ROUNDING[dtype] / 3 * jnp.resize(jnp.array([1.0, -1.0]), visits)
 

@@ -23,7 +23,7 @@ WITHOUT_KEY_CHECKS = partial(jax.debug_key_reuse, False)
 
 
 def poisoned_rows(run_state, value=np.nan):
-    """The state with one row of the last device's shard of the buffer turned into `value`."""
+    """The state with `value` in one row of the last device's shard of the buffer."""
     images = run_state.memory.images
     rows = jnp.where(jnp.arange(images.shape[0])[:, None] == images.shape[0] - 1, value, images)
     return run_state._replace(memory=run_state.memory._replace(images=jax.device_put(rows, images.sharding)))
@@ -35,7 +35,7 @@ def poisoned_params(run_state):
 
 
 def sabotage(monkeypatch, change, at, times=1):
-    """Apply `change` to the state before the step number `at`, the first `times` times that it comes."""
+    """Apply `change` to the state before step `at`, the first `times` times that the run reaches it."""
     left, make_steps = [times], program.make_steps
 
     def make(config, mesh, rescues=0):

@@ -1,4 +1,4 @@
-"""Attacks against the closed forms of a linear classifier, projections against their definition, and the check."""
+"""Attacks against closed forms of a linear classifier, projections against their definition, and the check."""
 
 from functools import cache
 
@@ -111,7 +111,7 @@ def test_pgd_on_a_linear_classifier_reaches_the_optimum_of_the_closed_form(image
 
 
 def test_in_l2_the_faces_of_the_box_take_part_of_the_optimum(images):
-    # max w·z over ball and box is at box(clean + s w), with the s whose point is on the sphere.
+    # w·z is largest over ball and box at box(clean + s w), with s such that the point is on the sphere.
     labels, radius = labels_of(linear, images), 0.5
     w = np.asarray(WEIGHTS[:, 1] - WEIGHTS[:, 0], np.float64).reshape(SHAPE)
     clean = np.asarray(images, np.float64)
@@ -128,7 +128,7 @@ def test_in_l2_the_faces_of_the_box_take_part_of_the_optimum(images):
 
 @pytest.mark.parametrize("name", NORMS)
 def test_the_ball_is_around_the_clean_image_however_many_steps(images, name):
-    # Around the iterate before, as in the release (ebm_sandbox.py), 20 steps would go 0.4 far.
+    # The release (ebm_sandbox.py) projects around the iterate before: 20 steps would go 0.4 far.
     norm, order = NORMS[name]
     labels = labels_of(linear, images)
     found = robustness.pgd(jax.random.key(0), linear, images, labels, norm, 0.03, 0.02, num_steps=60, num_restarts=1)
@@ -140,7 +140,7 @@ def test_the_ball_is_around_the_clean_image_however_many_steps(images, name):
 @pytest.mark.parametrize("name", NORMS)
 def test_at_radius_0_the_images_and_their_accuracy_are_the_clean_ones(images, name):
     norm, _ = NORMS[name]
-    labels = labels_of(linear, images).at[::3].add(1) % 2  # of which a third is wrong
+    labels = labels_of(linear, images).at[::3].add(1) % 2  # a third is wrong
     for found in (
         attack(linear, images, labels, norm, 0.0),
         noise_program(linear, norm)(jax.random.key(0), images, labels, 0.0),
@@ -150,14 +150,14 @@ def test_at_radius_0_the_images_and_their_accuracy_are_the_clean_ones(images, na
 
 
 def test_restarts_find_the_top_that_one_start_misses():
-    def two_tops(key, x):  # a low one at 0.2 and a high one at 0.8 that ascent from below 0.5 does not see
+    def two_tops(key, x):  # a low one at 0.2 and a high one at 0.8; ascent from below 0.5 misses it
         del key
         height = jnp.where(x < 0.5, -1.0 - jnp.abs(x - 0.2), 1.0 - 4.0 * jnp.abs(x - 0.8))[:, 0]
         return jnp.stack([jnp.zeros(len(x)), height], 1)
 
     images, labels = jnp.full((IMAGES, 1), 0.2), jnp.zeros(IMAGES, int)
     reached = attack(two_tops, images, labels, LINF, 0.7, 20, 8).margins > 0
-    # Starts are uniform in [-0.5, 0.9]: 0.4 of 1.4 lie above 0.5, so that one start reaches 29 % and eight reach 93 %
+    # Starts are uniform in [-0.5, 0.9] and 0.4 of 1.4 lies above 0.5: one start reaches 29 %, and eight reach 93 %
     missed = (1.0 / 1.4) ** 8
     assert abs(reached.mean() - (1 - missed)) < 5 * np.sqrt(missed / IMAGES)
 
@@ -169,7 +169,7 @@ def test_random_logits_are_judged_by_their_mean_under_keys_that_the_attack_did_n
     labels = labels_of(linear, images)
     honest = robustness.margins(linear(None, images), labels)
     found = attack(robustness.expected(noisy, 400), images, labels, LINF, 0.0, 20, 1)
-    # One draw of one key for all images, of standard deviation 3 √2 / √400; the largest of 20 would lie 2 of them off
+    # All images share the draw of one key, of standard deviation 3 √2 / √400; the largest of 20 draws lies 2 of it off
     errors = np.abs(found.margins - honest)
     assert np.ptp(errors) < 20 * FLOAT32
     assert errors.max() < 5 * 3 * np.sqrt(2 / 400)
@@ -229,7 +229,7 @@ def refined(key, x, noise_scale=0.0):
 
 
 def test_refined_energies_and_their_gradient_are_the_closed_form_of_descent_in_a_well():
-    # Without noise a step is x ← x - s p (x - m): after K of them U' = (1 - s p)^2K U, unless the ball around x ends it
+    # Without noise a step is x ← x - s p (x - m): after K steps U' = (1 - s p)^2K U, unless the ball ends it
     x = jnp.array([[0.45, 0.3], [0.6, 0.5]])
     shrink = (1 - STEP * PRECISION) ** CHAIN
     ends = jnp.clip(
@@ -275,6 +275,6 @@ def test_an_attack_on_refined_logits_keeps_its_bounds_and_needs_the_gradient_thr
     labels = labels_of(refined, x)
     found = attack(refined, x, labels, LINF, 0.1, 10, 1)
     assert (distances(found.images, x, np.inf) <= 0.1 * (1 + FLOAT32)).all()
-    # Classes are intervals here of the sum of both values: the optimum moves both towards the nearest other class
+    # Classes here are intervals of the sum of both values: the optimum moves both towards the nearest other class
     assert (np.asarray(found.margins) >= np.asarray(robustness.margins(refined(jax.random.key(0), x), labels))).all()
     assert (np.asarray(found.margins) > 0).any()

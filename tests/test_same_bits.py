@@ -19,7 +19,7 @@ from ebm_jax.types import Batch
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "hashes_a7536e2.json").read_text())
 STEPS = 3
-QUICK = {  # whose programs compile fast; the others are slow tests
+QUICK = {  # these compile fast; the others are slow tests
     "digits": (1, 2, 8),
     "density2d": (2,),
     "conditional_label_contrast": (1, 2),
@@ -46,7 +46,7 @@ def case_config(case):
 
 
 def batch(config, index, step):
-    """The recipe that is written in make_hashes.py."""
+    """The recipe of make_hashes.py."""
     rng = np.random.default_rng([index, step])
     size, models, shape = config.train.batch_size, config.train.num_models, tuple(config.data.shape)
     rows = (models, size) if models > 1 else (size,)

@@ -34,7 +34,7 @@ def test_the_centre_of_mass_is_the_position_and_x_runs_to_the_right_and_y_downwa
     images = of(shape, positions)
     mass = images.sum((1, 2))
     centre = np.stack([images.sum(1) @ pixels, images.sum(2) @ pixels], -1) / mass[:, None]
-    # a pixel that is covered in part counts as at its middle: wrong by at most 1/8 of its length
+    # a partly covered pixel counts at its middle: wrong by at most 1/8 of its length
     assert (
         np.abs(centre - (4.5 + 7 * positions)).max() <= 0.125 * max(HEIGHTS[shape], WIDTHS[shape]) / AREAS[shape] + 1e-3
     )
@@ -112,7 +112,7 @@ def test_a_run_reads_them_by_the_config_also_when_dry():
 
 def test_a_factor_that_shapes_do_not_have_is_refused_before_the_run():
     config = shapes_position.get_config()
-    config.data.condition = "rotation"  # its labels have the length of a position's
+    config.data.condition = "rotation"  # its labels are as long as a position's
     with pytest.raises(BadInput, match="'rotation' is not a factor of shapes"):
         sources.make_source(config)
 
@@ -121,7 +121,7 @@ def test_the_judge_finds_shape_and_place_of_every_clean_image_also_off_its_latti
     kinds, positions = RNG.integers(3, size=300), RNG.random((300, 2))
     verdict = composition.judge(render(kinds, positions, 16))
     assert (verdict.shapes == kinds).all()
-    # half the diagonal of a cell of its lattice, and as much again for the nearest image not being the nearest place
+    # half the diagonal of a lattice cell, and as much again because the nearest image may not be at the nearest place
     assert np.linalg.norm(7 * (verdict.positions - positions), axis=1).max() < np.sqrt(2) * 7 / (
         composition.LATTICE - 1
     )
@@ -150,7 +150,7 @@ def test_the_picture_has_a_block_for_each_shape_with_each_image_at_its_place():
     third, block = picture.shape[0] // 3, picture.shape[1] // 3
     assert block == picture.shape[0] + 2 * composition.GAP
     left = 2 * block + composition.GAP
-    corner = picture[2 * third :, left : left + third].astype(float) - 128  # of the pillars, left and below
+    corner = picture[2 * third :, left : left + third].astype(float) - 128  # the pillars' lower left image
     bright = np.argwhere(corner > 100)
     assert bright[:, 0].mean() > third * 0.6
     assert bright[:, 1].mean() < third * 0.4

@@ -15,7 +15,7 @@ from ebm_jax.types import BadInput
 
 
 def source_of(length, bad=(), soft=False):
-    """Rows whose image is the row's number in every pixel and whose label is its last digit."""
+    """Every pixel of row n is n, and its label is the last digit of n."""
 
     def read(row):
         if row in bad:

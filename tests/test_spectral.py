@@ -51,7 +51,7 @@ def largest_singular_value(kernel):
 
 
 def with_second_norm(params, norm):
-    """The same tree with the second convolution's largest singular value made `norm`."""
+    """The same tree, but the second convolution's largest singular value is `norm`."""
     kernel = leaf(params, "block.conv2.kernel")
     second = {"kernel": jnp.asarray(kernel * norm / largest_singular_value(kernel), jnp.float32)}
     return params | {"block": params["block"] | {"conv2": params["block"]["conv2"] | second}}
@@ -109,7 +109,7 @@ def test_head_biases_and_tables_are_untouched():
 
 
 def test_the_form_of_a_kernel_is_no_part_of_a_checkpoint(tmp_path):
-    """Vectors of before forms were in their types, all plain tuples, restore as those of today."""
+    """Vectors were plain tuples before their types told forms apart; they restore as today's types."""
     vectors = init(jax.random.key(0), network_params())
     plain = {name: tuple(pair) for name, pair in vectors.items()}
     assert type(vectors["block.conv2.kernel"]) is spectral.Bounded
@@ -128,7 +128,7 @@ def test_a_network_that_says_nothing_has_all_its_matrices_normalised_wherever_th
     assert {name: type(pair) for name, pair in vectors.items()} == dict.fromkeys(("a.w", "c", "head.kernel"), tuple)
     seen = spectral.normalise(params, vectors)
     np.testing.assert_allclose(np.linalg.norm(seen["a"]["w"], 2), 1, rtol=1e-5)
-    np.testing.assert_allclose(seen["c"], np.eye(4), atol=1e-5)  # any vector is a leading one
+    np.testing.assert_allclose(seen["c"], np.eye(4), atol=1e-5)  # every vector is a leading one
     np.testing.assert_array_equal(seen["a"]["b"], params["a"]["b"])
 
 
@@ -157,8 +157,7 @@ def test_initial_vectors_are_of_length_one_and_differ_between_kernels_and_keys()
 
 @partial(jax.jit, static_argnums=0)
 def gradient_of_projection(argnum, params, vectors, weights):
-    """Gradient of a function of what the network sees, its product with fixed weights, in the raw parameters (0) or
-    in the vectors (1)."""
+    """Gradient of fixed weights times what the network sees, by the raw parameters (0) or by the vectors (1)."""
 
     def projection(params, vectors):
         return sum(map(jnp.vdot, jax.tree.leaves(spectral.normalise(params, vectors)), jax.tree.leaves(weights)))

@@ -76,7 +76,7 @@ def over_devices(method, optimizer, memory, devices=1, apply=apply, params=None,
 
 
 def setup(devices=1, kernel=STILL, capacity=BATCH, apply=apply, rescue_learning_rate=1.0, **options):
-    """(mesh, compiled step, state) of contrastive divergence, the chains of whose buffer already have labels."""
+    """(mesh, compiled step, state) of contrastive divergence; the buffer's chains already have labels."""
     method = contrastive_divergence(kernel, capacity=capacity, **options)
     visited = {"labels": jnp.arange(capacity, dtype=jnp.int32) % 2, "visits": jnp.ones(capacity, jnp.int32)}
     buffer = method.init(jax.random.key(7))._replace(**visited)
@@ -151,7 +151,7 @@ def test_dropout_acts_in_the_loss_and_in_a_chain_only_where_asked_with_a_new_mas
 
     def look(key, state, energy_fn):
         moved = LangevinState(state.x.at[..., 0, 0].set(state.x[..., 1, 0]).at[..., 1, 0].set(0.0))
-        energy = energy_fn(jnp.zeros_like(state.x))  # the mask alone, but for a constant of the label
+        energy = energy_fn(jnp.zeros_like(state.x))  # the mask, plus a constant of the label
         return moved, Info(energy, energy, energy)  # the step reports the mean of the second as chain_grad_norm
 
     kernel = Kernel(init=STILL.init, step=look)

@@ -1,4 +1,4 @@
-"""A run's folder in a bucket: for most tests a folder of this machine stands in for it, for a slow one an emulator."""
+"""A run's folder in a bucket. In most tests a local folder stands for it, in a slow one an emulator."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ EMULATED = all(map(importlib.util.find_spec, ("gcsfs", "gcp_storage_emulator")))
 
 @pytest.fixture
 def remote(monkeypatch, tmp_path):
-    """A folder that counts as a bucket's, whose files can only be written whole."""
+    """A folder that counts as a bucket's: its files can only be written whole."""
     monkeypatch.setattr(bucket, "SCHEME", f"{tmp_path}/bucket/")
     return epath.Path(tmp_path / "bucket" / "run")
 

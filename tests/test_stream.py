@@ -78,7 +78,7 @@ def test_reading_stays_at_most_three_batches_ahead():
     with stream.open_batches(noting_rows(read_rows), 5, BATCH, 2) as batches:
         batches(0)
         wait_until(lambda: len(read_rows) > BATCH)
-        time.sleep(0.2)  # in which it would go on
+        time.sleep(0.2)  # time enough to go on
         assert len(read_rows) <= 3 * BATCH
 
 
@@ -87,7 +87,7 @@ def test_as_many_images_are_read_at_once_as_there_are_workers():
 
     def read(row):
         if not hasattr(first_of_thread, "done"):
-            first_of_thread.done = workers.wait()  # broken, and so an error, unless three are here at once
+            first_of_thread.done = workers.wait()  # raises unless three threads are here at once
         return np.zeros((2, 2, 1), np.uint8), 0
 
     with stream.open_batches(source_of_noise()._replace(read=read), 5, BATCH, 3) as batches:
@@ -135,7 +135,7 @@ def reading_threads():
 
 
 def test_threads_end_with_the_context_even_after_a_jump_and_an_error():
-    wait_until(lambda: not reading_threads())  # those of the test before
+    wait_until(lambda: not reading_threads())  # threads of the test before
     with contextlib.suppress(KeyError), stream.open_batches(forgiving(source_of_noise()), 5, BATCH, 4) as batches:
         batches(0)
         assert reading_threads()

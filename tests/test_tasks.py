@@ -1,4 +1,4 @@
-"""Every task of --mode=sample on a small conditional run: what it writes is what the functions of the package give."""
+"""Every task of --mode=sample, on a small conditional run, writes what the functions of the package give."""
 
 import jax
 import jax.numpy as jnp

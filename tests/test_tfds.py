@@ -1,4 +1,4 @@
-"""Every TFDS set is prepared from its files without TensorFlow or a network, and read back as what they hold."""
+"""Every TFDS set is prepared from its files without TensorFlow or a network, and reads back as their contents."""
 
 import functools
 import gzip
@@ -96,7 +96,7 @@ def svhn(folder):
     written = {}
     for split, number in (("train", 7), ("test", 5), ("extra", 3)):
         pixels = RNG.integers(0, 256, (number, 32, 32, 3), np.uint8)
-        labels = 1 + np.arange(number) + (10 - number)  # the last is 10, which stands for the digit 0
+        labels = 1 + np.arange(number) + (10 - number)  # the last is 10: it stands for the digit 0
         content = {"X": pixels.transpose(1, 2, 3, 0), "y": labels[:, None].astype(np.uint8)}
         scipy.io.savemat(folder / f"{split}_32x32.mat", content, do_compression=True)
         written[split] = list(zip(pixels, [*labels[:-1], 0], strict=True))
@@ -371,7 +371,7 @@ def test_imagenets_cmyk_and_png_files_become_rgb_jpegs_of_the_same_colours(archi
 
 @pytest.fixture
 def hasty_threads():
-    """Threads take turns a thousand times more often, so that what they must not share shows."""
+    """Threads take turns a thousand times more often, which shows what they must not share."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(5e-6)
     yield
@@ -424,7 +424,7 @@ def test_an_image_that_cannot_be_decoded_is_unreadable_and_its_neighbours_are_re
 
 
 def refused(*args, **kwargs):
-    """The one line that is said instead of a source."""
+    """The one line that comes in place of a source."""
     with pytest.raises(BadInput) as caught:
         source(*args, **kwargs)
     assert len(str(caught.value).splitlines()) == 1

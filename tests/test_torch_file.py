@@ -192,7 +192,7 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_refused(change, tmp_path):
 
 def test_a_compressed_archive_a_missing_file_and_a_folder_are_refused_in_one_line(tmp_path):
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:  # of which a small one may unpack to terabytes
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:  # a small one may unpack to terabytes
         file.writestr("state/data.pkl", saved_tensor())
     (tmp_path / "small.pth").write_bytes(buffer.getvalue())
     assert "compressed" in refused(tmp_path / "small.pth")

@@ -100,7 +100,7 @@ def test_several_steps_a_call_are_the_same_steps_and_stop_and_go_on_between_call
     assert [row["step"] for row in rows(tmp_path / "calls")] == [1, 2, 3, 4, 5, 6]
     for ours, theirs in zip(rows(tmp_path / "calls"), rows(whole_run), strict=True):
         for name in ("loss", "energy_data", "energy_samples", "chain_grad_norm", "grad_norm"):
-            # The same program but for where XLA fuses: float32 rounding, which five steps of training enlarge
+            # XLA fuses the program in other places; five steps of training enlarge the float32 rounding
             assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-6)
     found, expected = final_state(tmp_path / "calls"), final_state(whole_run)
     assert found.step == expected.step == 6
@@ -270,7 +270,7 @@ def test_a_dry_run_of_any_config_needs_no_data_and_ends_in_seconds(tmp_path, cap
 
 @pytest.fixture(scope="module")
 def picture_folder(tmp_path_factory):
-    """40 noisy pictures of 12x10 pixels in two classes, one more that is no picture."""
+    """40 noisy pictures of 12x10 pixels in two classes, and one more file that is no picture."""
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for index in range(40):
         path = folder / "train" / ("dark" if index % 2 else "light") / f"{index}.png"

@@ -1,4 +1,4 @@
-"""Work counted from a jaxpr is that of the compiled program, and what a gradient adds to it."""
+"""Work counted from a jaxpr equals the compiled program's, and so does what a gradient adds."""
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +26,14 @@ def test_the_products_of_a_network_and_of_its_gradients_are_those_of_the_compile
     for place, fn in enumerate((jax.grad(total), jax.grad(total, argnums=1))):
         compiled = hlo.flops(hlo.parse(jax.jit(fn).lower(images, params).compile().as_text() or ""))
         counted = forward + sum(product.flops * product.on(place) for product in found)
-        head = 2 * 5 * 12  # one matrix by a vector, which XLA takes for no matrix product
+        head = 2 * 5 * 12  # a matrix times a vector; XLA does not make it a matrix product
         assert counted - 2 * head <= compiled <= counted
 
 
 def test_a_convolution_that_a_cpu_would_do_by_winograd_counts_in_its_plain_form():
     images, kernel = jnp.zeros((1, 16, 15, 64)), jnp.zeros((3, 3, 64, 64))
     (one,) = work.products(lambda x, kernel: convolution(x, kernel, SAME), images, kernel)
-    taps = (3 * 16 - 2) * (3 * 15 - 2)  # those beyond an edge are none
+    taps = (3 * 16 - 2) * (3 * 15 - 2)  # taps beyond an edge do not count
     assert one == work.Product(2 * taps * 64 * 64, 4 * 16 * 15 * 64, (frozenset({0}), frozenset({1})))
 
 

@@ -1,1 +1,1 @@
-"""What serves the project and is no part of the package."""
+"""Tools that serve the project and are no part of the package."""

@@ -1,1 +1,1 @@
-"""What a compiled training step computes, moves and holds, for chips that are not there."""
+"""Counts of what a compiled training step computes, moves and holds, for chips that this machine lacks."""

@@ -1,4 +1,4 @@
-"""The TPU chips by what bounds a program on them: arithmetic, and the size and bandwidth of their memory."""
+"""The limits of TPU chips: their arithmetic, and the size and bandwidth of their memory."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """What one JAX device of a kind can do."""
+    """The limits of one JAX device of a kind."""
 
     flops: float
     """Peak FLOP/s of matrix products of bfloat16, to which XLA rounds float32 operands unless told otherwise."""

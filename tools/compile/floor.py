@@ -1,4 +1,4 @@
-"""What a training step must at least compute and move, from the config's network, its chain and its loss alone."""
+"""The least that a training step must compute and move, from the config's network, chain and loss alone."""
 
 import math
 
@@ -10,16 +10,16 @@ from ebm_jax.labels import example_labels
 from ebm_jax.types import Config
 from tools.compile import work
 
-IMAGES, PARAMS = 0, 1  # places of the arguments that gradients are taken for
+IMAGES, PARAMS = 0, 1  # places of the arguments that get gradients
 
 
 def _products(config: Config) -> list[work.Product]:
-    """Those of the energy of one image."""
+    """The products in the energy of one image."""
     apply, (params, _) = make_apply(config), abstract_raw_params(config)
     labels = jax.eval_shape(lambda: example_labels(config, jnp.zeros(1, jnp.int32)))
     images = jax.ShapeDtypeStruct((1, *config.data.shape), jnp.float32)
     found = work.products(lambda images, params, labels: apply(params, images, labels), images, params, labels)
-    return [product for product in found if product.on(IMAGES)]  # the others are not taken anew for each image
+    return [product for product in found if product.on(IMAGES)]  # the others do not depend on the image
 
 
 def num_gradients(config: Config) -> int:
@@ -35,12 +35,12 @@ def num_gradients(config: Config) -> int:
 def step_flops(config: Config, num_devices: int) -> float:
     """Floating-point operations of the convolutions and matrix products of a training step, all devices together.
 
-    With F of the energy of an image, and for each product as many again for every operand that it has to pass a
-    gradient to, N images and chains, K gradients of a chain:
+    The energy of an image takes F operations. Each product takes as many again for every operand that needs a gradient.
+    With N images and chains, and K gradients of a chain:
 
-        N · K · (F + F for the images)  +  2 N · (F + F for the parameters)  +  10 m n of each normalised kernel [m, n]
+        N · K · (F + F for the images)  +  2 N · (F + F for the parameters)  +  10 m n for each normalised kernel [m, n]
 
-    2 N is 3 N where wrong labels are contrasted. The last term, on every device, is the power iteration (4), σ of the
+    With contrasted wrong labels 2 N becomes 3 N. Every device does the last term: the power iteration (4), σ of the
     step's parameters and of its result (4), and the gradient through σ (2).
     """
     products = _products(config)
@@ -57,11 +57,11 @@ def step_flops(config: Config, num_devices: int) -> float:
 
 
 def chain_step_bytes(config: Config, num_devices: int) -> float:
-    """Bytes that a device reads and writes in one step of its chains where nothing stays on the chip between layers.
+    """Bytes that a device reads and writes in one step of its chains if nothing stays on the chip between layers.
 
-    The parameters are read once, in the type of the computation; the chains are read and written, in float32; what each
-    convolution and matrix product gives is written once and read once, by the way back. A program moves less where a
-    chip's own memory holds some of it from layer to layer, or from step to step.
+    A step reads the parameters once, in the type of the computation, and reads and writes the chains in float32. It
+    writes the result of each convolution and matrix product once, and the way back reads it once. A program moves less
+    if the chip's own memory keeps some of this from layer to layer, or from step to step.
     """
     chains = config.train.batch_size / num_devices
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_raw_params(config)[0]))

@@ -1,7 +1,7 @@
-"""Optimised HLO, read: how often each instruction runs, what it computes, moves, sends and copies.
+"""A reader of optimised HLO: how often each instruction runs, and what it computes, moves, sends and copies.
 
-The text is that of `jax.stages.Compiled.as_text()`, in which shapes are those of one device. XLA's own cost analysis
-counts the body of a loop once, however long the loop.
+`jax.stages.Compiled.as_text()` gives the text, with the shapes of one device. XLA's own cost analysis counts the body
+of a loop once, however long the loop is.
 """
 
 import math
@@ -16,7 +16,7 @@ FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after
 CONTROL = {"while", "conditional", "call", "async-start"}
 IN_PLACE = {"dynamic-update-slice", "scatter"}
 SLICES = {"dynamic-slice", "gather", "slice"}
-HBM = 0  # the memory space that a layout names by saying nothing
+HBM = 0  # the memory space of a layout that names none
 
 
 class Array(NamedTuple):
@@ -59,7 +59,7 @@ class Instruction(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The name that JAX gave it: of a parameter, the path of the argument's leaf, such as "state.step"."""
+        """The name that JAX gave it; a parameter has the path of its argument's leaf, such as "state.step"."""
         found = re.search(r'op_name="([^"]*)"', self.attributes)
         return found[1].replace("\\'", "'") if found else self.name
 
@@ -146,7 +146,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def called(instruction: Instruction) -> list[str]:
-    """The computations that an instruction runs, but for the condition of a loop."""
+    """The computations that an instruction runs, except the condition of a loop."""
     found = re.findall(
         r"(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)", instruction.attributes
     )
@@ -155,12 +155,12 @@ def called(instruction: Instruction) -> list[str]:
 
 
 def trip_count(program: Program, loop: Instruction) -> int:
-    """How often the body of a `while` runs: as XLA says, else the bound that its condition compares with.
+    """How often the body of a `while` runs: as XLA says, or else the bound in its condition.
 
     JAX's loops of a known length count from 0 in steps of 1.
 
     Raises:
-      ValueError: it depends on values.
+      ValueError: the number depends on values.
     """
     if known := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', loop.attributes):
         return int(known[1])
@@ -176,7 +176,7 @@ def trip_count(program: Program, loop: Instruction) -> int:
 
 
 def runs(program: Program) -> Iterator[Run]:
-    """Every instruction that a run of the program comes to; of a conditional, those of all its branches."""
+    """Every instruction that a run of the program reaches; all branches of a conditional count."""
     return _walk(program, program.entry, 1, False, False)
 
 
@@ -201,7 +201,7 @@ class Collective(NamedTuple):
 
 
 def collectives(program: Program) -> list[Collective]:
-    """All communications, those of asynchronous pairs once."""
+    """All communications; an asynchronous pair counts once."""
     found = []
     for run in runs(program):
         kind = run.instruction.opcode.removesuffix("-start")
@@ -211,8 +211,9 @@ def collectives(program: Program) -> list[Collective]:
 
 
 def flops(program: Program) -> float:
-    """Floating-point operations of all convolutions and matrix products of one device, a multiplication and an addition
-    each; what falls on padding, or between the elements of a dilated operand, is not counted.
+    """Floating-point operations of all convolutions and matrix products on one device: multiplications and additions.
+
+    Those on padding, or between the elements of a dilated operand, do not count.
     """
     return float(sum(run.times * _flops(run.instruction, run.computation) for run in runs(program)))
 
@@ -241,7 +242,7 @@ def _flops(instruction: Instruction, computation: Computation) -> int:
 
 
 def _window(window: dict[str, str], place: int, name: str) -> int:
-    """An entry of a convolution's window in one spatial dimension; of its padding, the lower one."""
+    """An entry of a convolution's window in one spatial dimension; for padding, the lower one."""
     if name not in window:
         return 0 if name == "pad" else 1
     return int(window[name].split("x")[place].split("_")[0])
@@ -255,12 +256,12 @@ def taps(size: int, out: int, kernel: int, stride: int, dilation: int, kernel_di
 
 
 def traffic(program: Program, in_loops: bool = False) -> float:
-    """Bytes that one device reads from and writes to its HBM; what the layouts place in another memory moves none.
+    """Bytes that one device reads from and writes to its HBM. Arrays in another memory, by their layouts, move none.
 
-    Of what is sliced, gathered or updated in place only the part counts. A fusion reads each operand once.
+    A slice, a gather or an update in place counts its part alone. A fusion reads each operand once.
 
     Args:
-      in_loops: count what loops do alone.
+      in_loops: count only what runs in loops.
     """
     counted = (run for run in runs(program) if not run.fused and (run.in_loop or not in_loops))
     return float(sum(run.times * _moved(program, run) for run in counted))
@@ -282,7 +283,7 @@ def _in_hbm(arrays: tuple[Array, ...]) -> int:
 def _read(program: Program, instruction: Instruction, place: int, arrays: tuple[Array, ...]) -> int:
     """Bytes read of the operand at a place."""
     total, users = _in_hbm(arrays), list(_users(program, instruction, place))
-    if instruction.opcode == "slice-start":  # gives its operand, the slice and a context
+    if instruction.opcode == "slice-start":  # its results are operand, slice and context
         return min(total, instruction.arrays[1].size)
     if total == 0 or any(at > 0 or user.opcode not in SLICES | IN_PLACE for user, at in users):
         return total
@@ -290,7 +291,7 @@ def _read(program: Program, instruction: Instruction, place: int, arrays: tuple[
 
 
 def _users(program: Program, instruction: Instruction, place: int) -> Iterator[tuple[Instruction, int]]:
-    """Who takes the operand at a place, and as which of its own, fusions and bitcasts seen through."""
+    """The users of the operand at a place, and its place among theirs, through fusions and bitcasts."""
     if instruction.opcode != "fusion":
         yield instruction, place
         return
@@ -322,9 +323,7 @@ def _new(result: Array, maker: Instruction, scope: Computation) -> int:
 
 
 def _makers(program: Program, instruction: Instruction, scope: Computation) -> list[tuple[Instruction, Computation]]:
-    """For each array of the result the instruction that makes it and where that stands; fusions and bitcasts seen
-    through.
-    """
+    """The instruction that makes each array of the result, and its computation, through fusions and bitcasts."""
     if instruction.opcode == "fusion":
         scope = program.computations[called(instruction)[0]]
         root = next(one for one in scope.values() if one.is_root)
@@ -336,9 +335,9 @@ def _makers(program: Program, instruction: Instruction, scope: Computation) -> l
 
 
 def whole_copies(program: Program, rows: int, elements: int) -> Counter[str]:
-    """Instructions that write anew a whole array of `elements`, one of its dimensions being `rows`, by their opcodes.
+    """Instructions that write a whole array of `elements` anew, with `rows` among its dimensions, by their opcodes.
 
-    What updates rows in place does not count, nor what moves the array to another memory, its layout kept.
+    Updates of rows in place do not count, nor moves to another memory in the same layout.
     """
     found: Counter[str] = Counter()
     for run in runs(program):

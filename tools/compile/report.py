@@ -24,13 +24,13 @@ from ebm_jax.types import BadInput, Config
 from tools.compile import chips, floor, hlo
 
 USE = f"use cpu, or a TPU's name and shape, such as v5e:2x4, v5p:2x2x2 or v5e:16x16 ({', '.join(chips.NAMES)})"
-NO_TPU = {  # what libtpu asks of a machine's metadata server, and a lock that is for those who run on a TPU
+NO_TPU = {  # libtpu asks a metadata server for these; its lock is for programs that run on a TPU
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_ID": "0",
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
-PARTS = {  # of a chip's memory, by how the paths of the arguments begin
+PARTS = {  # parts of a chip's memory, by the beginnings of their arguments' paths
     "parameters": ("state.params", "params"),
     "optimiser and EMA": ("state.opt_state", "state.ema", "state.spectral"),
     "replay buffer": ("state.memory",),
@@ -40,7 +40,7 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class Compiled(NamedTuple):
-    """A program, and what its compiler says of one chip's memory."""
+    """A program, and its compiler's account of one chip's memory."""
 
     program: hlo.Program
     parts: dict[str, int]
@@ -53,7 +53,7 @@ class Compiled(NamedTuple):
 
 
 def compile(config: Config, folder: Path, *, topology: str) -> int:
-    """Print what the compiled step and sampler of a config need of each chip of a topology; nothing runs or is written.
+    """Print the needs of a config's compiled step and sampler on each chip of a topology. Nothing runs or is written.
 
     Args:
       topology: "cpu", or a TPU's name and shape, such as "v5e:16x16".
@@ -93,7 +93,7 @@ def compile(config: Config, folder: Path, *, topology: str) -> int:
 
 
 def devices(config: Config, topology: str) -> Sequence[Any]:
-    """The devices of a topology, those of a TPU to compile for only.
+    """The devices of a topology. A TPU's can only be compiled for.
 
     Raises:
       BadInput: as `compile`.
@@ -145,8 +145,8 @@ def _too_large(config: Config, mesh: Mesh, chip: chips.Chip | None, state: Any, 
     """By how much the training step does not fit into a chip's memory, and which key to lower.
 
     Args:
-      compiler_says: a text whose first size, "26.40G" for example, is what is needed: of temporaries where it says so,
-        else of all.
+      compiler_says: its first size, "26.40G" for example, is the need: of temporaries if the text names them, else of
+        everything.
     """
     sizes: dict[str, float] = {"model.width": _local_bytes((state.params, state.ema, state.opt_state))}
     sizes["buffer.capacity"] = _local_bytes(state.memory)
@@ -158,7 +158,7 @@ def _too_large(config: Config, mesh: Mesh, chip: chips.Chip | None, state: Any, 
     needed = float(found[1]) * UNITS[found[2]] + ("temporaries" in compiler_says) * arguments
     sizes["train.batch_size"] = max(needed - arguments, 0)
     key = max(sizes, key=lambda name: sizes[name])
-    room = 0.9 * max(chip.hbm - (needed - sizes[key]), 0) / sizes[key]  # a tenth for what does not shrink with the key
+    room = 0.9 * max(chip.hbm - (needed - sizes[key]), 0) / sizes[key]  # a tenth does not shrink with the key
     step = 1 if key == "model.width" else mesh.size
     value = schema.value_of(config, key)
     fits = int(value * room) // step * step

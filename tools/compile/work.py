@@ -29,7 +29,7 @@ class Product(NamedTuple):
 
 
 def products(fn: Callable, *arguments: Any) -> list[Product]:
-    """All products of `fn(*arguments)`, in their plain form where a platform has another of its own.
+    """All products of `fn(*arguments)`, in their plain form even if a platform has its own.
 
     Raises:
       ValueError: there is a loop.
@@ -42,7 +42,7 @@ def products(fn: Callable, *arguments: Any) -> list[Product]:
 
 
 def _walk(jaxpr: Any, origins: Sequence[Origins], found: list[Product]) -> list[Origins]:
-    """Append the products of a jaxpr whose inputs have these origins; the origins of its outputs."""
+    """Append a jaxpr's products, given the origins of its inputs, and return the origins of its outputs."""
     known = dict(zip(jaxpr.invars, origins, strict=True))
 
     def of(atoms: Sequence[Any]) -> list[Origins]:
@@ -57,7 +57,7 @@ def _walk(jaxpr: Any, origins: Sequence[Origins], found: list[Product]) -> list[
             found.append(Product(flops, result.size * result.dtype.itemsize, (inputs[0], inputs[1])))
         elif name in CALLS:
             outputs = _walk(_open(equation.params[CALLS[name]]), inputs, found)
-        elif name == "cond":  # of lax.platform_dependent, whose last branch is for all platforms that it does not name
+        elif name == "cond":  # lax.platform_dependent's: the last branch is for all platforms that it does not name
             outputs = _walk(_open(equation.params["branches"][-1]), inputs[1:], found)
         elif name in ("scan", "while"):
             raise ValueError(f"what a {name} computes is not counted")
