@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
-import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
+import torch.nn.functional as F  # pyright: ignore[reportMissingImports]  # noqa: N812
 from torchvision.models import inception  # pyright: ignore[reportMissingImports]
 
 

@@ -112,8 +112,8 @@ def _check_network(config: Config) -> None:
     if model.name in NETWORKS and model.name not in RESIDUAL and (model.resnet.attention or model.resnet.dropout):
         key = "attention" if model.resnet.attention else "dropout"
         raise BadInput(
-            f"model.resnet.{key} {value_of(config, f'model.resnet.{key}')} does not go with model.name {model.name}; use one of "
-            f"{', '.join(RESIDUAL)}"
+            f"model.resnet.{key} {value_of(config, f'model.resnet.{key}')} does not go with model.name {model.name}; "
+            f"use one of {', '.join(RESIDUAL)}"
         )
     halved = model.name == "dsprites" or (model.resnet.attention and model.name != "resnet32_large")
     if model.width == 1 and halved:

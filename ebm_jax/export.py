@@ -13,7 +13,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import checks, random, samplers, trained
+from ebm_jax import assemble, checks, samplers, trained
 from ebm_jax.distributed import parallel
 from ebm_jax.labels import label_shape
 from ebm_jax.models.energy import Stacked
@@ -63,12 +63,12 @@ def export(config: Config, folder: Folder) -> int:
 
 
 def make_sampler(config: Config) -> Callable[[Params, PRNGKey, Labels], Images]:
-    """The function of sampler.bin: one chain from U[0, 1] for each label [n] or [n, k]; images float32 [n, h, w, c]."""
-    sample_fn, shape = samplers.make_sample_fn(config), tuple(config.data.shape)
+    """The function of sampler.bin: one chain from noise for each label [n] or [n, k]; images float32 [n, h, w, c]."""
+    sample_fn, base = samplers.make_sample_fn(config), assemble.make_base(config)
 
     def sampler(params: Params, key: PRNGKey, labels: Labels) -> Images:
         key_init, key_chain = jax.random.split(key)  # sample_fn splits again, as in older exports: same images
-        init = random.uniform(key_init, (labels.shape[0], *shape))
+        init = base.sample(key_init, labels.shape[0])
         return sample_fn(params, key_chain, labels=labels, init=init)
 
     return sampler

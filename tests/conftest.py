@@ -20,10 +20,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if DEVICE_COUNT not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICE_COUNT}=8".strip()
 
-import filelock
-import jax
-import jaxtyping
-import pytest
+import filelock  # noqa: E402
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -31,7 +31,7 @@ jax.config.update("jax_legacy_prng_key", "error")
 
 jaxtyping.install_import_hook("ebm_jax", "beartype.beartype")
 
-from ebm_jax.storage import compiled
+from ebm_jax.storage import compiled  # noqa: E402
 
 # Many tests compile the same small program. All of xdist's processes, those that tests start and the next session share
 # one cache. JAX's keys hold the program and the compiler's options; each JAX and kind of processor has its own folder.

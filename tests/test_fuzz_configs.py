@@ -549,7 +549,7 @@ SAMPLE = {
     "images beyond the memory": ({"num_images": 10**8}, "at most 10,000,000"),
     "a film beyond the memory": ({"task": "film", "num_images": 10**7, "num_steps": 10**6}, "of memory"),
     "quiet steps beyond the steps": ({"num_steps": 2, "quiet_steps": 3}, "at most sample.num_steps, 2"),
-    "a film without steps between": ({"task": "film", "film_every": 0}, "sample.film.every 0 is out of range"),
+    "a film without steps between": ({"task": "film", "film.every": 0}, "sample.film.every 0 is out of range"),
     "a seed beyond 32 bits": ({"seed": 2**32}, "sample.seed 4294967296 is out of range"),
     "NaN": ({"strength": "nan"}, "sample.strength nan is out of range"),
 }

@@ -130,7 +130,7 @@ ENTRY %main (k: f32[4,8,128]) -> f32[1,8,128] {
   %slice-start = ((f32[4,8,128]{2,1,0:T(8,128)}), f32[1,8,128]{2,1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%k), slice={[0:1], [0:8], [0:128]}
   ROOT %slice-done = f32[1,8,128]{2,1,0:T(8,128)S(1)} slice-done(%slice-start)
 }
-"""
+"""  # noqa: E501
     assert hlo.traffic(hlo.parse(tpu)) == 4 * 8 * 128
 
 

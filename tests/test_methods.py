@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import changed
 from test_guard import judged, metrics_for
 from test_step import BATCH, SHAPE, apply, batch_for, contrastive_divergence, over_devices, params_for
 
@@ -262,22 +263,24 @@ def hungry_method(*, breadth):
 
 
 def test_the_config_names_a_method_of_the_package_or_of_the_users_own_and_gives_it_what_it_asks_for():
-    config = digits.get_config()
-    config.model.num_classes = 10
+    config = changed(digits.get_config(), model__num_classes=10)
+
+    def named(name, **changes):
+        return assemble.make_method(changed(config, method__name=name, **changes))
+
     assert assemble.make_method(config).chains(assemble.make_method(config).init(jax.random.key(0))) is not None
-    method = assemble.make_method(config, "denoising", {"sigma": 0.1})
+    method = named("denoising", method__denoising__sigma=0.2)
     assert method.init(jax.random.key(0)) == ()
     assert method.limits == Limits((), config.guard.patience)
-    assert assemble.make_method(config, "test_methods:own_method").loss() == (2.0, 10)  # pyright: ignore
-    assert assemble.make_method(config, "test_methods:own_method", {"sharpness": 5.0}).loss()[0] == 5.0  # pyright: ignore
-    config.loss.label_weight = 0.5
-    assert len(assemble.make_method(config).init(jax.random.key(0))) == 2
+    assert named("test_methods:own_method").loss() == (2.0, 10)  # pyright: ignore
+    assert named("test_methods:own_method", method__own__sharpness=5.0).loss()[0] == 5.0  # pyright: ignore
+    assert len(named("contrastive", loss__label_weight=0.5).init(jax.random.key(0))) == 2
     with pytest.raises(
         BadInput, match=r"method\.name 'test_methods:hungry_method' asks for breadth, which is none of "
     ):
-        assemble.make_method(config, "test_methods:hungry_method")
+        named("test_methods:hungry_method")
     with pytest.raises(BadInput, match=r"method\.name 'denoisin' is unknown.*did you mean denoising"):
-        assemble.make_method(config, "denoisin")
+        named("denoisin")
 
 
 def test_a_wrong_label_of_any_class_is_each_other_class_equally_often_and_never_its_own():

@@ -47,7 +47,7 @@ def contrastive_divergence(
     chain_steps=1,
     objective=losses.contrastive_divergence,
     energy_l2=0.1,
-    base=uniform(SHAPE),
+    base=uniform(SHAPE),  # noqa: B008
     **options,
 ):
     settings = {

@@ -158,8 +158,13 @@ time.sleep(100_000)
 TINY = {"model.width": 4, "chain.num_steps": 2, "train.batch_size": 16, "buffer.capacity": 64, "train.cpu_devices": 1}
 TINY |= {"checkpoint.every": 4, "log.every": 2, "sample.num_steps": 3, "sample.quiet_steps": 1, "sample.num_images": 4}
 
-CHEAP = {"metrics": "chains,ood,classifier_distance", "num_samples": 130, "batch_size": 64, "classifier_steps": 2}
-CHEAP |= {"chains_number": 4, "chains_steps": 16, "ood_images": 20, "ood_sets": "uniform"}
+CHEAP = {
+    "metrics": "chains,ood,classifier_distance",
+    "num_samples": 130,
+    "batch_size": 64,
+    "classifier_distance.steps": 2,
+}
+CHEAP |= {"chains.number": 4, "chains.steps": 16, "ood.images": 20, "ood.sets": "uniform"}
 
 
 @pytest.mark.slow

@@ -62,15 +62,6 @@ def _stacked(batches: list[Batch]) -> Batch:
     return Batch(images, labels)  # pyright: ignore[reportArgumentType]
 
 
-def load_images(config: Config, warn: Callable[[str], None]) -> np.ndarray:
-    """All images that the config trains on, float32 [n, h, w, c] in [0, 1].
-
-    Raises:
-      BadInput: as `make_source`, or too many are unreadable.
-    """
-    return load_dataset(config, warn).images.astype(np.float32) / 255.0
-
-
 def load_dataset(
     config: Config, warn: Callable[[str], None], rows_of: Callable[[int], np.ndarray] = np.arange
 ) -> memory.Dataset:

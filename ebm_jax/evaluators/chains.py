@@ -16,6 +16,7 @@ from ebm_jax.labels import sample_labels
 from ebm_jax.metrics import diagnostics
 from ebm_jax.models import energy
 from ebm_jax.report import figures
+from ebm_jax.sampling.base import WORDS
 from ebm_jax.sampling.kernel import Info, Kernel
 from ebm_jax.sampling.kernel import run as run_chain
 from ebm_jax.sampling.mala import mala
@@ -31,13 +32,13 @@ MALA_STEPS = 50
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     """Metric `chains`: split R-hat, effective sample size, autocorrelation and acceptance, and histograms of energies.
 
-    It runs chains of the run's kernel from uniform noise, at constant temperature, and throws away the first half.
+    It runs chains of the run's kernel from noise, at constant temperature, and throws away the first half.
     """
     config = run.config
     number = -(-config.eval.chains.number // run.mesh.size) * run.mesh.size
     key_noise, key_run, key_mala, key_data, key_more = jax.random.split(key_of(config, CHAINS), 5)
     labels = np.asarray(sample_labels(config, jnp.arange(number)))
-    noise = _noise(key_noise, (number, *config.data.shape))
+    noise = _noise(config, key_noise, number)
     kernel = assemble.make_kernel(config, config.chain.temperature)
     x, traces, acceptances = _traced(run, kernel, config.eval.chains.steps, key_run, noise, labels)
     kept = traces[config.eval.chains.steps // 2 :]
@@ -61,8 +62,9 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     return Outcome(
         values,
         {
-            "chains": f"{number} of {config.chain.kernel} from uniform noise, {config.eval.chains.steps} steps at "
-            f"temperature {config.chain.temperature:g}, the first half thrown away; longest lag {len(correlation) - 1}",
+            "chains": f"{number} of {config.chain.kernel} from {WORDS[config.chain.base]}, "
+            f"{config.eval.chains.steps} steps at temperature {config.chain.temperature:g}, the first half thrown away; "
+            f"longest lag {len(correlation) - 1}",
             "chains, mixing": "rank-normalised split R-hat and bulk effective sample size by BlackJAX; "
             + _verdict(mixing),
             "chains, acceptance": accepted_in_words,
@@ -75,8 +77,8 @@ def _draw(path: Path, energies: dict[str, np.ndarray], traces: np.ndarray, corre
     figures.chains_figure(path, energies, traces[:, :SHOWN], correlation, title=title)
 
 
-def _noise(key: PRNGKey, shape: tuple[int, ...]) -> np.ndarray:
-    return np.asarray(jax.random.uniform(key, shape))
+def _noise(config: Config, key: PRNGKey, number: int) -> np.ndarray:
+    return np.asarray(assemble.make_base(config).sample(key, number))
 
 
 def _traced(
@@ -101,8 +103,8 @@ def _energies_beside(run: TrainedRun, evidence: Evidence, key: PRNGKey, key_nois
         some = at_most(evidence.data[place], config.eval.num_samples, config.eval.seed)
         images = dequantised(jax.random.fold_in(key, number), some.images)
         found[split] = energies_of(run, images, some.labels, evidence.note)
-        noise = _noise(jax.random.fold_in(key_noise, number), images.shape)
-        found["noise"] = energies_of(run, noise, some.labels, evidence.note)
+    noise = _noise(config, jax.random.fold_in(key_noise, number), len(images))
+    found["noise"] = energies_of(run, noise, some.labels, evidence.note)
     return found
 
 

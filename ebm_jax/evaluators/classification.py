@@ -74,8 +74,8 @@ def logits_in_words(config: Config) -> str:
     if not settings.robustness.refine_steps:
         return f"-U(x, y), {config.sample.weights} weights"
     return (
-        f"-U(x', y), {config.sample.weights} weights, x' after {settings.robustness.refine_steps} steps of the chain under "
-        f"U(·, y) from x, within {settings.robustness.refine_radius:g}/255 of it, temperature "
+        f"-U(x', y), {config.sample.weights} weights, x' after {settings.robustness.refine_steps} steps of the chain "
+        f"under U(·, y) from x, within {settings.robustness.refine_radius:g}/255 of it, temperature "
         f"{settings.robustness.refine_temperature:g}, mean over {_num_keys(config)} chains"
     )
 

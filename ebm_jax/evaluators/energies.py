@@ -5,6 +5,7 @@ import numpy as np
 
 from ebm_jax.data.memory import Dataset
 from ebm_jax.evaluators.common import chosen_rows
+from ebm_jax.labels import label_shape
 from ebm_jax.random import dequantise
 from ebm_jax.trained import Note, TrainedRun
 from ebm_jax.types import PRNGKey
@@ -23,7 +24,8 @@ def dequantised(key: PRNGKey, images: np.ndarray) -> np.ndarray:
 
 def energies_of(run: TrainedRun, images: np.ndarray, labels: np.ndarray, note: Note) -> np.ndarray:
     """U(x, y), float64 [n]; an unconditional model ignores the labels."""
-    labels = labels if run.config.model.num_classes > 1 else np.zeros(len(images), np.int32)
+    unconditional = run.config.model.num_classes == 1 and label_shape(run.config) is None
+    labels = np.zeros(len(images), np.int32) if unconditional else labels
     size = run.config.eval.batch_size
     found = run.map(lambda energy_of, x, y: energy_of(x, y), images, labels, batch_size=size, note=note)
     return np.asarray(found, np.float64)

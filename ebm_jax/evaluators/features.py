@@ -112,8 +112,8 @@ def _kept(config: Config) -> int:
 def _require_fewer(config: Config, key: str, value: int, limit: int) -> None:
     if value >= limit:
         raise BadInput(
-            f"{key} {value} is too many for eval.num_samples {config.eval.num_samples} and eval.inception.kept_features "
-            f"{config.eval.inception.kept_features}; use at most {limit - 1}"
+            f"{key} {value} is too many for eval.num_samples {config.eval.num_samples} and "
+            f"eval.inception.kept_features {config.eval.inception.kept_features}; use at most {limit - 1}"
         )
 
 
@@ -150,12 +150,12 @@ def kid(run: TrainedRun, evidence: Evidence) -> Outcome:
         np.random.default_rng([config.seed, SEED, KID]),
         compared.samples.kept,
         compared.reference_kept,
-        num_subsets=config.kid_subsets,
-        subset_size=config.kid_subset_size,
+        num_subsets=config.kid.subsets,
+        subset_size=config.kid.subset_size,
     )
     protocol = {
         "kernel": "(x·y / 2048 + 1)³, unbiased estimate of MMD²; often published times 1,000",
-        "standard error": f"over {config.kid_subsets} subsets of {config.kid_subset_size:,} of {_of_either(compared)}",
+        "standard error": f"over {config.kid.subsets} subsets of {config.kid.subset_size:,} of {_of_either(compared)}",
     }
     return Outcome({"KID": Value(*value)}, compared.protocol | protocol, {})
 
@@ -215,26 +215,26 @@ def compare(run: TrainedRun, evidence: Evidence) -> Compared:
       BadInput: the weights cannot be read; the sets differ in shape; the saved reference does not fit.
     """
     config, images = run.config.eval, evidence.samples.images
-    if not config.reference:
+    if "eval.reference_split" in evidence.data:
         require_same_shape(images, evidence.data["eval.reference_split"].images)
-    found = weights.read(Path(config.inception_weights), config.inception_sha256)
+    found = weights.read(Path(config.inception.weights), config.inception.sha256)
     params = inception.params_of(found.arrays)
     apply = inception.Inception().apply
     feature_fn = features.make_feature_fn(
         lambda params, images: apply({"params": params}, images),  # pyright: ignore[reportArgumentType, reportReturnType]
         params,
         run.mesh,
-        config.inception_batch_size,
+        config.inception.batch_size,
     )
     reference, kept, words = _reference(run, evidence, feature_fn, found.digest)
     samples = features.summarise(
         noted(evidence.note, "samples", feature_fn, len(images)),
         features.quantised(images),
         num_groups=config.splits,
-        keep=config.kept_features,
+        keep=config.inception.kept_features,
     )
     protocol = {
-        "feature weights": f"{Path(config.inception_weights).name}, SHA-256 {found.digest}",
+        "feature weights": f"{Path(config.inception.weights).name}, SHA-256 {found.digest}",
         "images": f"rounded to 256 levels, {inception.CONVENTION}",
         "reference": words,
     }
@@ -286,8 +286,8 @@ def _saved_reference(path: Path, wanted: dict[str, str]) -> tuple[Moments, np.nd
         found = saved.description.get(name, "absent")
         if found != value:
             raise BadInput(
-                f"eval.inception.reference {path} has other statistics: {name} is {found} there and {value} here; give another "
-                "path, and they are made"
+                f"eval.inception.reference {path} has other statistics: {name} is {found} there and {value} here; give "
+                "another path, and they are made"
             )
     arrays = saved.arrays
     found = Moments(int(arrays["count"]), arrays["mean"], arrays["scatter"])

@@ -299,7 +299,8 @@ def _temperature_of_chains(config: Config) -> str:
     chain = config.chain
     if chain.kernel != "langevin" or chain.langevin.tied:
         return f"; the run's own chains are at T = {chain.temperature:g}"
-    return f"; the run's own chains are near T = {chain.temperature * chain.langevin.noise_scale**2 / (2 * chain.step_size):.3g}"
+    temperature = chain.temperature * chain.langevin.noise_scale**2 / (2 * chain.step_size)
+    return f"; the run's own chains are near T = {temperature:.3g}"
 
 
 def _curve(temperatures: np.ndarray, nats: np.ndarray) -> Draw:

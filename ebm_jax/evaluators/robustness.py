@@ -113,8 +113,8 @@ def _attack_protocol(config: Config, images: np.ndarray, number: int) -> dict[st
         "images attacked": f"{number} random ones of {described(config, settings.split, images)}",
         "logits attacked": logits_in_words(config),
         "attack": f"projected gradient ascent on the margin, around the clean image and inside [0, 1]; "
-        f"{settings.robustness.steps} steps, {settings.robustness.restarts} random starts in the ball, the worst point of all "
-        f"for each image; step: the larger of {robustness.STEPS_ACROSS} radius / steps and, in L∞, "
+        f"{settings.robustness.steps} steps, {settings.robustness.restarts} random starts in the ball, the worst point "
+        f"of all for each image; step: the larger of {robustness.STEPS_ACROSS} radius / steps and, in L∞, "
         f"{settings.robustness.step_size:g}/255",
         "noise": f"the worst of {settings.robustness.steps * settings.robustness.restarts} random points at the radius",
         "standard error under attack": "over images",

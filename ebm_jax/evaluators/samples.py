@@ -7,6 +7,7 @@ import numpy as np
 from ebm_jax import assemble, program, samplers, trained
 from ebm_jax.evaluators.common import Samples, chosen_rows, key_of
 from ebm_jax.sampling import replay
+from ebm_jax.sampling.base import WORDS
 from ebm_jax.schema import with_values
 from ebm_jax.trained import Note, TrainedRun
 from ebm_jax.types import BadInput, Config
@@ -72,7 +73,7 @@ def fresh_origin(config: Config) -> str:
     annealed = f", annealed from temperature {sample.anneal_from:g}" if sample.anneal_from else ""
     labels = f", under the labels {sample.labels} in turn" if sample.labels else ""
     return (
-        f"fresh chains of {sample.num_steps} steps of {config.chain.kernel} from uniform noise, the last "
+        f"fresh chains of {sample.num_steps} steps of {config.chain.kernel} from {WORDS[config.chain.base]}, the last "
         f"{sample.quiet_steps} without noise{annealed}{labels}"
     )
 
@@ -82,9 +83,9 @@ def rounds_origin(config: Config) -> str:
     sample = config.sample
     energies = "the energy of one member, by turns" if config.sample.ensemble == "turns" else "the energy"
     return (
-        f"chains of a sampling buffer of {sample.buffer_capacity}, begun from uniform noise by this evaluation: "
-        f"{sample.rounds} rounds, each of {min(sample.num_images, sample.batch_size)} of them and {sample.num_steps} "
-        f"steps of {config.chain.kernel} under {energies}, the last {sample.quiet_steps} without noise; "
+        f"chains of a sampling buffer of {sample.buffer_capacity}, begun from {WORDS[config.chain.base]} by this "
+        f"evaluation: {sample.rounds} rounds, each of {min(sample.num_images, sample.batch_size)} of them and "
+        f"{sample.num_steps} steps of {config.chain.kernel} under {energies}, the last {sample.quiet_steps} without noise; "
         f"{sample.restart_prob:g} of them restarted and {sample.relabel_prob:g} relabelled in a round; those that went "
         "the most rounds since they began"
     )

@@ -309,7 +309,7 @@ def _all_derived(methods: Sequence[Method], metrics: Metrics) -> Metrics:
 
 def _union(some: Mapping[str, Array], more: Mapping[str, Array]) -> Metrics:
     """The metrics of both; one name stands for one value."""
-    for name in some.keys() & more.keys():
+    for name in sorted(some.keys() & more.keys()):
         if some[name] is not more[name]:
             raise BadInput(f"two terms of a weighted sum report a metric '{name}'; a sum needs one name for each")
     return {**some, **more}

@@ -49,3 +49,4 @@ def _in_rows(draw: Callable[..., Array], event_shape: tuple[int, ...]) -> Callab
 
 
 BASES = {"uniform": uniform, "normal": normal}
+WORDS = {"uniform": "uniform noise", "normal": "standard normal noise"}

@@ -34,7 +34,8 @@ def check(config: Config) -> None:
     low, high, limit = limits[sample.restore.corruption]
     if not low <= sample.restore.amount <= high:
         raise BadInput(
-            f"sample.restore.amount {sample.restore.amount} is out of range; for {sample.restore.corruption} it must be {limit}"
+            f"sample.restore.amount {sample.restore.amount} is out of range; for {sample.restore.corruption} it "
+            f"must be {limit}"
         )
 
 

@@ -23,7 +23,8 @@ def check(config: Config) -> None:
     if any(size % config.sample.super_resolve.factor for size in config.data.shape[:2]):
         height, width, _ = config.data.shape
         raise BadInput(
-            f"sample.super_resolve.factor {config.sample.super_resolve.factor} does not divide {height}x{width} pixels; use one that does"
+            f"sample.super_resolve.factor {config.sample.super_resolve.factor} does not divide {height}x{width} "
+            "pixels; use one that does"
         )
 
 
