@@ -53,7 +53,7 @@ def make_network(config: Config) -> Network:
     try:
         return as_network(made)
     except BadInput as error:
-        raise BadInput(f"model.name {name}: {error}") from error
+        raise BadInput(f"model.name '{name}': {error}") from error
 
 
 def make_apply(config: Config) -> energy.ApplyFn:
@@ -176,7 +176,7 @@ def _check_own(config: Config, network: Network) -> None:
     try:
         check_network(network, images, labels, conditional)
     except BadInput as error:
-        raise BadInput(f"model.name {config.model.name}: {error}") from error
+        raise BadInput(f"model.name '{config.model.name}': {error}") from error
 
 
 def _abstract_inputs(config: Config, number: int) -> tuple[Any, Any]:

@@ -71,7 +71,7 @@ def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
     assert all(np.isfinite(value) for value in jax.device_get(metrics).values())
     moved = jax.tree.map(lambda old, new: bool((old != new).any()), before, jax.device_get(state.params))
     assert all(jax.tree.leaves(moved["head"]["kernel"]))
-    assert (jax.device_get(state.memory.visits) > 0).any()
+    assert (jax.device_get(assemble.make_method(config).chains(state.memory).visits) > 0).any()
 
 
 @pytest.mark.parametrize("name", NAMES)

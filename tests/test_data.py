@@ -1,5 +1,7 @@
 """Batches, and the bundled digits."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,34 @@ def test_batches_are_a_function_of_seed_and_step_alone():
     memory.batch_rows(1, 7, 16, 100)
     np.testing.assert_array_equal(memory.batch_rows(0, 7, 16, 100), rows)
     assert (memory.batch_rows(1, 7, 16, 100) != rows).any()
+
+
+def test_orders_of_neighbouring_seeds_and_epochs_have_as_many_places_in_common_as_chance_gives():
+    n = 1000
+    orders = np.array([memory.batch_rows(seed, epoch, n, n) for seed in range(3, 8) for epoch in range(5)])
+    np.testing.assert_array_equal(np.sort(orders), np.tile(np.arange(n), (25, 1)), err_msg="each image once")
+    common = np.array([(one == other).sum() for one, other in itertools.combinations(orders, 2)])
+    assert common.max() < 8, "of 300 Poisson numbers of mean 1 one is 8 or more with probability 0.003"
+    assert abs(common.mean() - 1) < 5 / np.sqrt(len(common))
+
+
+def test_batches_of_points_of_neighbouring_seeds_and_steps_have_none_in_common():
+    def draw(rng, n):
+        return rng.random((n, 2), np.float32)
+
+    batches = [memory.sampled_batches(draw, seed, 8)(step).images for seed in range(3, 8) for step in range(5)]
+    assert len(np.unique(np.concatenate(batches), axis=0)) == 25 * 8
+
+
+def test_in_an_epoch_processes_get_different_images_and_all_of_them_together():
+    rows = np.arange(84, dtype=np.int32)
+    dataset = memory.Dataset(np.zeros((84, 1, 1, 1), np.uint8), rows, 84)
+    shares = []
+    for process in range(4):
+        batch_at = memory.make_batches(dataset, 5, 12, process, 4)
+        shares.append(np.concatenate([batch_at(step).labels for step in range(7, 14)]))
+    assert [len(share) for share in shares] == [21] * 4
+    np.testing.assert_array_equal(np.sort(np.concatenate(shares)), rows)
 
 
 def test_processes_share_the_global_batch_in_order():

@@ -1,16 +1,25 @@
-"""Denoising score matching on a mixture of Gaussians: its smoothed law has a closed form."""
+"""Denoising score matching on a mixture of Gaussians: its smoothed law has a closed form; and a whole run."""
+
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 from test_step import over_devices
 
+import run
+from ebm_jax import program, trained
 from ebm_jax.distributed import parallel
 from ebm_jax.methods.denoising import denoising
 from ebm_jax.methods.method import Model
 from ebm_jax.models import energy, networks
+from ebm_jax.report import reporter
 from ebm_jax.sampling.base import uniform
+from ebm_jax.storage import exported
+from ebm_jax.storage.fingerprint import named_leaves
+from ebm_jax.storage.workdir import read_config
 from ebm_jax.training.optimizer import clipped_adam
 from ebm_jax.types import Batch
 
@@ -143,3 +152,54 @@ def gaussian_misses(grid):
     covariance = SPREAD**2 * np.eye(2) + (MEANS - mean).T @ (WEIGHTS[:, None] * (MEANS - mean))
     other = -(grid - mean) @ np.linalg.inv(covariance)
     return (density * np.square(other - score).sum(1)).sum() / (density * np.square(score).sum(1)).sum()
+
+
+RUN = {"method.name": "denoising", "chain.kernel": "langevin", "chain.langevin.tied": True, "model.width": 4}
+RUN |= {"train.batch_size": 16, "buffer.capacity": 16, "checkpoint.every": 2, "log.every": 1, "log.images_every": 0}
+RUN |= {"sample.num_steps": 3, "sample.num_images": 16}
+
+
+def command(workdir, mode="train", **values):
+    values = {key: value for key, value in RUN.items() if mode == "train"} | values
+    words = [f"--config.{key.replace('__', '.')}={value}" for key, value in values.items()]
+    return ["run.py", f"--config={ROOT / 'configs' / 'density2d.py'}", f"--workdir={workdir}", f"--mode={mode}", *words]
+
+
+def rows(workdir):
+    """The metrics of each step but for the clock's."""
+    found = [json.loads(line) for line in (workdir / reporter.METRICS).read_text().splitlines()]
+    return [{name: row[name] for name in row.keys() - {"seconds", "steps_per_second"}} for row in found]
+
+
+def bits(workdir):
+    """The step of the newest checkpoint, and all arrays of its state."""
+    found = trained.restore(workdir, program.abstract_state(read_config(workdir), parallel.device_mesh()))
+    state = found.state._replace(key=jax.random.key_data(found.state.key))
+    return found.step, {path: np.asarray(leaf) for path, leaf in named_leaves(state).items()}
+
+
+def test_a_run_trains_goes_on_bit_for_bit_samples_and_is_exported_without_a_replay_buffer(tmp_path):
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    for workdir, stops in ((once, (4,)), (twice, (2, 4))):
+        for stop in stops:
+            assert run.main(command(workdir, train__num_steps=stop)) == 0
+    (step, whole), (last, resumed) = bits(once), bits(twice)
+    assert step == last == 4
+    assert not [path for path in whole if path.startswith("memory")], "there is no replay buffer"
+    for path, leaf in whole.items():
+        np.testing.assert_array_equal(resumed[path], leaf, err_msg=path)
+    assert rows(once) == rows(twice)
+    for row in rows(once):  # of two coordinates: a sum over them is twice the mean, and the loss is half of that
+        assert row["loss"] == pytest.approx(row["denoising_error"], rel=1e-6)
+    assert len({row["loss"] for row in rows(once)}) == 4, "new data and new noise in each step"
+
+    assert run.main(command(once, "sample")) == 0
+    assert run.main(command(once, "export")) == 0
+    with np.load(once / "samples" / "000004_0.npz") as samples:
+        points, energies = samples["images"], samples["energies"]
+    assert points.shape == (16, 2)
+    assert (np.abs(points - 0.5) <= 0.5).all()
+    assert len(np.unique(points, axis=0)) == 16
+    model = exported.load(once / "export" / "000004_0")
+    found = model.energy(model.params, jnp.asarray(points), model.labels(16))
+    np.testing.assert_allclose(found, energies, rtol=1e-5, atol=1e-6)

@@ -200,7 +200,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from configs import density2d, digits
-from ebm_jax import assemble
+from ebm_jax import program
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.storage import checkpoint
@@ -215,7 +215,7 @@ with processes.joined(processes.Launch(coordinator, 2, me, 600)):
         config = {"digits": digits, "density2d": density2d}[config].get_config()
         config.train.batch_size, config.data.memory_gib, config.train.num_models = 8, memory, members
         with sources.open_batches(config, print) as batches:
-            batch = assemble.place_batch(config, mesh, batches(5))
+            batch = program.place_batch(config, mesh, batches(5))
             assert not batch.images.is_fully_addressable
             arrays[f"{name}_images"], arrays[f"{name}_labels"] = parallel.on_host(tuple(batch))
             shards = {shard.device.id: np.asarray(shard.data) for shard in batch.images.addressable_shards}

@@ -253,9 +253,9 @@ slashed = two_functions(lambda key, images, labels: {"a/b": jnp.ones(3)}, lambda
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("NUMBER", {}, "is a int; name a class or a function that makes a network"),
+        ("NUMBER", {}, "is no code for this package"),
         ("no_network", {}, "a dict is no network; give a Flax linen module, or an object with init"),
-        ("refusing", {}, r"makes no network of the keys of the group model \(TypeError: .*missing 2 required"),
+        ("refusing", {}, r"asks for init, which is none of .*; give it a default, or a value as model.own.init"),
         ("column", {}, r"its energies of 3 images are .*shape=\(3, 1\).*return .*shape=\(3,\)"),
         ("total", {}, r"its energies of 3 images are .*shape=\(\)"),
         ("halves", {}, r"its energies of 3 images are .*bfloat16.*return .*float32"),
@@ -277,5 +277,5 @@ def test_what_is_no_network_is_refused_in_one_line_before_a_state_is_made(name, 
     config = config_of(name, **values)
     with pytest.raises(BadInput, match=message) as caught:
         program.abstract_state(config, parallel.device_mesh(jax.devices()[:1]))
-    assert str(caught.value).startswith(f"model.name {'' if name != 'bowll' else chr(39)}test_network:{name}")
+    assert str(caught.value).startswith(f"model.name 'test_network:{name}'")
     assert "\n" not in str(caught.value)

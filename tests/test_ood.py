@@ -39,6 +39,20 @@ def test_swapped_energies_give_one_minus_the_auroc():
             assert abs(swapped.standard_error - error) < 1e-12
 
 
+@pytest.mark.parametrize(("m", "n"), [(9, 2), (3, 8), (2, 40), (30, 30)])
+def test_the_standard_error_of_the_auroc_is_delongs_over_all_pairs(m, n):
+    """Biometrics 44, 1988, equations 3 to 5, for one curve: ψ of each pair, its means over rows and over columns."""
+    rng = np.random.default_rng([m, n])
+    inside, outside = rng.integers(0, 6, m) / 2, rng.integers(-2, 5, n) / 2
+    psi = np.array([[1.0 if x > y else 0.5 if x == y else 0.0 for y in outside] for x in inside])
+    assert (psi == 0.5).any(), "there are ties"
+    s10 = sum((row.sum() / n - psi.sum() / (m * n)) ** 2 for row in psi) / (m - 1)
+    s01 = sum((column.sum() / m - psi.sum() / (m * n)) ** 2 for column in psi.T) / (n - 1)
+    found = ood.auroc(inside, outside)
+    assert abs(found.value - psi.mean()) < 1e-12
+    assert abs(found.standard_error - np.sqrt(s10 / m + s01 / n)) < 1e-12
+
+
 def test_the_standard_error_of_the_auroc_is_its_spread_over_drawn_sets():
     rng = np.random.default_rng(1)
     drawn = [ood.auroc(rng.normal(0.5, 1, 80), rng.normal(0, 2, 60)) for _ in range(1500)]

@@ -17,10 +17,10 @@ SUBSETS = [(6, 3), (8, 7), (5, 5)]  # capacity, n
 store = jax.jit(replay.store, static_argnames="ring")
 
 
-@partial(jax.jit, static_argnames="restart_prob")
-def draw(key, buffer, labels, restart_prob):
+@partial(jax.jit, static_argnames=("restart_prob", "relabel_prob"))
+def draw(key, buffer, labels, restart_prob, relabel_prob=0.0):
     """A draw of flat images that fill their rows."""
-    return replay.draw(key, buffer, labels, base.uniform(buffer.images.shape[1:]), restart_prob)
+    return replay.draw(key, buffer, labels, base.uniform(buffer.images.shape[1:]), restart_prob, relabel_prob)
 
 
 def buffer_of(rows, labels=None, dtype=jnp.float32, visits=1):
@@ -112,6 +112,20 @@ def test_restarts_are_binomial_and_bring_fresh_label_and_noise_together():
     np.testing.assert_array_equal((np.asarray(drawn.x) == outside).all(1), ~restarted)
     np.testing.assert_array_equal(drawn.labels, np.where(restarted, np.arange(n) + 10, 4))
     assert abs(restarted.mean() - probability) < 5 * np.sqrt(probability * (1 - probability) / n)
+
+
+@pytest.mark.parametrize(("restart_prob", "relabel_prob"), [(0.3, 0.1), (0.05, 0.6), (0.0, 0.4)])
+def test_restarts_and_relabels_are_binomial_each_of_its_own_and_a_relabelled_chain_goes_on(restart_prob, relabel_prob):
+    n, outside, age, fresh = 2000, 2.0, 5, np.arange(2000) + 10
+    buffer = buffer_of(np.full((n, 4), outside), np.full(n, 4), visits=age)
+    drawn = jax.device_get(draw(jax.random.key(0), buffer, labels_of(fresh), restart_prob, relabel_prob))
+    restarted, has_fresh = (drawn.x <= 1).all(1), drawn.labels == fresh
+    np.testing.assert_array_equal(drawn.x[~restarted], outside)
+    np.testing.assert_array_equal(drawn.visits, np.where(restarted, 0, age))
+    np.testing.assert_array_equal(drawn.labels[~has_fresh], 4)
+    assert has_fresh[restarted].all()
+    for share, probability in ((restarted, restart_prob), (has_fresh[~restarted], relabel_prob)):
+        assert abs(share.mean() - probability) <= 5 * np.sqrt(probability * (1 - probability) / len(share))
 
 
 @pytest.mark.parametrize("ring", [False, True])

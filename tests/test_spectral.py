@@ -234,7 +234,7 @@ def test_kernels_of_the_releases_tiny_start_stay_themselves_and_pass_the_gradien
 def trained():
     """The digits' config, made tiny, with spectral normalisation, and its states after 0 to 4 steps on one device."""
     config, mesh = schema.dry_run(digits.get_config()).unlock(), parallel.device_mesh(jax.devices()[:1])
-    config.model.width, config.model.spectral_norm, config.optim.ema_decay = 4, True, 0.5
+    config.model.width, config.model.spectral_norm, config.optim.ema_decay = 4, True, 0.9
     state, step, states = program.make_state(config, mesh), program.make_step(config.lock(), mesh), []
     with sources.open_batches(config, pytest.fail) as batches:
         for index in range(5):

@@ -75,12 +75,13 @@ def over_devices(method, optimizer, memory, devices=1, apply=apply, params=None,
     return mesh, step, jax.jit(lambda state: state, out_shardings=parallel.shardings(mesh, specs))(copies)
 
 
-def setup(devices=1, kernel=STILL, capacity=BATCH, apply=apply, rescue_learning_rate=1.0, **options):
+def setup(devices=1, kernel=STILL, capacity=BATCH, apply=apply, rescue_learning_rate=1.0, ema_decay=0.5, **options):
     """(mesh, compiled step, state) of contrastive divergence; the buffer's chains already have labels."""
     method = contrastive_divergence(kernel, capacity=capacity, **options)
     visited = {"labels": jnp.arange(capacity, dtype=jnp.int32) % 2, "visits": jnp.ones(capacity, jnp.int32)}
     buffer = method.init(jax.random.key(7))._replace(**visited)
-    return over_devices(method, optax.sgd(0.1), buffer, devices, apply, rescue_learning_rate=rescue_learning_rate)
+    rates = {"rescue_learning_rate": rescue_learning_rate, "ema_decay": ema_decay}
+    return over_devices(method, optax.sgd(0.1), buffer, devices, apply, **rates)
 
 
 @pytest.mark.parametrize("objective", [losses.contrastive_divergence, losses.logsumexp(parallel.gather)])
@@ -169,13 +170,16 @@ def test_dropout_acts_in_the_loss_and_in_a_chain_only_where_asked_with_a_new_mas
         assert max(means) < 10
 
 
-def test_the_running_mean_of_the_weights_is_the_geometric_sum():
-    mesh, step, state = setup(2)
-    mean = np.asarray(state.ema["w"])
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.99])
+def test_the_running_mean_of_the_weights_is_the_geometric_sum(decay):
+    mesh, step, state = setup(2, ema_decay=decay)
+    start = mean = np.asarray(state.ema["w"], np.float64)
     for seed in range(3):
         state, _ = step(state, parallel.place_batch(mesh, batch_for(seed)))
-        mean = 0.5 * mean + 0.5 * np.asarray(state.params["w"])
-    np.testing.assert_allclose(network_params(state, ema=True)["w"], mean, rtol=1e-6)
+        mean = decay * mean + (1 - decay) * np.asarray(state.params["w"])
+    rounding = 3 * 4 * np.finfo(np.float32).eps * np.abs(start).max()  # of three steps of four operations
+    assert np.abs(mean - start).max() > 30 * rounding
+    np.testing.assert_allclose(network_params(state, ema=True)["w"], mean, rtol=0, atol=rounding)
     np.testing.assert_array_equal(network_params(state, ema=False)["w"], state.params["w"])
 
 
