@@ -1,4 +1,4 @@
-"""Laws that chains start from: their densities; training, sampling and annealing start from the one that is asked for."""
+"""Laws that chains start from: their densities, and that training, sampling and annealing start from the right one."""
 
 import jax
 import jax.numpy as jnp
