@@ -1,8 +1,9 @@
 """Every key of a run, once: its default, limits, meaning, unit and source.
 
 Nothing else in the project has defaults. A key needs this one line and its use. Keys that concern only one network,
-method, kernel, metric or task stand in a group of that name. The groups `own` are open: their keys are keywords for the
-user's own network, method, kernel, task, metric or data source (docs/extending.md).
+method, kernel, metric or task stand in a group of that name. The groups `own` are open: their keys are keywords for a
+network, method, kernel or data source of the user's own, and a task or metric of the user's own reads them
+(docs/extending.md).
 
 Sources: "release" is openai/ebm_code_release at 051850e; "paper" is Du & Mordatch 2019, arXiv 1903.08689.
 

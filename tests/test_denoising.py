@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, changed
+from PIL import Image
 from test_step import over_devices
 
 import run
-from ebm_jax import program, trained
+from configs import digits
+from ebm_jax import program, schema, train, trained
 from ebm_jax.distributed import parallel
 from ebm_jax.methods.denoising import denoising
 from ebm_jax.methods.method import Model
@@ -152,6 +154,17 @@ def gaussian_misses(grid):
     covariance = SPREAD**2 * np.eye(2) + (MEANS - mean).T @ (WEIGHTS[:, None] * (MEANS - mean))
     other = -(grid - mean) @ np.linalg.inv(covariance)
     return (density * np.square(other - score).sum(1)).sum() / (density * np.square(score).sum(1)).sum()
+
+
+def test_pictures_of_a_method_without_a_replay_buffer_are_of_fresh_chains_alone(tmp_path):
+    quick = {"method__name": "denoising", "model__width": 4, "sample__num_steps": 2, "sample__quiet_steps": 1}
+    config = changed(schema.dry_run(digits.get_config()), **quick)
+    mesh = parallel.device_mesh(jax.devices()[:1])
+    with reporter.Reporter(tmp_path, 0, 7) as watcher:
+        train._picture_maker(config, mesh, watcher)(7, program.make_state(config, mesh))
+    (path,) = (tmp_path / "images").iterdir()
+    assert path.name == "chains_000007.png"
+    assert np.ptp(np.asarray(Image.open(path))) > 100, "noise after two steps, from dark to bright"
 
 
 RUN = {"method.name": "denoising", "chain.kernel": "langevin", "chain.langevin.tied": True, "model.width": 4}

@@ -12,7 +12,7 @@ from PIL import Image
 from test_train import command, files
 
 import run
-from ebm_jax import evaluate, evaluators, program, trained
+from ebm_jax import assemble, evaluate, evaluators, program, trained
 from ebm_jax.data import memory
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import card, samples
@@ -80,7 +80,8 @@ def test_samples_of_the_buffer_are_its_decoded_chains_with_their_labels_and_say_
     images, labels, origin = drawn(opened(workdir, eval__samples="buffer"))
     assert origin.startswith("THE TRAINING BUFFER, not fresh chains: 20 of its 64 chains")
     config, mesh = read_config(workdir), parallel.device_mesh()
-    buffer = trained.restore(workdir, program.abstract_state(config, mesh)).state.memory
+    memory = trained.restore(workdir, program.abstract_state(config, mesh)).state.memory
+    buffer = assemble.make_method(config).chains(memory)
     chains = np.asarray(buffer.images)[:, :64].reshape(64, 8, 8, 1)
     rows = [np.flatnonzero((chains == image).all((1, 2, 3))) for image in images]
     assert all(len(found) == 1 for found in rows)

@@ -62,6 +62,17 @@ def test_softplus_and_its_gradient_are_their_closed_forms():
     np.testing.assert_allclose(gradients, [expected, -expected], rtol=40 * FLOAT32)
 
 
+@pytest.mark.parametrize("margin", [0.2, 1.0, 7.0])
+def test_the_label_contrast_and_its_gradient_are_their_closed_forms(margin):
+    data, wrong = normal(40, scale=3.0), normal(40, seed=1, scale=3.0) + 1.0
+    gap = (np.float64(data) - wrong) / margin
+    value, gradients = jax.value_and_grad(losses.label_contrast, (0, 1))(jnp.asarray(data), jnp.asarray(wrong), margin)
+    np.testing.assert_allclose(value, margin * np.log1p(np.exp(gap)).mean(), rtol=40 * FLOAT32)
+    expected = 1 / (1 + np.exp(-gap)) / len(gap)
+    # The rounding of a gap, in proportion to its size, is a relative one of its exponential
+    np.testing.assert_allclose(gradients, [expected, -expected], rtol=4 * np.abs(gap).max() * FLOAT32)
+
+
 def test_softplus_is_finite_where_the_exponential_overflows():
     gap = jnp.array([-500.0, 500.0])
     value, gradient = jax.value_and_grad(losses.softplus)(gap, jnp.zeros(2))

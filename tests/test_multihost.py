@@ -295,6 +295,7 @@ def test_processes_of_different_numbers_of_devices_are_refused():
         parallel.device_mesh([Device(0, 0), Device(1, 2), Device(0, 1)])
 
 
+@pytest.mark.eight_devices
 def test_a_pods_devices_without_multihost_are_refused(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [Device(0, 0), Device(1, 1)])
     with pytest.raises(BadInput, match="the devices here belong to 2 hosts; start the command with --multihost"):

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -42,8 +43,8 @@ def test_the_fixture_is_small_enough_to_keep():
 def test_an_older_run_loads_with_the_energies_and_samples_that_it_had(runs, name):
     config, params = ebm_jax.load(runs / name)
     made, shape = MADE["runs"][name], tuple(config.data.shape)
-    x = np.random.default_rng(0).random((4, *shape)).astype(np.float32)
-    labels = None if config.model.num_classes == 1 else np.arange(4, dtype=np.int32)
+    x = jnp.asarray(np.random.default_rng(0).random((4, *shape)).astype(np.float32))
+    labels = None if config.model.num_classes == 1 else jnp.arange(4, dtype=jnp.int32)
     energies = ebm_jax.make_energy_fn(config)(params, x, labels)
     np.testing.assert_allclose(energies, made["energies"], rtol=1e-4, atol=1e-5)
     images = ebm_jax.make_sample_fn(config)(params, jax.random.key(5))[:2]
@@ -66,7 +67,6 @@ def test_an_older_run_goes_on_as_it_would_have_gone_on(runs, name, capsys):
     ]
     kept = ["--config.log.every=1", "--config.log.images_every=0", "--config.checkpoint.every=3"]
     steps = [f"--config.chain.num_steps={own['chain']['num_steps']}", "--config.train.num_steps=10"]
-    before = json.loads(json.dumps(own))
     status = run.main(["run.py", f"--config=configs/{file}.py", f"--workdir={folder}", *flags, *kept, *steps])
     told = capsys.readouterr()
     assert status == 0, told.err
@@ -75,12 +75,11 @@ def test_an_older_run_goes_on_as_it_would_have_gone_on(runs, name, capsys):
     rows = [row for row in map(json.loads, (folder / METRICS).read_text().splitlines()) if row["step"] > 6]
     clock = ("seconds", "steps_per_second")
     found = [{key: value for key, value in row.items() if key not in clock} for row in rows]
-    if SAME_MACHINE and len(jax.devices()) == 2:
+    if SAME_MACHINE:
         assert found == MADE["runs"][name]["continued"]
-    elif len(jax.devices()) == 2:
+    else:
         for ours, theirs in zip(found, MADE["runs"][name]["continued"], strict=True):
             assert ours == pytest.approx(theirs, rel=2e-2, abs=2e-3)
-    assert before["train"]["num_steps"] == 6
     written = json.loads((folder / provenance.FILE).read_text())
     assert [(entry["event"], entry["step"]) for entry in written] == [("went on", 6)]
     assert {"jax", "flax", "commit", "ebm_jax"} <= set(written[0])

@@ -63,8 +63,8 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
         values,
         {
             "chains": f"{number} of {config.chain.kernel} from {WORDS[config.chain.base]}, "
-            f"{config.eval.chains.steps} steps at temperature {config.chain.temperature:g}, the first half thrown away; "
-            f"longest lag {len(correlation) - 1}",
+            f"{config.eval.chains.steps} steps at temperature {config.chain.temperature:g}, the first half thrown "
+            f"away; longest lag {len(correlation) - 1}",
             "chains, mixing": "rank-normalised split R-hat and bulk effective sample size by BlackJAX; "
             + _verdict(mixing),
             "chains, acceptance": accepted_in_words,

@@ -85,7 +85,7 @@ def rounds_origin(config: Config) -> str:
     return (
         f"chains of a sampling buffer of {sample.buffer_capacity}, begun from {WORDS[config.chain.base]} by this "
         f"evaluation: {sample.rounds} rounds, each of {min(sample.num_images, sample.batch_size)} of them and "
-        f"{sample.num_steps} steps of {config.chain.kernel} under {energies}, the last {sample.quiet_steps} without noise; "
-        f"{sample.restart_prob:g} of them restarted and {sample.relabel_prob:g} relabelled in a round; those that went "
-        "the most rounds since they began"
+        f"{sample.num_steps} steps of {config.chain.kernel} under {energies}, the last {sample.quiet_steps} without "
+        f"noise; {sample.restart_prob:g} of them restarted and {sample.relabel_prob:g} relabelled in a round; those "
+        "that went the most rounds since they began"
     )

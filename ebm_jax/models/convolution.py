@@ -32,6 +32,7 @@ def _winograd_wins(x: Features, kernel: Kernel) -> bool:
     return kernel.shape[:2] == (3, 3) and min(kernel.shape[2:]) >= (32 if easy else 64)
 
 
+@partial(jax.jit, static_argnums=2, inline=True)  # traced once for all convolutions of one shape
 def _forward(x: Features, kernel: Kernel, padding: Padding) -> Features:
     if not _winograd_wins(x, kernel):
         return plain(x, kernel, padding)
@@ -106,8 +107,13 @@ def _convolution_backward(padding, residuals, grad_out):
     mirrored = tuple(
         (size - 1 - low, size - 1 - high) for size, (low, high) in zip(kernel.shape, padding, strict=False)
     )
-    _, pull_kernel = jax.vjp(lambda kernel: _forward(x, kernel, padding), kernel)
-    return convolution(grad_out, transposed, mirrored), pull_kernel(grad_out)[0]
+    return convolution(grad_out, transposed, mirrored), _kernel_gradient(x, kernel, grad_out, padding)
+
+
+@partial(jax.jit, static_argnums=3, inline=True)  # as _forward is
+def _kernel_gradient(x: Features, kernel: Kernel, grad_out: Features, padding: Padding) -> Kernel:
+    _, pull = jax.vjp(lambda kernel: _forward(x, kernel, padding), kernel)
+    return pull(grad_out)[0]
 
 
 convolution.defvjp(_convolution_forward, _convolution_backward)
