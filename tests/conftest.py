@@ -17,6 +17,8 @@ from typing import Any
 
 DEVICE_COUNT = "--xla_force_host_platform_device_count"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the time goes to compiling programs that run for milliseconds; tests that start processes hand this on to them
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 if DEVICE_COUNT not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICE_COUNT}=8".strip()
 
@@ -67,6 +69,16 @@ def eight_devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """Do what the marker of this name says."""
     if request.node.get_closest_marker("eight_devices"):
         monkeypatch.setitem(globals(), "DEVICES", 8)
+
+
+@pytest.fixture(autouse=True)
+def optimised(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test with the marker of this name runs programs as a user's are compiled, to the bit."""
+    before = jax.config.jax_disable_most_optimizations  # pyright: ignore[reportAttributeAccessIssue]
+    if request.node.get_closest_marker("optimised"):
+        jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from ebm_jax.storage import compiled, provenance, workdir
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MADE = json.loads((FIXTURES / "runs_a7536e2.json").read_text())
+pytestmark = pytest.mark.optimised
 RUNS = ("digits", "conditional", "density")
 SAME_MACHINE = (MADE["machine"], MADE["jax"]) == (compiled.machine(), jax.__version__)
 
