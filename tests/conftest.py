@@ -74,7 +74,7 @@ def eight_devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(autouse=True)
 def optimised(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test with the marker of this name runs programs as a user's are compiled, to the bit."""
-    before = jax.config.jax_disable_most_optimizations  # pyright: ignore[reportAttributeAccessIssue]
+    before = jax.config.values["jax_disable_most_optimizations"]
     if request.node.get_closest_marker("optimised"):
         jax.config.update("jax_disable_most_optimizations", False)
     yield
