@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,11 @@ def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workdir(one_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of that run for the tests of one module."""
     return Path(shutil.copytree(one_run, tmp_path_factory.mktemp("run") / "run"))
+
+
+def few(names: Iterable[str], default: Iterable[str]) -> list[Any]:
+    """Parameters of a test of which only some run by default; the others, which are like one of these, are slow."""
+    return [name if name in set(default) else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def changed(config: Any, **changes: Any) -> Any:

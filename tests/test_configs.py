@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few
 
 from ebm_jax import assemble, checks, labels, program, samplers, schema
 from ebm_jax.data import sources
@@ -33,7 +34,10 @@ def test_every_experiment_has_its_config():
     assert set(ASKED_FOR.split()) <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+OF_EACH_KIND = ("digits", "density2d", "fashion_mnist_conditional", "dsprites_position", "cifar10", "imagenet128")
+
+
+@pytest.mark.parametrize("name", few(NAMES, OF_EACH_KIND))
 def test_a_full_step_gives_back_a_state_of_the_same_shapes_and_scalar_metrics(name):
     config, mesh = config_of(name), parallel.device_mesh()
     checks.check(config, mesh.size)
@@ -43,14 +47,8 @@ def test_a_full_step_gives_back_a_state_of_the_same_shapes_and_scalar_metrics(na
     assert all(metric.shape == () for metric in metrics.values())
 
 
-# Each takes up to half a minute to compile. test_networks.py tests their networks. The default tests run folder for the
-# large ones, and dsprites_shape, shapes_shape and fashion_mnist_conditional for those with networks like theirs.
-LARGEST = ("imagenet32", "imagenet128", "cifar10_wider_conditional", "cifar10_conditional", "cifar10", "default")
-ALIKE = ("dsprites_size", "dsprites_position", "dsprites_rotation", "mnist", "shapes_position", "fashion_mnist")
-SLOW = [pytest.param(name, marks=pytest.mark.slow) if name in LARGEST + ALIKE else name for name in NAMES]
-
-
-@pytest.mark.parametrize("name", SLOW)
+# Each of the others takes up to half a minute to compile; test_networks.py tests their networks
+@pytest.mark.parametrize("name", few(NAMES, ("digits", "density2d", "shapes_shape", "fashion_mnist_conditional")))
 def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
     config, mesh = schema.dry_run(config_of(name)), parallel.device_mesh()
     checks.check(config, mesh.size)
@@ -74,7 +72,7 @@ def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
     assert (jax.device_get(assemble.make_method(config).chains(state.memory).visits) > 0).any()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", few(NAMES, OF_EACH_KIND))
 def test_samples_have_the_configs_shape(name):
     config = config_of(name)
     params = jax.eval_shape(lambda: assemble.init_params(config, jax.random.key(0)))

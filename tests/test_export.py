@@ -14,7 +14,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import changed
+from conftest import changed, few
 from test_train import files
 
 import run
@@ -274,7 +274,7 @@ def labels_for(config, n):
     return example_labels(config, jnp.arange(n))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few(KINDS, ("residual, spectral norm, classes", "a density by MALA", "soft labels")))
 def test_every_kind_of_model_is_exported_but_for_rounding(kind):
     (samples, energies), (images, expected) = both_ways(KINDS[kind])
     assert np.isfinite(images).all()

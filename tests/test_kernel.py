@@ -89,6 +89,7 @@ def trace(kernel, key, x, energy_fn, num_frames, every):
     return trace_stages([(kernel, num_frames * every)], key, x, energy_fn, every)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize(("num_frames", "every"), [(6, 1), (2, 3)])
 def test_the_last_frame_is_where_a_run_of_as_many_steps_ends(num_frames, every):
     kernel, start = KERNELS["langevin"](1.0), jnp.full((4, 2), 0.5)

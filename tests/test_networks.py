@@ -266,7 +266,14 @@ def test_energy_under_a_one_hot_soft_label_is_that_under_the_class(make, shape):
 BFLOAT16 = 2.0**-8  # relative; half the gap between neighbouring values at most
 
 
-@pytest.mark.parametrize(("make", "shape"), [each for each in NETWORKS if each.id != "resnet32_wider"])
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        pytest.param(*each.values, id=each.id, marks=() if each.id in ("small", "mnist") else pytest.mark.slow)
+        for each in NETWORKS
+        if each.id != "resnet32_wider"
+    ],
+)
 def test_bfloat16_changes_energies_and_chain_gradients_by_its_rounding_and_not_their_type(make, shape):
     # Every layer rounds its input, its kernel and its output: relative errors of 2^-8 each, independent between
     # elements. Over the layers (at most 30 here, three roundings each) their squares add up; the gradient goes through

@@ -24,11 +24,8 @@ STEPS = 3
 QUICK = {  # these compile fast; the others are slow tests
     "digits": (1, 2, 8),
     "density2d": (2,),
-    "conditional_label_contrast": (1, 2),
+    "conditional_label_contrast": (2,),
     "uint8_ring": (2,),
-    "hmc": (1,),
-    "two_models": (2,),
-    "rescued": (2,),
 }
 CASES = [
     pytest.param(
