@@ -39,6 +39,7 @@ def test_a_chain_takes_as_many_gradients_as_are_counted(kernel_name):
     assert round(times, 1) == floor.num_gradients(config), "but for the head, which is a matrix product outside alone"
 
 
+@pytest.mark.eight_devices
 def test_a_step_is_compiled_into_the_flops_that_its_network_chain_and_loss_need():
     config = density(**{"train.batch_size": 400})
     _, program = step_of(config)

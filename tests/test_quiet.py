@@ -69,6 +69,8 @@ def test_reading_a_sound_checkpoint_logs_nothing_even_for_a_library_user(tmp_pat
 
 
 def test_what_failed_beside_a_failed_save_is_not_logged_however_late_it_is_collected(caplog):
+    gc.collect()  # what other tests of this process left
+    caplog.clear()
     forgotten("before")
     gc.collect()
     quiet.be_quiet()
