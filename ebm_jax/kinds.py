@@ -37,7 +37,7 @@ class Limit(NamedTuple):
         if self.options and value not in self.options:
             near = difflib.get_close_matches(value, self.options, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise BadInput(f"{key} '{value}' is unknown; use one of {', '.join(self.options)}{hint}")
+            raise BadInput(f"{key} {shown(value)} is unknown; use one of {', '.join(self.options)}{hint}")
         if not self.in_range(value):  # written so that NaN fails too
             raise BadInput(f"{key} {shown(value)} is out of range; it must be {self.range}")
 

@@ -252,6 +252,7 @@ def test_thousands_of_configs_are_refused_in_one_line_or_have_a_training_step():
         ("digits", {"chain.step_size": 1e-50}, "greater than 0 and finite, as float32"),
         ("digits", {"train.num_steps": 1.5}, "train.num_steps 1.5 is of the type float; it must be a whole number"),
         ("digits", {"train.num_steps": True}, "train.num_steps True is of the type bool"),
+        ("digits", {"model.dtype": "a" * 10_000}, f"model.dtype '{'a' * 79}... is unknown; use one of float32"),
         ("digits", {"chain.step_size": "ten"}, "chain.step_size 'ten' is of the type str; it must be a number"),
         ("digits", {"chain.step_size": None}, "chain.step_size None is of the type NoneType"),
         ("digits", {"data.shape": ("8", "8", "1")}, "it must be whole numbers such as"),
