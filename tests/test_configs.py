@@ -34,7 +34,7 @@ def test_every_experiment_has_its_config():
     assert set(ASKED_FOR.split()) <= set(NAMES)
 
 
-OF_EACH_KIND = ("digits", "density2d", "fashion_mnist_conditional", "dsprites_position", "cifar10", "imagenet128")
+OF_EACH_KIND = ("digits", "density2d", "fashion_mnist_conditional", "dsprites_position", "cifar10")
 
 
 @pytest.mark.parametrize("name", few(NAMES, OF_EACH_KIND))

@@ -22,10 +22,9 @@ FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "hashes_a7536e2.json"
 pytestmark = pytest.mark.optimised
 STEPS = 3
 QUICK = {  # these compile fast; the others are slow tests
-    "digits": (1, 2, 8),
-    "density2d": (2,),
+    "digits": (8,),
+    "density2d": (1, 2),
     "conditional_label_contrast": (2,),
-    "uint8_ring": (2,),
 }
 CASES = [
     pytest.param(
