@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ebm_jax.pixels import quantised
+
 TILE = 56  # pixels: small images are enlarged to at least about this side in a grid
 BACKGROUND = 128  # gray, between images
 CAPTION, CAPTION_WIDTH = 16, 160  # pixels: height of a caption, and the least width of a picture with captions
@@ -75,8 +77,7 @@ def _tiles(images: np.ndarray, side: int) -> np.ndarray:
     scale = _scale(images, side)
     gap = max(1, max(h, w) * scale // 16)
     tiles = np.full((n, h * scale + 2 * gap, w * scale + 2 * gap, c), BACKGROUND, np.uint8)
-    pixels = np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8)
-    tiles[:, gap:-gap, gap:-gap] = pixels.repeat(scale, 1).repeat(scale, 2)
+    tiles[:, gap:-gap, gap:-gap] = quantised(images).repeat(scale, 1).repeat(scale, 2)
     return tiles
 
 
