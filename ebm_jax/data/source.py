@@ -13,6 +13,27 @@ from ebm_jax.types import BadInput
 Label = Any  # an integer in 0..num_classes-1, or a soft label, a float vector [num_classes]
 
 
+class Found(NamedTuple):
+    """What a source came upon, as far as it knows: for one line at the start of a run, and for the run's data.json."""
+
+    class_names: tuple[str, ...] = ()
+    """In the order of their labels; empty: the classes have no names."""
+    class_sizes: tuple[int, ...] = ()
+    """Images of each class, in the same order; empty: not counted."""
+    passed_over: tuple[tuple[str, int], ...] = ()
+    """(Reason in words, such as "hidden", and how many files it kept out), only where there are some."""
+    values: tuple[float, float] | None = None
+    """The smallest and largest stored value; None: not measured."""
+    measured: int = 0
+    """Images that `values` was measured over."""
+    splits: tuple[str, ...] | None = None
+    """The names of all splits that there are, as `data.split` takes them; None: the source does not know."""
+    notes: tuple[str, ...] = ()
+    """Further sentences that a person has to know, such as a scale that was taken for the values."""
+    digest: Callable[[], str] | None = None
+    """A SHA-256 in hexadecimal digits that depends on the data, not on where they lie; None: there is none."""
+
+
 class Source(NamedTuple):
     """Images that can be read one by one, in any order, by several threads at once."""
 
@@ -23,6 +44,7 @@ class Source(NamedTuple):
     """Row -> a name by which a person finds the image: a path, or a record of a file."""
     num_classes: int
     """Number of classes, or length of a soft label."""
+    found: Found = Found()
 
 
 def stored_label(label: Label) -> np.ndarray | np.int32:
