@@ -74,6 +74,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
+def printable(text: str) -> str:
+    """The text on one line, with line breaks and control characters escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def as_float(value: int | float) -> float:
     """A number as a float; infinite if it is too large for one."""
     try:

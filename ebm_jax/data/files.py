@@ -1,16 +1,18 @@
 """A person's own images as sources: a folder of image files, or one .npz of arrays."""
 
+import hashlib
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from ebm_jax.data import decode
-from ebm_jax.data.source import Label, Source
+from ebm_jax.data import decode, layout
+from ebm_jax.data.source import Found, Label, Source, class_sizes, digest_of
 from ebm_jax.distributed import parallel
+from ebm_jax.kinds import printable
 from ebm_jax.types import BadInput, Shape
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -19,27 +21,41 @@ LARGEST_FILE = 2**30  # bytes; PIL opens at most 179 million pixels
 LARGEST_LABEL = np.iinfo(np.int32).max  # of a class or a value; refuses infinity too
 
 
-def folder_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> Source:
-    """The image files below ROOT: PATH/`split`, or PATH if there is no such folder and `split` is "train".
+class _Folder(NamedTuple):
+    """What a split's folder holds."""
 
-    With class folders (ROOT/CLASS/**/image) the label is the index of the folder's name among the sorted class names.
-    PATH/train gives these names if it exists, so that all splits agree. With images directly in ROOT every label is 0.
-    Images are sorted by class, then by the names along the path, as Python sorts strings. The source skips hidden files
-    and folders, links to folders inside a class, files with an extension that is not in `EXTENSIONS`, and anything that
-    is no file, such as a pipe. A link to nothing counts as an image that cannot be read.
+    root: Path
+    files: list[tuple[str, int]]
+    """(Path from `root`, label) of each image."""
+    class_names: tuple[str, ...]
+    """Empty: there are no class folders."""
+    notes: tuple[str, ...]
+
+
+def folder_source(path: str | Path, split: str, shape: Shape, *, crop: bool, numeric: bool = True) -> Source:
+    """The image files below ROOT, the folder of `split` in PATH, or PATH if it has no such folders (data/layout.py).
+
+    With class folders (ROOT/CLASS/**/image) the label is the place of the folder's name among the class names. The
+    training split gives these names if it exists, so that all splits agree. With images directly in ROOT every label is
+    0. Images are sorted by class, then by the names along the path, as Python sorts strings. The source skips hidden
+    files and folders, links to folders inside a class, files with an extension that is not in `EXTENSIONS`, and
+    anything that is no file, such as a pipe. A link to nothing counts as an image that cannot be read.
 
     Args:
       shape: (height, width, channels) of the images.
       crop: as for `decode.decode`.
+      numeric: as for `layout.classes`.
 
     Raises:
       BadInput: no such folder, no images in it or in one of its class folders, images beside class folders, a class
-        that PATH/train does not have.
+        that the training split does not have; and what `layout` refuses.
     """
+    base = _expanded(path)
     try:
-        root, files, num_classes = _labelled_files(_expanded(path), split)
+        folder, splits = _labelled_files(base, split, numeric), layout.splits(base)
     except OSError as error:
         raise BadInput(f"{error.filename} cannot be read ({error.strerror}); mend that") from error
+    root, files, names, notes = folder
 
     def read(row: int) -> tuple[np.ndarray, Label]:
         file, label = files[row]
@@ -53,9 +69,25 @@ def folder_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> 
         return decode.decode(encoded, shape, crop), label
 
     def name(row: int) -> str:
-        return _printable(os.fsencode(root / files[row][0]).decode("utf-8", "backslashreplace"))
+        return printable(os.fsencode(root / files[row][0]).decode("utf-8", "backslashreplace"))
 
-    return Source(len(files), read, name, num_classes)
+    sizes = np.bincount([label for _, label in files], minlength=len(names)).tolist()
+    found = Found(
+        names, tuple(sizes), splits=splits, notes=notes, digest=lambda: _digest(folder), id_of=lambda row: files[row][0]
+    )
+    return Source(len(files), read, name, len(names) or 1, found)
+
+
+def _digest(folder: _Folder) -> str:
+    """A SHA-256 of each image's path from the folder, label and size in bytes, in their order; it opens no file."""
+    digest = hashlib.sha256()
+    for file, label in folder.files:
+        try:
+            size = os.stat(folder.root / file).st_size
+        except OSError:  # a link to nothing
+            size = -1
+        digest.update(f"{layout.composed(file)}\0{label} {size}\0".encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()
 
 
 def _expanded(path: str | Path) -> Path:
@@ -65,55 +97,47 @@ def _expanded(path: str | Path) -> Path:
         raise BadInput(f"{path} cannot be found ({error}); give the whole path") from error
 
 
-def _printable(text: str) -> str:
-    """The text on one line, with line breaks and control characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _labelled_files(base: Path, split: str) -> tuple[Path, list[tuple[str, int]], int]:
-    """The split's folder, its images as (path from that folder, label), and the number of classes."""
-    root = _split_root(base, split)
-    found = _class_images(root)
+def _labelled_files(base: Path, split: str, numeric: bool) -> _Folder:
+    root = layout.split_folder(base, split)
+    found = _class_images(root, numeric)
     if not found:
         files = [(name, 0) for name in _top_level(root)]
         if not files:
             raise BadInput(f"{root} has no images; put files ending in {', '.join(EXTENSIONS)} there")
-        return root, files, 1
-    train = base / "train" if (base / "train").is_dir() else root
-    label_of = {name: label for label, name in enumerate(_class_names(train))}
+        return _Folder(root, files, (), ())
+    train = layout.class_folder(base, root)
+    label_of = {name: label for label, name in enumerate(layout.classes(train, numeric=numeric))}
     for unknown in [name for name in found if name not in label_of]:
-        raise BadInput(f"{root / unknown} is no class of {train}; rename it to one, or take it away")
-    return root, [(file, label_of[name]) for name, inside in found.items() for file in inside], len(label_of)
+        raise BadInput(
+            f"{printable(str(root / unknown))} is no class of {printable(str(train))}; rename it to one, or take it "
+            "away"
+        )
+    labelled = [(file, label_of[name]) for name, inside in found.items() for file in inside]
+    note = layout.depth_note(root, list(found), [file for file, _ in labelled])
+    return _Folder(root, labelled, tuple(label_of), (note,) if note else ())
 
 
-def _split_root(base: Path, split: str) -> Path:
-    if not base.is_dir():
-        raise BadInput(f"{base} is not a folder; give the one that holds the images")
-    if (base / split).is_dir():
-        return base / split
-    if split != "train":
-        raise BadInput(f"data.split '{split}' needs the folder {base / split}; make it, or use data.split=train")
-    return base
-
-
-def _class_images(root: Path) -> dict[str, list[str]]:
-    """Each class folder of `root`, in order, with its images as sorted paths from `root`; {} if there are none.
+def _class_images(root: Path, numeric: bool) -> dict[str, list[str]]:
+    """Each class of `root`, in order, with its images as sorted paths from `root`; {} if there are none.
 
     Beside images, a folder without images does not count. Elsewhere it is an error: to skip it would shift the labels.
     """
-    found = {name: _below(root, name) for name in _class_names(root)}
+    folder_of = layout.classes(root, numeric=numeric)
+    found = {name: _below(root, folder) for name, folder in folder_of.items()}
     if _top_level(root):
         for name in filter(found.get, found):
-            raise BadInput(f"{root} has images and the class folder {name} side by side; keep only one of the two")
+            raise BadInput(
+                f"{root} has images and the class folder {printable(name)} side by side; keep only one of the two"
+            )
         return {}
-    for name, inside in found.items():
+    layout.check_classes(root, list(folder_of.values()))
+    for place, (name, inside) in enumerate(found.items()):
         if not inside:
-            raise BadInput(f"{root / name} has no images; put some there, or delete the folder")
+            raise BadInput(
+                f"{printable(str(root / folder_of[name]))} has no images; put some there, or delete the folder: it "
+                f"would count as class {place} of 0 to {len(found) - 1}"
+            )
     return found
-
-
-def _class_names(root: Path) -> list[str]:
-    return sorted(name for name in os.listdir(root) if (root / name).is_dir() and not _is_hidden(name))
 
 
 def _top_level(root: Path) -> list[str]:
@@ -169,6 +193,7 @@ def npz_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> Sou
     path = _expanded(path)
     with _open_npz(path) as file:
         images_name, labels_name = _names(path, file, split)
+        splits = tuple(name.removeprefix("x_") for name in file.files if name.startswith("x_")) or ("train",)
         stack = _checked_images(f"{path}: {images_name}", _array(path, file, images_name))
         of_splits = {
             name: _array(path, file, name) for name in file.files if name in (labels_name, "y_train", "y_test")
@@ -190,7 +215,8 @@ def npz_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> Sou
         return image, labels[row]
 
     num_classes = max(map(_num_classes, of_splits.values()), default=1)
-    return Source(len(stack), read, lambda row: f"{path}: {images_name}[{row}]", num_classes)
+    found = Found(class_sizes=class_sizes(labels, num_classes), splits=splits, digest=lambda: digest_of(stack, labels))
+    return Source(len(stack), read, lambda row: f"{path}: {images_name}[{row}]", num_classes, found)
 
 
 def _open_npz(path: Path) -> Any:
@@ -214,7 +240,8 @@ def _names(path: Path, file: Any, split: str) -> tuple[str, str]:
         raise BadInput(f"{path} has {found} but neither images nor x_{split}; save the images under one of those names")
     if split != "train":
         raise BadInput(
-            f"data.split '{split}' is not in {path}, whose images are the split train; save them as x_{split}"
+            f"data.split '{split}' is not in {path}, whose images are the split train; save them as x_{split}, or begin "
+            "a run with data.holdout=0.1, which keeps a tenth of the images back as the split test"
         )
     return "images", "labels"
 
@@ -226,7 +253,7 @@ def _array(path: Path, file: Any, name: str) -> np.ndarray:
     try:
         array = file[name]
     except Exception as error:  # a pickled object, a damaged archive: NumPy, zipfile and zlib each raise their own
-        reason = _printable(f"{type(error).__name__}: {error}")[:REASON]
+        reason = printable(f"{type(error).__name__}: {error}")[:REASON]
         raise BadInput(f"{path}: {name} cannot be read ({reason}); save it again as plain numbers") from error
     if not isinstance(array, np.ndarray):  # another file in the archive, as bytes
         raise BadInput(f"{path}: {name} is no array; save it again as plain numbers")

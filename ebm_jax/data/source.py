@@ -1,5 +1,6 @@
 """Sources of images, read one by one in any order; images that cannot be read are named, counted and skipped."""
 
+import hashlib
 import itertools
 import threading
 from collections.abc import Callable
@@ -32,6 +33,8 @@ class Found(NamedTuple):
     """Further sentences that a person has to know, such as a scale that was taken for the values."""
     digest: Callable[[], str] | None = None
     """A SHA-256 in hexadecimal digits that depends on the data, not on where they lie; None: there is none."""
+    id_of: Callable[[int], str] | None = None
+    """Row -> a name of the image that stays the same when others come or the data move; None: the row's number."""
 
 
 class Source(NamedTuple):
@@ -45,6 +48,20 @@ class Source(NamedTuple):
     num_classes: int
     """Number of classes, or length of a soft label."""
     found: Found = Found()
+
+
+def class_sizes(labels: np.ndarray, num_classes: int) -> tuple[int, ...]:
+    """The number of images of each class from their labels [n]; empty for soft ones [n, k]."""
+    return tuple(np.bincount(labels, minlength=num_classes).tolist()) if labels.ndim == 1 else ()
+
+
+def digest_of(*arrays: np.ndarray) -> str:
+    """A SHA-256 of the arrays' shapes, types and values, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype.str} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def stored_label(label: Label) -> np.ndarray | np.int32:
