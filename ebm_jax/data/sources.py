@@ -126,7 +126,17 @@ def _own_source(config: Config, factory: Any) -> source.Source:
             f"data.source '{data.source}' gives {type(made).__name__}; return an ebm_jax.data.source.Source, or an "
             "ebm_jax.data.memory.Dataset of arrays"
         )
-    return made
+    return made._replace(read=lambda row: _of_bytes(config, made.read(row)))
+
+
+def _of_bytes(config: Config, example: tuple[np.ndarray, source.Label]) -> tuple[np.ndarray, source.Label]:
+    """The example, if its image is uint8; floats from 0 to 1 would be stored as black."""
+    if example[0].dtype != np.uint8:
+        raise BadInput(
+            f"data.source '{config.data.source}' gives images of {example[0].dtype}; give uint8, 0 to 255 "
+            "(ebm_jax.pixels.quantised makes it of [0, 1])"
+        )
+    return example
 
 
 def make_source(config: Config) -> source.Source:
@@ -191,12 +201,16 @@ def _sklearn_source(config: Config, path: str) -> source.Source:
     return found._replace(read=read)
 
 
-def _file_source(make: Callable[..., source.Source]) -> Callable[[Config, str], source.Source]:
+def _file_source(
+    make: Callable[..., source.Source], others: Callable[[Config], dict[str, Any]] = lambda config: {}
+) -> Callable[[Config, str], source.Source]:
+    """The source from a path; `others` gives further keywords of `make`."""
+
     def from_path(config: Config, path: str) -> source.Source:
         if not path:
             kind = config.data.source.partition(":")[0]
             raise BadInput(f"data.source {config.data.source} names no file or folder; use {kind}:PATH")
-        return make(path, config.data.split, tuple(config.data.shape), crop=config.data.crop)
+        return make(path, config.data.split, tuple(config.data.shape), crop=config.data.crop, **others(config))
 
     return from_path
 
@@ -217,8 +231,11 @@ def _shapes_source(config: Config, path: str) -> source.Source:
 SOURCES: dict[str, Callable[[Config, str], source.Source]] = {
     "tfds": _tfds_source,
     "sklearn": _sklearn_source,
-    "folder": _file_source(files.folder_source),
-    "npz": _file_source(files.npz_source),
+    "folder": _file_source(
+        files.folder_source,
+        lambda config: {"extensions": config.data.extensions, "max_value": config.data.max_value},
+    ),
+    "npz": _file_source(files.npz_source, lambda config: {"max_value": config.data.max_value}),
     "shapes": _shapes_source,
     "noise": _noise_source,
 }
