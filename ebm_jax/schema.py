@@ -79,6 +79,8 @@ KEYS: dict[str, Key] = {
     "data.condition": Key("class", WORD, "class; a factor: shape, size, position, rotation; a CelebA attribute; soft"),
     "data.shape": Key((32, 32, 3), SHAPE, "height, width, channels of an image; (2,) for a density"),
     "data.split": Key("train", WORD, "the part of the data to train on"),
+    "data.holdout": Key(0.0, BELOW_ONE, "share of the images kept back as the split test where the data have none, chosen by their names; 0: none", "ours", absent=0.0),
+    "data.class_order": Key("numeric", one_of("numeric", "text"), "of class folders: numeric: whole numbers in names by value, 2 before 10; text: as strings", "ours", absent="text"),
     "data.crop": Key(False, FLAG, "True: shrink images, aspect kept, and crop their centre; False: refuse other sizes"),
     "data.dir": Key("", TEXT, "where TFDS keeps its data; empty: TFDS's default, ~/tensorflow_datasets", scope=HOST),
     "data.manual_dir": Key("", TEXT, "take source files from here instead of downloading; empty: download", scope=HOST),

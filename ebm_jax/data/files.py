@@ -240,8 +240,8 @@ def _names(path: Path, file: Any, split: str) -> tuple[str, str]:
         raise BadInput(f"{path} has {found} but neither images nor x_{split}; save the images under one of those names")
     if split != "train":
         raise BadInput(
-            f"data.split '{split}' is not in {path}, whose images are the split train; save them as x_{split}, or begin "
-            "a run with data.holdout=0.1, which keeps a tenth of the images back as the split test"
+            f"data.split '{split}' is not in {path}, whose images are the split train; save them as x_{split}, or "
+            "begin a run with data.holdout=0.1, which keeps a tenth of the images back as the split test"
         )
     return "images", "labels"
 
