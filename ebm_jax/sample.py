@@ -25,6 +25,7 @@ def sample(config: Config, folder: Folder) -> int:
     parallel.split_cpu(config.train.cpu_devices, config.buffer.capacity, config.sample.buffer_capacity)
     mesh = parallel.device_mesh()
     checks.check(config, mesh.size)
+    config = trained.with_numbers(config, folder)
     tasks.check(config, mesh.size)
     capacity.check_samples_fit(config)
     task = tasks.task_of(config)

@@ -80,6 +80,8 @@ KEYS: dict[str, Key] = {
     "data.condition": Key("class", WORD, "class; a factor: shape, size, position, rotation; a CelebA attribute; soft"),
     "data.shape": Key((32, 32, 3), SHAPE, "height, width, channels of an image; (2,) for a density"),
     "data.split": Key("train", WORD, "the part of the data to train on"),
+    "data.holdout": Key(0.0, BELOW_ONE, "share of the images kept back as the split test where the data have none, chosen by their names; 0: none", "ours", absent=0.0),
+    "data.class_order": Key("numeric", one_of("numeric", "text"), "of class folders: numeric: whole numbers in names by value, 2 before 10; text: as strings", "ours", absent="text"),
     "data.crop": Key(False, FLAG, "True: shrink images, aspect kept, and crop their centre; False: refuse other sizes"),
     "data.extensions": Key("", TEXT, "endings of a folder's image files to take, apart by commas, such as .png,.jpg; empty: all that can be read", absent=".png,.jpg,.jpeg,.webp,.bmp,.gif,.tif,.tiff"),
     "data.max_value": Key(0.0, NOT_BELOW_ZERO, "the stored value of white in 16-bit images and in arrays that are not uint8; 0: the type's own (65535, 1), refused where it makes the set dark; inf: the type's own", absent=math.inf),

@@ -1,6 +1,7 @@
 """The verb that trains: it reads data, takes steps, and writes metrics, pictures and checkpoints."""
 
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -13,8 +14,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from ebm_jax import assemble, capacity, checks, program, samplers
-from ebm_jax.data import sources
+from ebm_jax import assemble, capacity, checks, identity, labels, program, samplers
+from ebm_jax.data import found, sources
+from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.report import console
 from ebm_jax.report.reporter import METRICS, Reporter
@@ -53,20 +55,21 @@ def train(config: Config, folder: Folder) -> int:
     """
     parallel.split_cpu(config.train.cpu_devices, config.train.batch_size, config.buffer.capacity)
     workdir.require_same(folder, config)
+    config = _as_it_began(config, folder)
     with processes.agreed():
         mesh = parallel.device_mesh()
         checks.check(config, mesh.size)
         capacity.check_memory(config, mesh)
         if processes.is_first():
-            workdir.check(folder, config)
+            workdir.check(folder, config, identity.free_in(folder, config))
     with contextlib.ExitStack() as stack:
         with processes.agreed():
-            batches = stack.enter_context(sources.open_batches(config, console.warn))
+            batches, record = stack.enter_context(sources.open_data(config, console.warn))
+            config = labels.numbered(config, record.class_names) if record else config
         with processes.agreed():
             if processes.is_first():
                 stack.enter_context(workdir.locked(folder))
-                if note := workdir.claim(folder, config):
-                    console.warn(note)
+                _claim(folder, config, record)
         workdir.require_shared(folder)
         manager = stack.enter_context(checkpoint.open_manager(folder, config.checkpoint.keep, warn=console.warn))
         beginning = recovery.begin(config, mesh, manager, folder)
@@ -91,6 +94,30 @@ def train(config: Config, folder: Folder) -> int:
         console.say(f"wrote {kept} and the checkpoint of step {done}")
         console.say(f"sample with: python run.py --mode=sample --workdir={folder}")
     return 130 if stop.signals[:1] == [signal.SIGINT] and done < config.train.num_steps else 0
+
+
+def _as_it_began(config: Config, folder: Folder) -> Config:
+    """The config, with what the run in the folder keeps (`workdir.kept`); the same on all processes."""
+    with processes.agreed():
+        kept = workdir.kept(folder, config) if processes.is_first() else {}
+    kept = json.loads(processes.from_first(json.dumps(kept)))
+    return with_values(config, kept) if kept else config
+
+
+def _claim(folder: Folder, config: Config, record: Record | None) -> None:
+    """Make the folder the run's, with what is known of its data, or go on with the run that is there; say which data.
+
+    Raises:
+      BadInput: as `workdir.claim` and `identity.continued`.
+    """
+    going_on = identity.continued(folder, config, record) if record else None
+    notes = [workdir.claim(folder, config, identity.free_in(folder, config))]
+    if record and going_on:
+        workdir.write_data(folder, found.as_json(going_on.records))
+        console.say(found.line(record))
+        notes.append(going_on.note)
+    for note in filter(None, notes):
+        console.warn(note)
 
 
 def _run(

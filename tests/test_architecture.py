@@ -18,7 +18,7 @@ LAYERS = [  # each part may import the parts above its own line, and itself
     {"applications", "methods", "metrics", "report"},
     {"training"},
     {"assemble"},
-    {"program", "samplers", "checks"},
+    {"program", "samplers", "checks", "identity"},
     {"capacity"},
     {"trained"},
     {"__init__"},

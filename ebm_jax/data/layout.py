@@ -50,9 +50,11 @@ def split_folder(base: Path, split: str) -> Path:
     if same:
         return base / same[0]
     if asked != "train":
+        use = found[0] if found and "train" not in map(split_of, found) else "train"
+        held = ", or begin a run with data.holdout=0.1, which keeps a tenth of the images back as the split test"
         raise BadInput(
-            f"data.split '{split}' needs the folder {base / split}; make it, or use data.split=train, or begin a run "
-            "with data.holdout=0.1, which keeps a tenth of the images back as the split test"
+            f"data.split '{split}' needs the folder {base / split}; make it, or use data.split={use}"
+            f"{held if asked == 'test' else ''}"
         )
     if found:
         raise BadInput(

@@ -165,13 +165,15 @@ def _config_of(config: Config, word: str) -> Config:
     other = with_split(config, split or config.eval.split).unlock()
     other.data.source, other.data.name = (place if kind in PATHS else kind), name
     other.data.crop, other.data.condition, other.model.num_classes = True, "class", 1
+    other.data.holdout = 0.0  # a set of its own, of which nothing was trained on
     return other.lock()
 
 
 def _named(word: str, make: Callable):
     """Call `make`; its error names the set."""
     try:
-        return make()
+        with sources.split_named("eval.split"):
+            return make()
     except BadInput as error:
         raise BadInput(f"eval.ood.sets {word}: {error}; another split is asked for by {word}@SPLIT") from error
 

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from ebm_jax import schema
@@ -15,19 +15,23 @@ from ebm_jax.storage import bucket
 from ebm_jax.types import BadInput, Config, Folder
 
 CONFIG = "config.json"
+DATA = "data.json"  # records of the run's data, the newest one last (data/found.py)
 DESCRIBED = 6  # differences that a message lists
 
 
-def check(workdir: Folder, config: Config) -> None:
+def check(workdir: Folder, config: Config, but: Collection[str] = ()) -> None:
     """Refuse a folder in which a run of `config` can neither begin nor go on; this touches nothing.
+
+    Args:
+      but: keys that may differ.
 
     Raises:
       BadInput: the folder belongs to something else, or to a run of another config.
     """
     names = bucket.names(workdir)
     if CONFIG in names:
-        differing = differences(read_config(workdir), config)
-        if differing:
+        found = differences(read_config(workdir), config)
+        if differing := {key: pair for key, pair in found.items() if key not in but}:
             raise BadInput(
                 f"--workdir {workdir} holds a run that cannot go on: {describe(differing)}; use another --workdir"
             )
@@ -35,8 +39,11 @@ def check(workdir: Folder, config: Config) -> None:
         raise BadInput(f"--workdir {workdir} is not empty and has no {CONFIG} of a run; use another --workdir")
 
 
-def claim(workdir: Folder, config: Config) -> str:
+def claim(workdir: Folder, config: Config, but: Collection[str] = ()) -> str:
     """Make `workdir` the folder of a run of `config`, or go on with the run that is there.
+
+    Args:
+      but: as for `check`.
 
     Returns:
       One line that says what was filled in for a run of an earlier version; empty if nothing was.
@@ -44,12 +51,47 @@ def claim(workdir: Folder, config: Config) -> str:
     Raises:
       BadInput: as `check`, or the folder cannot be written.
     """
-    check(workdir, config)
+    check(workdir, config, but)
     note = read(workdir)[1] if CONFIG in bucket.names(workdir) else ""
     with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         write_atomically(workdir / CONFIG, json.dumps(schema.canonical(config).to_dict(), indent=2) + "\n")
     return note
+
+
+def kept(workdir: Folder, config: Config) -> dict[str, Any]:
+    """The keys, with values, at which an older run in `workdir` goes on as it began, whatever the default is now.
+
+    These are keys that came later, whose default acts otherwise (`absent`), and that the config leaves at the default.
+    """
+    if CONFIG not in bucket.names(workdir):
+        return {}
+    old, new = schema.flat(read_config(workdir)), schema.flat(config)
+    later = {name: key for name, key in schema.KEYS.items() if key.absent not in (schema.ALWAYS, key.default)}
+    return {name: key.absent for name, key in later.items() if (old[name], new[name]) == (key.absent, key.default)}
+
+
+def read_data(workdir: Folder) -> str:
+    """The text of the run's data.json; empty if it has none.
+
+    Raises:
+      BadInput: it cannot be read.
+    """
+    path = workdir / DATA
+    try:
+        return path.read_text() if DATA in bucket.names(workdir) else ""
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read ({bucket.reason(error)}); restore it from a copy") from error
+
+
+def write_data(workdir: Folder, text: str) -> None:
+    """Write the run's data.json whole.
+
+    Raises:
+      BadInput: the folder cannot be written.
+    """
+    with _writing(workdir):
+        write_atomically(workdir / DATA, text)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ def check(config: Config) -> None:
 def run(run: TrainedRun, key: PRNGKey) -> Result:
     """The predicted classes of images of `sample.split`; nothing is random."""
     del key
-    images, labels = images_to_start_from(run.config)
+    images, labels = images_to_start_from(run)
     apply = energy.of_members(assemble.make_apply(run.config))
     energies_of = energy.class_energies(apply, run.params, run.config.model.num_classes)
     size = run.config.sample.batch_size

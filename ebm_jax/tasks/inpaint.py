@@ -24,7 +24,7 @@ def check(config: Config) -> None:
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
     """Fill in images of `sample.split`; compare the error with the error of the training set's mean image."""
-    images, labels = images_to_start_from(run.config)
+    images, labels = images_to_start_from(run)
     known, stages = known_pixels(run.config), assemble.make_stages(run.config)
 
     def make(key: PRNGKey, images: Images, labels: Labels) -> Images:
