@@ -18,7 +18,8 @@ from ebm_jax.models import energy
 from ebm_jax.report import console
 from ebm_jax.schema import flat
 from ebm_jax.storage import bucket, provenance, workdir
-from ebm_jax.storage.workdir import unused, write_atomically
+from ebm_jax.storage.workdir import unused
+from ebm_jax.storage.writing import require_no_links, write_atomically
 from ebm_jax.trained import Note, TrainedRun
 from ebm_jax.types import BadInput, Config, Folder
 
@@ -41,6 +42,7 @@ def evaluate(config: Config, folder: Folder) -> int:
     parallel.split_cpu(config.train.cpu_devices, *sizes)
     mesh = parallel.device_mesh()
     checks.check(config, mesh.size)
+    require_no_links(folder)
     config = trained.with_numbers(config, folder)
     evaluators.check(config, mesh.size)
     capacity.check_evaluation_fits(config)

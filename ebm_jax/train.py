@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from ebm_jax import assemble, capacity, checks, identity, labels, program, samplers
+from ebm_jax import assemble, capacity, checks, identity, labels, program, samplers, trust
 from ebm_jax.data import found, sources
 from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
@@ -112,6 +112,7 @@ def _claim(folder: Folder, config: Config, record: Record | None) -> None:
     """
     going_on = identity.continued(folder, config, record) if record else None
     notes = [workdir.claim(folder, config, identity.free_in(folder, config))]
+    trust.remember(config)
     if record and going_on:
         workdir.write_data(folder, found.as_json(going_on.records))
         console.say(found.line(record))

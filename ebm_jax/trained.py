@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ebm_jax import applications, identity
+from ebm_jax import applications, identity, trust
 from ebm_jax.assemble import make_apply
 from ebm_jax.data import sources
 from ebm_jax.data.memory import Dataset
@@ -29,7 +29,7 @@ Note = Callable[[str], None]
 """Takes a few words on the progress of a long piece of work, for the person who waits."""
 
 
-def load(workdir: str | Folder, *, snapshots: int = 1) -> tuple[Config, Params]:
+def load(workdir: str | Folder, *, snapshots: int = 1, trusted: bool = False) -> tuple[Config, Params]:
     """The config of the run in `workdir` and the network's parameters from its newest valid checkpoint.
 
     `sample.weights` chooses the parameters, "ema" or "raw". They fit `make_energy_fn(config)` and
@@ -38,12 +38,13 @@ def load(workdir: str | Folder, *, snapshots: int = 1) -> tuple[Config, Params]:
 
     Args:
       snapshots: how many of the newest valid checkpoints to take; each is a member.
+      trusted: whether the run's config.json may name code and places to write to that this user never named (trust.py).
 
     Raises:
-      BadInput: no run, no checkpoint, only damaged ones, or fewer than `snapshots`.
+      BadInput: no run, no checkpoint, only damaged ones, or fewer than `snapshots`; or code that is not trusted.
     """
     folder = bucket.folder_of(workdir)
-    found = _restored(folder, _read(folder), _first_device(), snapshots)
+    found = _restored(folder, _read(folder, trusted), _first_device(), snapshots)
     return found.config, found.params
 
 
@@ -173,7 +174,12 @@ class TrainedRun(NamedTuple):
 
 
 def open_run(
-    folder: str | Folder, config: Config | None = None, mesh: Mesh | None = None, *, ensemble: bool = True
+    folder: str | Folder,
+    config: Config | None = None,
+    mesh: Mesh | None = None,
+    *,
+    ensemble: bool = True,
+    trusted: bool = False,
 ) -> TrainedRun:
     """The run in a folder, with `sample.weights` of its newest `sample.snapshots` valid checkpoints.
 
@@ -182,20 +188,21 @@ def open_run(
         data; None: the run's own.
       mesh: the devices to work on; None: the first one alone.
       ensemble: whether the runs of `sample.with_runs` are members too, each with as many checkpoints.
+      trusted: as for `load`; a `config` that is given is the caller's, and trusted.
 
     Raises:
       BadInput: no run, no checkpoint, only damaged ones, fewer than `sample.snapshots`; a member of another network;
-        other data than the run's.
+        other data than the run's; code that is not trusted.
     """
     folder = bucket.folder_of(folder)
-    asked = _read(folder) if config is None else config
+    asked = _read(folder, trusted) if config is None else config
     identity.check_place(folder, asked)
     asked = with_numbers(asked, folder)
     found = _restored(folder, asked, _first_device() if mesh is None else mesh, asked.sample.snapshots)
     parts = [found.params]
     for other in other_runs(asked) if ensemble else []:
         check_member(asked, other)
-        parts.append(load(other, snapshots=asked.sample.snapshots)[1])
+        parts.append(load(other, snapshots=asked.sample.snapshots, trusted=trusted)[1])
     return found._replace(params=together(on_all_devices(parts, found.mesh)))
 
 
@@ -253,11 +260,12 @@ def other_runs(config: Config) -> list[Folder]:
     return [bucket.folder_of(name.strip()) for name in config.sample.with_runs.split(",") if name.strip()]
 
 
-def _read(folder: Folder) -> Config:
-    """The config of a run; warn in one line of keys filled in for a run of an earlier version."""
+def _read(folder: Folder, trusted: bool) -> Config:
+    """The config of a run; warn in one line each of keys filled in for a run of an earlier version, or not obeyed."""
     config, note = read(folder)
-    if note:
-        console.warn(note)
+    config, refused = (config, ()) if trusted else trust.obeyed(config, folder)
+    for words in filter(None, (note, *refused)):
+        console.warn(words)
     return config
 
 

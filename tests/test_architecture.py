@@ -20,6 +20,7 @@ LAYERS = [  # each part may import the parts above its own line, and itself
     {"assemble"},
     {"program", "samplers", "checks", "identity"},
     {"capacity"},
+    {"trust"},
     {"trained"},
     {"__init__"},
     {"tasks", "evaluators", "training.recovery"},

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ebm_jax.pixels import quantised
+from ebm_jax.storage.writing import replacing
 
 TILE = 56  # pixels: small images are enlarged to at least about this side in a grid
 BACKGROUND = 128  # gray, between images
@@ -61,9 +62,10 @@ def write_film(path: Path, frames: np.ndarray) -> None:
     equal frame before it.
     """
     pictures = [_pil(grid(images)) for images in frames]
-    path.parent.mkdir(parents=True, exist_ok=True)
     durations = [FRAME_MS] * (len(pictures) - 1) + [LAST_FRAME_MS]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
 def _scale(images: np.ndarray, side: int) -> int:
@@ -96,4 +98,5 @@ def _pil(picture: np.ndarray) -> Image.Image:
 
 def _write_png(path: Path, picture: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    _pil(picture).save(path)
+    with replacing(path) as file:
+        _pil(picture).save(file, "PNG")

@@ -18,7 +18,7 @@ from ebm_jax.report.console import density_line, say, warn
 from ebm_jax.report.events import Events
 from ebm_jax.report.pictures import grid, write_grid
 from ebm_jax.storage.bucket import Mirror
-from ebm_jax.storage.workdir import write_atomically
+from ebm_jax.storage.writing import appending, write_atomically
 from ebm_jax.types import Folder
 
 METRICS, EVALUATION = "metrics.jsonl", "evaluation.jsonl"
@@ -52,7 +52,7 @@ class Reporter:
     def _open(self, start: int) -> None:
         for name in (METRICS, EVALUATION) if self._writes else ():
             _drop_after(self._workdir / name, start)
-        self._jsonl = (self._workdir / METRICS if self._writes else Path(os.devnull)).open("a")
+        self._jsonl = appending(self._workdir / METRICS if self._writes else Path(os.devnull))
         self._events = Events(self._workdir, purge_step=start + 1, write_to_disk=self._writes)
 
     def __enter__(self) -> "Reporter":
@@ -110,7 +110,7 @@ class Reporter:
           report: kl, nll and entropy, in nats.
         """
         figures.density_figure(self._workdir / "images" / f"density_{step:06d}.png", data, samples, log_q)
-        with (self._workdir / EVALUATION).open("a") as file:
+        with appending(self._workdir / EVALUATION) as file:
             file.write(json.dumps({"step": step, **report}) + "\n")
         for name, value in report.items():
             self._events.add_scalar(f"evaluation/{name}", value, step)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ebm_jax.storage.workdir import write_atomically
+from ebm_jax.storage.writing import write_atomically
 from ebm_jax.types import BadInput, Folder
 
 DESCRIPTION, DIGEST = "description", "sha256"

@@ -12,6 +12,7 @@ from typing import Any
 from ebm_jax import schema
 from ebm_jax.distributed import processes
 from ebm_jax.storage import bucket
+from ebm_jax.storage.writing import require_no_links, write_atomically
 from ebm_jax.types import BadInput, Config, Folder
 
 CONFIG = "config.json"
@@ -26,9 +27,10 @@ def check(workdir: Folder, config: Config, but: Collection[str] = ()) -> None:
       but: keys that may differ.
 
     Raises:
-      BadInput: the folder belongs to something else, or to a run of another config.
+      BadInput: the folder belongs to something else, or to a run of another config; or a part of it is a link.
     """
     names = bucket.names(workdir)
+    require_no_links(workdir)
     if CONFIG in names:
         found = differences(read_config(workdir), config)
         if differing := {key: pair for key, pair in found.items() if key not in but}:
@@ -220,15 +222,9 @@ def describe(differing: dict[str, tuple[Any, Any]]) -> str:
 def unused(folder: Folder, name: str, suffix: str = "") -> Folder:
     """The first path NAME_N, N = 0, 1 ..., for which there is no file NAME_N + suffix."""
     numbers = (folder / f"{name}_{number}" for number in itertools.count())
-    return next(path for path in numbers if not path.with_name(path.name + suffix).exists())
+    return next(path for path in numbers if not _is_taken(path.with_name(path.name + suffix)))
 
 
-def write_atomically(path: Folder, content: str | bytes) -> None:
-    """Write a whole file or nothing."""
-    content = content if isinstance(content, bytes) else content.encode()
-    if bucket.is_remote(path):  # a bucket shows no file before it has the whole file
-        path.write_bytes(content)
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+def _is_taken(path: Folder) -> bool:
+    """Whether there is anything at a path, a link to nothing included."""
+    return path.exists() or (not bucket.is_remote(path) and os.path.islink(path))
