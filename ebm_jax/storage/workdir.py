@@ -17,6 +17,7 @@ from ebm_jax.types import BadInput, Config, Folder
 
 CONFIG = "config.json"
 DATA = "data.json"  # records of the run's data, the newest one last (data/found.py)
+LARGEST_CONFIG = 2**24  # letters
 DESCRIBED = 6  # differences that a message lists
 
 
@@ -190,7 +191,11 @@ def read(workdir: Folder) -> tuple[Config, str]:
     """
     path = workdir / CONFIG
     try:
-        groups = json.loads(path.read_text())
+        with path.open() as file:
+            text = file.read(LARGEST_CONFIG + 1)
+        if len(text) > LARGEST_CONFIG:
+            raise ValueError(f"more than {LARGEST_CONFIG:,} letters, which no config has")
+        groups = json.loads(text)
         if not isinstance(groups, dict):
             raise ValueError(f"{type(groups).__name__}, not groups of keys")
     except (FileNotFoundError, NotADirectoryError) as error:
