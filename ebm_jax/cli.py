@@ -80,7 +80,7 @@ def parse(argv: list[str]) -> Command:
 def _named_keys(argv: list[str]) -> set[str]:
     """The keys that the command line gives, under their present names."""
     keys = [found[1] for word in argv if (found := re.match(r"--?config\.([^=]+)", word))]
-    return {FORMER_NAMES[key] if key in FORMER_NAMES else key for key in keys}
+    return {FORMER_NAMES.get(key, key) for key in keys}
 
 
 def launch(argv: list[str]) -> processes.Launch | None:

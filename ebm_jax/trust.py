@@ -102,8 +102,7 @@ def _known() -> set[Choice]:
 
 
 def _file() -> Path:
-    cache = os.environ["XDG_CACHE_HOME"] if "XDG_CACHE_HOME" in os.environ else ""
-    return Path(cache or Path("~/.cache").expanduser()) / FILE
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / FILE
 
 
 def _code(config: Config) -> Iterator[Choice]:

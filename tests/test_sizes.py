@@ -56,7 +56,7 @@ def test_an_archive_that_unpacks_to_more_than_the_limit_is_refused_and_the_varia
 
 @pytest.mark.parametrize("kind", [*READERS, "torch"])
 def test_a_huge_file_and_a_pipe_are_refused_before_they_are_read(kind, tmp_path):
-    read = READERS[kind] if kind in READERS else torch_file.read_tensors
+    read = READERS.get(kind, torch_file.read_tensors)
     with (tmp_path / "huge.npz").open("wb") as file:
         file.truncate(2**42)
     with pytest.raises(BadInput, match=r"huge\.npz has 4,398,046,511,104 bytes"):
@@ -183,5 +183,5 @@ def test_no_array_header_makes_more_memory_than_its_file_has(tmp_path):
     text = b"{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000000,), }\n"
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
         file.writestr("mean.npy", b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text)
-    with pytest.raises(BadInput, match="no .npz file of plain numbers"):
+    with pytest.raises(BadInput, match=r"no \.npz file of plain numbers"):
         weights.read(tmp_path / "a.npz", "")
