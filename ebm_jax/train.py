@@ -1,7 +1,6 @@
 """The verb that trains: it reads data, takes steps, and writes metrics, pictures and checkpoints."""
 
 import contextlib
-import json
 import os
 import signal
 import threading
@@ -56,8 +55,8 @@ def train(config: Config, folder: Folder) -> int:
     """
     parallel.split_cpu(config.train.cpu_devices, config.train.batch_size, config.buffer.capacity)
     workdir.require_same(folder, config)
-    config = _as_it_began(config, folder)
     with processes.agreed():
+        config = workdir.as_it_began(folder, config)
         mesh = parallel.device_mesh()
         checks.check(config, mesh.size)
         capacity.check_memory(config, mesh)
@@ -96,14 +95,6 @@ def train(config: Config, folder: Folder) -> int:
         console.say(f"wrote {kept} and the checkpoint of step {done}")
         console.say(f"sample with: python run.py --mode=sample --workdir={folder}")
     return 130 if stop.signals[:1] == [signal.SIGINT] and done < config.train.num_steps else 0
-
-
-def _as_it_began(config: Config, folder: Folder) -> Config:
-    """The config, with what the run in the folder keeps (`workdir.kept`); the same on all processes."""
-    with processes.agreed():
-        kept = workdir.kept(folder, config) if processes.is_first() else {}
-    kept = json.loads(processes.from_first(json.dumps(kept)))
-    return with_values(config, kept) if kept else config
 
 
 def _claim(folder: Folder, config: Config, record: Record | None) -> None:
