@@ -255,12 +255,12 @@ def test_sampling_and_evaluating_find_the_data_at_another_place_and_refuse_other
 
     for mode in cli.MOVABLE:
         identity.check_place(folder, asked(mode, data__source=f"folder:{copy}", data__name="mine"))
-        with pytest.raises(BadInput, match="and these are other data: 1 image fewer"):
-            identity.check_place(folder, asked(mode, data__source=f"folder:{others}"))
-        with pytest.raises(BadInput, match=r"data\.holdout is 0\.0 there and 0\.1 here"):
-            asked(mode, data__holdout=0.1)
-        with pytest.raises(BadInput, match=r"data\.source is folder:"):
-            asked(mode, data__source="tfds")
+    with pytest.raises(BadInput, match="and these are other data: 1 image fewer"):
+        identity.check_place(folder, config_of(others))
+    with pytest.raises(BadInput, match=r"data\.holdout is 0\.0 there and 0\.1 here; only"):
+        asked("sample", data__source=f"folder:{copy}", data__holdout=0.1)
+    with pytest.raises(BadInput, match=r"data\.source is folder:"):
+        asked("evaluate", data__source="tfds")
     with pytest.raises(BadInput, match=r"data\.source is folder:"):
         asked("export", data__source=f"folder:{copy}")
 
