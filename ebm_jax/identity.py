@@ -6,6 +6,7 @@ from typing import NamedTuple
 from ebm_jax.data import found, sources
 from ebm_jax.data.found import Record
 from ebm_jax.data.source import Source
+from ebm_jax.kinds import printable
 from ebm_jax.schema import with_values
 from ebm_jax.storage import bucket, workdir
 from ebm_jax.storage.workdir import DATA, describe, read_config
@@ -58,8 +59,9 @@ def records_of(folder: Folder) -> list[Record]:
     try:
         return found.from_json(text) if text else []
     except ValueError as error:
+        reason = " ".join(printable(str(error)).split())[:100]
         raise BadInput(
-            f"{folder / DATA} is damaged ({str(error)[:100]}); restore it from a copy, or delete it to go on without "
+            f"{folder / DATA} is damaged ({reason}); restore it from a copy, or delete it to go on without "
             "comparing the data"
         ) from error
 

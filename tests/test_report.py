@@ -25,6 +25,33 @@ def test_a_grid_shows_each_image_enlarged_in_reading_order():
     np.testing.assert_array_equal(centres, levels_of(values))
 
 
+def test_a_grid_has_a_caption_below_each_image_that_fits_its_width():
+    for channels in (1, 3):
+        images = np.random.default_rng(0).random((5, 32, 32, channels))
+        bare, captioned = pictures.grid(images), pictures.grid(images, ["cat", "W" * 50, "\n", "", "cat"])
+        side, height = 36, 36 + pictures.SMALL_CAPTION
+        assert captioned.shape == (2 * height, 3 * side, channels)
+        rows = captioned.reshape(2, height, 3, side, channels).swapaxes(1, 2).reshape(6, height, side, channels)
+        np.testing.assert_array_equal(
+            rows[:5, :side],
+            bare.reshape(2, side, 3, side, channels).swapaxes(1, 2).reshape(6, side, side, channels)[:5],
+        )
+        bands = rows[:5, side:].astype(int) - pictures.BACKGROUND
+        np.testing.assert_array_equal(bands[0], bands[4])
+        assert [bool(band.any()) for band in bands] == [True, True, True, False, True], "control characters are escaped"
+        assert not bands[:, :, -1].any(), "no letter is cut in two"
+
+
+def test_the_pictures_of_a_run_name_the_classes_of_their_images(tmp_path):
+    images, labels = np.zeros((2, 8, 8, 1)), np.array([1, 0])
+    with reporter.Reporter(tmp_path, 0, 1, ("cat", "dog")) as written:
+        written.image("named", 1, images, labels)
+        written.image("bare", 1, images)
+    named, bare = (np.asarray(Image.open(tmp_path / "images" / f"{name}_000001.png")) for name in ("named", "bare"))
+    np.testing.assert_array_equal(named, pictures.grid(images, ["dog", "cat"])[:, :, 0])
+    np.testing.assert_array_equal(bare, pictures.grid(images)[:, :, 0])
+
+
 def test_a_grid_file_is_what_the_grid_is(tmp_path):
     images = np.random.default_rng(0).uniform(size=(5, 32, 32, 3))
     pictures.write_grid(tmp_path / "a" / "grid.png", images)

@@ -272,7 +272,11 @@ def test_the_number_of_classes_is_the_sets(opened):
 
 
 def test_cifar100_keeps_coarse_labels_class_names_and_ids(archives, opened):
-    opened("cifar100", "test", (32, 32, 3))
+    found = opened("cifar100", "test", (32, 32, 3)).found
+    assert found.class_names == tuple(f"f{i}" for i in range(100))
+    assert set(found.splits) == {"train", "test"}
+    digests = {split: opened("cifar100", split, (32, 32, 3)).found.digest() for split in found.splits}
+    assert digests["train"] != digests["test"] == found.digest()
     with tarfile.open(archives("cifar100")[0] / "cifar-100-binary.tar.gz") as tar:
         raw = np.frombuffer(tar.extractfile("cifar-100-binary/test.bin").read(), np.uint8).reshape(4, 3074)
     stored = {record["id"].decode(): record for record in records(opened, "cifar100", "test")}

@@ -70,7 +70,7 @@ def _classes(record: Record) -> str:
         return number
     sizes = record.class_sizes if len(record.class_sizes) == record.num_classes else None
     names = [shown(name) for name in record.class_names]
-    words = names if sizes is None else [f"{name} {size:,}" for name, size in zip(names, sizes, strict=True)]
+    words = names if sizes is None else [f"{name}: {size:,}" for name, size in zip(names, sizes, strict=True)]
     return f"{number} ({some(words)})"
 
 
@@ -165,7 +165,7 @@ def from_json(text: str) -> list[Record]:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _record(entry: dict[str, Any]) -> Record:
+def _record(entry: Any) -> Record:
     values, splits = entry["values"], entry["splits"]
     return Record(
         source=str(entry["source"]),

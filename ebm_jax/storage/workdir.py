@@ -33,7 +33,7 @@ def check(workdir: Folder, config: Config, but: Collection[str] = ()) -> None:
     names = bucket.names(workdir)
     require_no_links(workdir)
     if CONFIG in names:
-        found = differences(read_config(workdir), config)
+        found = differences(read_config(workdir), as_it_began(workdir, config))
         if differing := {key: pair for key, pair in found.items() if key not in but}:
             raise BadInput(
                 f"--workdir {workdir} holds a run that cannot go on: {describe(differing)}; use another --workdir"
@@ -58,20 +58,22 @@ def claim(workdir: Folder, config: Config, but: Collection[str] = ()) -> str:
     note = read(workdir)[1] if CONFIG in bucket.names(workdir) else ""
     with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(workdir / CONFIG, json.dumps(schema.canonical(config).to_dict(), indent=2) + "\n")
+        config = schema.canonical(as_it_began(workdir, config))
+        write_atomically(workdir / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
     return note
 
 
-def kept(workdir: Folder, config: Config) -> dict[str, Any]:
-    """The keys, with values, at which an older run in `workdir` goes on as it began, whatever the default is now.
+def as_it_began(workdir: Folder, config: Config) -> Config:
+    """The config, with what an older run in `workdir` goes on doing, whatever the defaults are now.
 
-    These are keys that came later, whose default acts otherwise (`absent`), and that the config leaves at the default.
+    These are the keys that came later and whose default acts otherwise (`absent`), where the config has the default.
     """
     if CONFIG not in bucket.names(workdir):
-        return {}
+        return config
     old, new = schema.flat(read_config(workdir)), schema.flat(config)
     later = {name: key for name, key in schema.KEYS.items() if key.absent not in (schema.ALWAYS, key.default)}
-    return {name: key.absent for name, key in later.items() if (old[name], new[name]) == (key.absent, key.default)}
+    kept = {name: key.absent for name, key in later.items() if (old[name], new[name]) == (key.absent, key.default)}
+    return schema.with_values(config, kept) if kept else config
 
 
 def read_data(workdir: Folder) -> str:
