@@ -599,3 +599,10 @@ def test_the_real_fashion_mnist_is_prepared_under_its_official_checksums(shared_
     labels = gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes())[8:]
     expected = zip(np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28, 1), labels, strict=True)
     assert rows_of(everything(read)) == rows_of(expected)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_a_set_of_more_than_8_bits_is_refused_because_nobody_says_what_is_white(kind):
+    features = {"image": official.features.Image(shape=(8, 8, 1), dtype=kind, encoding_format="png")}
+    with pytest.raises(BadInput, match=rf"stores images of {np.dtype(kind)}, whose white is not known here; save"):
+        tfds._check_shape("own", features, (8, 8, 1), crop=False)

@@ -203,6 +203,12 @@ def _condition(name: str, features: dict[str, Any], condition: str) -> Condition
 def _check_shape(name: str, features: dict[str, Any], shape: Shape, crop: bool) -> None:
     if "image" not in features:
         raise BadInput(f"data.name '{name}' is not a set of images; its features are {', '.join(features)}")
+    kind = features["image"].np_dtype
+    if kind != np.uint8:
+        raise BadInput(
+            f"data.name '{name}' stores images of {np.dtype(kind)}, whose white is not known here; save them as an .npz "
+            "and use data.source=npz:PATH with data.max_value"
+        )
     stored = features["image"].shape
     if not crop and None not in stored and stored != tuple(shape):
         raise BadInput(f"data.shape {tuple(shape)} is not the shape of {name}; use {stored}, or data.crop=True")
