@@ -270,21 +270,8 @@ def npz_source(path: str | Path, split: str, shape: Shape, *, crop: bool, max_va
     """
     path = _expanded(path)
     with _open_npz(path) as file:
-        images_name, labels_name = _names(path, file, split)
-        splits = tuple(name.removeprefix("x_") for name in file.files if name.startswith("x_")) or ("train",)
-        stack = _checked_images(f"{path}: {images_name}", _array(path, file, images_name))
-        of_splits = {
-            name: _checked_labels(f"{path}: {name}", _array(path, file, name))
-            for name in file.files
-            if name in (labels_name, "y_train", "y_test")
-        }
-        if labels_name not in of_splits:
-            labels_name, found_labels = _other_labels(path, file, len(stack))
-            of_splits |= found_labels
-        unused = [name for name in file.files if name not in (images_name, *of_splits) and not name.startswith("x_")]
-    labels = of_splits[labels_name] if labels_name in of_splits else np.zeros(len(stack), np.int32)
-    if len(labels) != len(stack):
-        raise BadInput(f"{path}: {labels_name} has {len(labels)} labels for {len(stack)} images; save one for each")
+        arrays = _npz(path, file, split)
+    stack, labels, name = arrays.images, arrays.labels, f"{path}: {arrays.images_name}"
     height, width = stack.shape[1:3]
     if not crop and (height, width) != tuple(shape[:2]):
         raise BadInput(
@@ -292,7 +279,7 @@ def npz_source(path: str | Path, split: str, shape: Shape, *, crop: bool, max_va
             "data.crop=True, which takes images of any size"
         )
     values = float(stack.min()), float(stack.max())
-    white = levels.white_of(f"{path}: {images_name}", *values, stack.dtype, max_value)
+    white = levels.white_of(name, *values, stack.dtype, max_value)
 
     def read(row: int) -> tuple[np.ndarray, Label]:
         image = stack[row]
@@ -302,16 +289,49 @@ def npz_source(path: str | Path, split: str, shape: Shape, *, crop: bool, max_va
             image = decode.conform(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image), shape, crop)
         return image, labels[row]
 
-    num_classes = max(map(_num_classes, of_splits.values()), default=1)
     found = Found(
-        class_sizes=class_sizes(labels, num_classes),
+        class_sizes=class_sizes(labels, arrays.num_classes),
         values=values,
         measured=len(stack),
-        splits=splits,
-        notes=_notes(labels_name if labels_name in of_splits else "", unused),
+        splits=arrays.splits,
+        notes=arrays.notes,
         digest=lambda: digest_of(stack, labels),
     )
-    return Source(len(stack), read, lambda row: f"{path}: {images_name}[{row}]", num_classes, found)
+    return Source(len(stack), read, lambda row: f"{name}[{row}]", arrays.num_classes, found)
+
+
+class _Npz(NamedTuple):
+    """What an .npz file holds of a split."""
+
+    images_name: str
+    images: np.ndarray
+    """Numbers [n, h, w, c]."""
+    labels: np.ndarray
+    """[n] or [n, k]; 0 where there are none."""
+    num_classes: int
+    """Of all splits together."""
+    splits: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _npz(path: Path, file: Any, split: str) -> _Npz:
+    images_name, labels_name = _names(path, file, split)
+    splits = tuple(name.removeprefix("x_") for name in file.files if name.startswith("x_")) or ("train",)
+    images = _checked_images(f"{path}: {images_name}", _array(path, file, images_name))
+    of_splits = {
+        name: _checked_labels(f"{path}: {name}", _array(path, file, name))
+        for name in file.files
+        if name in (labels_name, "y_train", "y_test")
+    }
+    if labels_name not in of_splits:
+        labels_name, found = _other_labels(path, file, len(images))
+        of_splits |= found
+    labels = of_splits[labels_name] if labels_name else np.zeros(len(images), np.int32)
+    if len(labels) != len(images):
+        raise BadInput(f"{path}: {labels_name} has {len(labels)} labels for {len(images)} images; save one for each")
+    unused = [name for name in file.files if name not in (images_name, *of_splits) and name[:2] not in ("x_", "y_")]
+    num_classes = max(map(_num_classes, of_splits.values()), default=1)
+    return _Npz(images_name, images, labels, num_classes, splits, _notes(labels_name, unused))
 
 
 def _other_labels(path: Path, file: Any, length: int) -> tuple[str, dict[str, np.ndarray]]:

@@ -206,8 +206,8 @@ def _check_shape(name: str, features: dict[str, Any], shape: Shape, crop: bool) 
     kind = features["image"].np_dtype
     if kind != np.uint8:
         raise BadInput(
-            f"data.name '{name}' stores images of {np.dtype(kind)}, whose white is not known here; save them as an .npz "
-            "and use data.source=npz:PATH with data.max_value"
+            f"data.name '{name}' stores images of {np.dtype(kind)}, whose white is not known here; save them as an "
+            ".npz and use data.source=npz:PATH with data.max_value"
         )
     stored = features["image"].shape
     if not crop and None not in stored and stored != tuple(shape):
