@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
     from ebm_jax.report import console, quiet
     from ebm_jax.storage import compiled
     from ebm_jax.training.guard import Diverged
-    from ebm_jax.types import BadInput
+    from ebm_jax.types import BadInput, printable
 
     quiet.be_quiet()
     try:
@@ -37,12 +37,15 @@ def main(argv: list[str]) -> int:
             }
             return verbs[command.mode](command.config, command.workdir)
     except (BadInput, Diverged) as error:
-        print(f"run.py: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"run.py: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 3 if isinstance(error, Diverged) else 2
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        print(f"run.py: {error}; make room, and the same command goes on from the newest checkpoint", file=sys.stderr)
+        print(
+            f"run.py: {printable(str(error))}; make room, and the same command goes on from the newest checkpoint",
+            file=sys.stderr,
+        )
         return 2
 
 

@@ -4,7 +4,8 @@
 
 PATH holds images, or one sub-folder of images for each class, or these below PATH/train and PATH/test. The run
 uses the classes if --config.model.num_classes gives their number. Images of any size are cut to the aspect of
-`data.shape` around their centre and resized to it. An .npz file of arrays `images` and `labels` works too:
+`data.shape` around their centre and resized to it. Without PATH/test, --config.data.holdout=0.1 keeps a tenth of the
+images back as the split test. An .npz file of arrays `images` and `labels` works too:
 --config.data.source=npz:PATH.
 
 Not in the paper. Not measured.

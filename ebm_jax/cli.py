@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
-from ebm_jax import schema
+from ebm_jax import identity, schema, trust
 from ebm_jax.distributed import processes
 from ebm_jax.kinds import FLAG
 from ebm_jax.schema import FORMER_NAMES, KEYS, nearest
@@ -23,6 +23,8 @@ READ_A_RUN = {  # modes that read the run's config from its folder, and the grou
     "export": ("sample",),
     "evaluate": ("sample", "eval"),
 }
+MOVABLE = ("sample", "evaluate")  # of these, modes that find the run's data at another place
+VERBS = {"sample": "sample", "export": "", "evaluate": "eval"}  # the group that a mode's verb uses
 USAGE = f"python run.py --config=configs/NAME.py [--workdir=DIR] [--mode={'|'.join(MODES)}] [--config.key=value ...]"
 ON_MANY_HOSTS = "On every host of a pod or cluster (docs/pods.md): --multihost, and where JAX cannot know them\n"
 ON_MANY_HOSTS += "--coordinator=HOST:PORT --num_processes=N --process_id=I; --join_timeout=SECONDS"
@@ -37,14 +39,15 @@ class Command(NamedTuple):
     topology: str
     """The chips of `--mode=compile`; empty in other modes."""
     note: str
-    """One line on the keys filled in for a run of an earlier version; empty if there are none."""
+    """One line on the keys filled in for a run of an earlier version, or not obeyed; empty if there are none."""
 
 
 def parse(argv: list[str]) -> Command:
     """The command in `argv`; its first word is the program's name.
 
     Sampling, exporting and evaluating read the config of the run in the folder. The command line may override its
-    groups `sample` and, for evaluating, `eval`; --config only finds the default folder.
+    groups `sample` and, for evaluating, `eval`; for sampling and evaluating also the place of a folder or .npz file of
+    images. --config only finds the default folder.
 
     Raises:
       BadInput: an unknown flag or key, a value of the wrong type or out of its range, a config file that cannot be
@@ -60,13 +63,24 @@ def parse(argv: list[str]) -> Command:
     config, note = workdir.read(folder) if mode in READ_A_RUN else (_from_file(source), "")
     asked = _overridden(config, argv)
     schema.check_values(asked)
+    if mode in READ_A_RUN:
+        asked, refused = trust.obeyed(asked, folder, _named_keys(argv), VERBS[mode])
+        note = "; ".join(filter(None, (note, *refused)))
     if mode not in READ_A_RUN and asked.train.dry_run:
         asked = schema.dry_run(asked)
-    if mode in READ_A_RUN and (differing := workdir.differences(config, asked)):
+    free = identity.free_keys(config, asked) if mode in MOVABLE else []  # the verb compares the data themselves
+    differing = workdir.differences(config, asked) if mode in READ_A_RUN else {}
+    if differing := {key: pair for key, pair in differing.items() if key not in free}:
         groups = " and ".join(f"--config.{group}" for group in READ_A_RUN[mode])
         differing = workdir.describe(differing)
         raise BadInput(f"--workdir {folder} holds another run: {differing}; only {groups} keys may change")
     return Command(mode, asked, folder, topology, note)
+
+
+def _named_keys(argv: list[str]) -> set[str]:
+    """The keys that the command line gives, under their present names."""
+    keys = [found[1] for word in argv if (found := re.match(r"--?config\.([^=]+)", word))]
+    return {FORMER_NAMES.get(key, key) for key in keys}
 
 
 def launch(argv: list[str]) -> processes.Launch | None:

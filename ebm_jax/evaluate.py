@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ebm_jax import capacity, checks, evaluators, schema, trained
-from ebm_jax.data import sources
+from ebm_jax import capacity, checks, evaluators, identity, schema, trained
+from ebm_jax.data import found
 from ebm_jax.data.memory import Dataset
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import card, samples
@@ -18,7 +18,8 @@ from ebm_jax.models import energy
 from ebm_jax.report import console
 from ebm_jax.schema import flat
 from ebm_jax.storage import bucket, provenance, workdir
-from ebm_jax.storage.workdir import unused, write_atomically
+from ebm_jax.storage.workdir import unused
+from ebm_jax.storage.writing import require_no_links, write_atomically
 from ebm_jax.trained import Note, TrainedRun
 from ebm_jax.types import BadInput, Config, Folder
 
@@ -41,11 +42,15 @@ def evaluate(config: Config, folder: Folder) -> int:
     parallel.split_cpu(config.train.cpu_devices, *sizes)
     mesh = parallel.device_mesh()
     checks.check(config, mesh.size)
+    require_no_links(folder)
+    config = trained.with_numbers(config, folder)
     evaluators.check(config, mesh.size)
     capacity.check_evaluation_fits(config)
     evaluators.check_metrics(config)
-    for split in dict.fromkeys((config.eval.split, config.eval.reference_split)):
-        sources.make_source(trained.with_split(config, split))
+    keys = {config.eval.reference_split: "eval.reference_split", config.eval.split: "eval.split"}
+    for split, key in keys.items():
+        images = identity.source_of(folder, config, split, key)
+        console.say(found.line(found.record_of(images, config.data.source, split, digest=False)))
     run = trained.open_run(folder, config, mesh)
     console.warn_skipped(run.skipped)
     evaluation, metrics = Evaluation(_protocol(run), {}, {}), evaluators.evaluators_of(config)
@@ -125,6 +130,7 @@ def _protocol(run: TrainedRun) -> dict[str, str]:
     return {
         "command": _command(config, folder),
         "run": f"{folder}, trained on {config.data.name} {config.data.split}",
+        **({"classes": found.numbered_names(run.class_names)} if run.class_names else {}),
         "checkpoint": f"step {run.step}, {weights[config.sample.weights]}, {alone}",
         "seed": str(config.eval.seed),
         "code": provenance.commit(),

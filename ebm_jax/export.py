@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ebm_jax.models.energy import Stacked
 from ebm_jax.report import console
 from ebm_jax.storage import exported
 from ebm_jax.storage.workdir import unused
+from ebm_jax.storage.writing import require_no_links
 from ebm_jax.types import BadInput, Config, Energies, Folder, Images, Labels, Params, PRNGKey
 
 PLATFORMS = ("cpu", "tpu", "cuda")
@@ -51,6 +52,7 @@ def export(config: Config, folder: Folder) -> int:
       BadInput: there is no checkpoint to export, or the folder cannot be written.
     """
     checks.check(config, 1)
+    require_no_links(folder)
     mesh = parallel.device_mesh(jax.local_devices()[:1])
     run = trained.open_run(folder, config, mesh, ensemble=False)
     console.warn_skipped(run.skipped)
@@ -150,8 +152,8 @@ def _write(parent: Folder, step: int, files: dict[str, bytes]) -> Folder:
     try:
         parent.mkdir(exist_ok=True)
         path = unused(parent, f"{step:06d}")
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.mkdir(exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # nobody can have put a link there
+        unfinished.mkdir()
         for name, content in files.items():
             (unfinished / name).write_bytes(content)
         return unfinished.rename(path)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ebm_jax.types import BadInput
+from ebm_jax.types import BadInput, printable
 
 INT32 = 2**31 - 1
 SHOWN = 80  # characters of a value in a message, at most
@@ -70,7 +70,7 @@ def shown(value: Any) -> str:
         text = str(value) if isinstance(value, (int, float, tuple, list)) else repr(value)
     except Exception as error:  # a whole number of thousands of digits, a class of the user's own
         return f"{type(value).__name__} ({type(error).__name__})"
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 

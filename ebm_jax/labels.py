@@ -5,15 +5,20 @@ A label is an integer (a class) or a vector (a soft label or a factor of variati
 through the values that the factor has in the data set, in the form that the release conditions on (data.py: DSprites).
 """
 
+import difflib
+import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ebm_jax.schema import value_of
+from ebm_jax.kinds import printable, shown
+from ebm_jax.schema import value_of, with_values
 from ebm_jax.types import BadInput, Config, Labels, Places
 
+SHOWN = 12  # names of classes in a message, at most
 SOFT = {"soft": None, "size": 1, "position": 2, "rotation": 2}  # vector labels: their length
 
 
@@ -90,6 +95,44 @@ def sample_labels(config: Config, places: Places) -> Labels:
     if len(terms) > 1:
         raise BadInput(f"sample.labels '{config.sample.labels}' sums energies; that is sample.task=compose")
     return terms[0][places % len(terms[0])]
+
+
+def numbered(config: Config, names: Sequence[str]) -> Config:
+    """The config with numbers for the names of classes in `sample.labels`; a number stays a number.
+
+    Args:
+      names: of the classes, in the order of their labels; empty: they have none.
+
+    Raises:
+      BadInput: a word is the name of no class, though the classes have names.
+    """
+    text = numbered_text(config.sample.labels, names)
+    return config if text == config.sample.labels else with_values(config, {"sample.labels": text})
+
+
+def numbered_text(text: str, names: Sequence[str]) -> str:
+    """As `numbered`, for the text of `sample.labels`. A name that contains "," or "+" has only its number."""
+    if not names or not text.strip():
+        return text
+    places = {unicodedata.normalize("NFC", name): place for place, name in enumerate(names)}
+    terms = [[_number_of(word.strip(), places) for word in term.split(",")] for term in text.split("+")]
+    return "+".join(map(",".join, terms))
+
+
+def _number_of(word: str, places: dict[str, int]) -> str:
+    try:
+        [float(number) for number in word.split()]
+    except ValueError:
+        name = unicodedata.normalize("NFC", word)
+        if name in places:
+            return str(places[name])
+        near = difflib.get_close_matches(name, places, 1)
+        hint = f" (did you mean {printable(near[0])}?)" if near else ""
+        raise BadInput(
+            f"sample.labels {shown(word)} is no class; use numbers from 0 to {len(places) - 1}, or names such as "
+            f"{', '.join(map(printable, list(places)[:SHOWN]))}{hint}"
+        ) from None
+    return word
 
 
 def parse_labels(config: Config, key: str) -> list[Labels]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ebm_jax import checks
-from ebm_jax.data import sources
+from ebm_jax.data import found, sources
 from ebm_jax.report import console
 from ebm_jax.types import Config
 
@@ -21,8 +21,10 @@ def prepare(config: Config, folder: Path) -> int:
     """
     del folder
     checks.check(config, 1)
-    with sources.open_batches(config, console.warn) as batches:
-        images = batches(0).images
+    with sources.open_data(config, console.warn) as data:
+        images = data.batches(0).images
+    if data.record:
+        console.say(found.line(data.record))
     shape = "x".join(map(str, images.shape[-len(config.data.shape) :]))
     console.say(f"{config.data.name} {config.data.split}: ready, images of {shape}")
     return 0

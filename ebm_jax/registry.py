@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ebm_jax.kinds import shown
 from ebm_jax.types import BadInput
 
 
@@ -28,7 +29,7 @@ def named(key: str, name: str, table: Mapping[str, Any]) -> Any:
         return imported(key, module, attribute)
     near = difflib.get_close_matches(str(name), table, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    raise BadInput(f"{key} '{name}' is unknown; use one of {', '.join(table)}{hint}")
+    raise BadInput(f"{key} {shown(name)} is unknown; use one of {', '.join(table)}{hint}")
 
 
 def file_name(name: str) -> str:

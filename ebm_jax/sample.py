@@ -8,6 +8,7 @@ from ebm_jax.distributed import parallel
 from ebm_jax.report import console
 from ebm_jax.storage import bucket
 from ebm_jax.storage.workdir import unused
+from ebm_jax.storage.writing import replacing, require_no_links
 from ebm_jax.types import Config, Folder
 
 
@@ -25,6 +26,8 @@ def sample(config: Config, folder: Folder) -> int:
     parallel.split_cpu(config.train.cpu_devices, config.buffer.capacity, config.sample.buffer_capacity)
     mesh = parallel.device_mesh()
     checks.check(config, mesh.size)
+    require_no_links(folder)
+    config = trained.with_numbers(config, folder)
     tasks.check(config, mesh.size)
     capacity.check_samples_fit(config)
     task = tasks.task_of(config)
@@ -37,7 +40,8 @@ def sample(config: Config, folder: Folder) -> int:
         here = staged / path.relative_to(folder).as_posix()
         here.parent.mkdir(parents=True, exist_ok=True)
         result.draw(here)
-        np.savez(here.with_suffix(".npz"), **result.arrays)  # pyright: ignore[reportArgumentType]
+        with replacing(here.with_suffix(".npz")) as file:
+            np.savez(file, **result.arrays)  # pyright: ignore[reportArgumentType]
     console.say(result.line)
     console.say(f"wrote {path.with_suffix('.png')} and {path.with_suffix('.npz')}")
     return 0

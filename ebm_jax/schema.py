@@ -14,6 +14,7 @@ the value that acts as runs did before the key existed. `FORMER_NAMES` and `REMO
 import copy
 import difflib
 import json
+import math
 from collections.abc import Callable
 from functools import reduce
 from typing import Any, NamedTuple
@@ -79,7 +80,11 @@ KEYS: dict[str, Key] = {
     "data.condition": Key("class", WORD, "class; a factor: shape, size, position, rotation; a CelebA attribute; soft"),
     "data.shape": Key((32, 32, 3), SHAPE, "height, width, channels of an image; (2,) for a density"),
     "data.split": Key("train", WORD, "the part of the data to train on"),
+    "data.holdout": Key(0.0, BELOW_ONE, "share of the images kept back as the split test where the data have none, chosen by their names; 0: none", "ours", absent=0.0),
+    "data.class_order": Key("numeric", one_of("numeric", "text"), "of class folders: numeric: whole numbers in names by value, 2 before 10; text: as strings", "ours", absent="text"),
     "data.crop": Key(False, FLAG, "True: shrink images, aspect kept, and crop their centre; False: refuse other sizes"),
+    "data.extensions": Key("", TEXT, "endings of a folder's image files to take, apart by commas, such as .png,.jpg; empty: all that can be read", absent=".png,.jpg,.jpeg,.webp,.bmp,.gif,.tif,.tiff"),
+    "data.max_value": Key(0.0, NOT_BELOW_ZERO, "the stored value of white in 16-bit images and in arrays that are not uint8; 0: the type's own (65535, 1), refused where it makes the set dark; inf: the type's own", absent=math.inf),
     "data.dir": Key("", TEXT, "where TFDS keeps its data; empty: TFDS's default, ~/tensorflow_datasets", scope=HOST),
     "data.manual_dir": Key("", TEXT, "take source files from here instead of downloading; empty: download", scope=HOST),
     "data.verify_checksums": Key(True, FLAG, "False: take what lies in manual_dir, and keep it apart", scope=FREE),

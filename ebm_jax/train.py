@@ -13,9 +13,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from ebm_jax import assemble, capacity, checks, program, samplers
-from ebm_jax.data import sources
+from ebm_jax import assemble, capacity, checks, identity, program, samplers, trust
+from ebm_jax.data import found, sources
+from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
+from ebm_jax.labels import label_shape, numbered
 from ebm_jax.report import console
 from ebm_jax.report.reporter import METRICS, Reporter
 from ebm_jax.sampling import replay
@@ -54,19 +56,20 @@ def train(config: Config, folder: Folder) -> int:
     parallel.split_cpu(config.train.cpu_devices, config.train.batch_size, config.buffer.capacity)
     workdir.require_same(folder, config)
     with processes.agreed():
+        config = workdir.as_it_began(folder, config)
         mesh = parallel.device_mesh()
         checks.check(config, mesh.size)
         capacity.check_memory(config, mesh)
         if processes.is_first():
-            workdir.check(folder, config)
+            workdir.check(folder, config, identity.free_in(folder, config))
     with contextlib.ExitStack() as stack:
         with processes.agreed():
-            batches = stack.enter_context(sources.open_batches(config, console.warn))
+            batches, record = stack.enter_context(sources.open_data(config, console.warn))
+            config = numbered(config, record.class_names) if record else config
         with processes.agreed():
             if processes.is_first():
                 stack.enter_context(workdir.locked(folder))
-                if note := workdir.claim(folder, config):
-                    console.warn(note)
+                _claim(folder, config, record)
         workdir.require_shared(folder)
         manager = stack.enter_context(checkpoint.open_manager(folder, config.checkpoint.keep, warn=console.warn))
         beginning = recovery.begin(config, mesh, manager, folder)
@@ -80,7 +83,8 @@ def train(config: Config, folder: Folder) -> int:
         console.say(
             f"training {config.data.name} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s) in {folder}"
         )
-        reporter = stack.enter_context(Reporter(folder, beginning.step, config.train.num_steps))
+        names = record.class_names if record and config.model.num_classes > 1 and label_shape(config) is None else ()
+        reporter = stack.enter_context(Reporter(folder, beginning.step, config.train.num_steps, names))
         stop = stack.enter_context(_stop_signal())
         with processes.announced(alike=(Diverged,)):
             done = _run(config, mesh, manager, folder, reporter, batches, beginning, stop)
@@ -91,6 +95,23 @@ def train(config: Config, folder: Folder) -> int:
         console.say(f"wrote {kept} and the checkpoint of step {done}")
         console.say(f"sample with: python run.py --mode=sample --workdir={folder}")
     return 130 if stop.signals[:1] == [signal.SIGINT] and done < config.train.num_steps else 0
+
+
+def _claim(folder: Folder, config: Config, record: Record | None) -> None:
+    """Make the folder the run's, with what is known of its data, or go on with the run that is there; say which data.
+
+    Raises:
+      BadInput: as `workdir.claim` and `identity.continued`.
+    """
+    going_on = identity.continued(folder, config, record) if record else None
+    notes = [workdir.claim(folder, config, identity.free_in(folder, config))]
+    trust.remember(config)
+    if record and going_on:
+        workdir.write_data(folder, found.as_json(going_on.records))
+        console.say(found.line(record))
+        notes.append(going_on.note)
+    for note in filter(None, notes):
+        console.warn(note)
 
 
 def _run(
@@ -173,18 +194,20 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[
     sampler, chains = samplers.make_sampler(few, mesh), assemble.make_method(config).chains
     each = -(-GRID // config.train.num_models)
 
-    def first_rows(buffer: replay.ReplayBuffer) -> jax.Array:
-        return replay.as_images(buffer.images[..., :each, :], tuple(config.data.shape))
+    def first_rows(buffer: replay.ReplayBuffer) -> tuple[jax.Array, jax.Array]:
+        images = replay.as_images(buffer.images[..., :each, :], tuple(config.data.shape))
+        return images, buffer.labels[..., :each]  # of no meaning for vectors, which have no names
 
     first_rows = jax.jit(first_rows, out_shardings=parallel.shardings(mesh, parallel.REPLICATED))
 
     def draw(step: int, state: TrainState) -> None:
         key = jax.random.key(config.sample.seed)  # the same at every step, so that pictures can be compared
         if (waiting := chains(state.memory)) is not None:
-            rows = np.asarray(first_rows(waiting))
-            reporter.image("buffer", step, rows.reshape(-1, *config.data.shape)[:GRID])
-        images, _, _ = sampler(network_params(state, config.sample.weights == "ema"), key, 0)
-        reporter.image("chains", step, parallel.on_host(images)[:GRID])
+            rows, labels = map(np.asarray, first_rows(waiting))
+            reporter.image("buffer", step, rows.reshape(-1, *config.data.shape)[:GRID], labels.reshape(-1)[:GRID])
+        images, labels, _ = sampler(network_params(state, config.sample.weights == "ema"), key, 0)
+        images, labels = parallel.on_host((images, labels))
+        reporter.image("chains", step, images[:GRID], labels[:GRID])
 
     return draw
 

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ebm_jax import applications
+from ebm_jax import applications, identity, trust
 from ebm_jax.assemble import make_apply
 from ebm_jax.data import sources
 from ebm_jax.data.memory import Dataset
 from ebm_jax.distributed import parallel
-from ebm_jax.labels import sample_labels
+from ebm_jax.labels import label_shape, numbered, sample_labels
 from ebm_jax.models import energy
 from ebm_jax.program import abstract_state
 from ebm_jax.report import console
@@ -29,7 +29,7 @@ Note = Callable[[str], None]
 """Takes a few words on the progress of a long piece of work, for the person who waits."""
 
 
-def load(workdir: str | Folder, *, snapshots: int = 1) -> tuple[Config, Params]:
+def load(workdir: str | Folder, *, snapshots: int = 1, trusted: bool = False) -> tuple[Config, Params]:
     """The config of the run in `workdir` and the network's parameters from its newest valid checkpoint.
 
     `sample.weights` chooses the parameters, "ema" or "raw". They fit `make_energy_fn(config)` and
@@ -38,12 +38,13 @@ def load(workdir: str | Folder, *, snapshots: int = 1) -> tuple[Config, Params]:
 
     Args:
       snapshots: how many of the newest valid checkpoints to take; each is a member.
+      trusted: whether the run's config.json may name code and places to write to that this user never named (trust.py).
 
     Raises:
-      BadInput: no run, no checkpoint, only damaged ones, or fewer than `snapshots`.
+      BadInput: no run, no checkpoint, only damaged ones, or fewer than `snapshots`; or code that is not trusted.
     """
     folder = bucket.folder_of(workdir)
-    found = _restored(folder, _read(folder), _first_device(), snapshots)
+    found = _restored(folder, _read(folder, trusted), _first_device(), snapshots)
     return found.config, found.params
 
 
@@ -73,6 +74,8 @@ class TrainedRun(NamedTuple):
     folder: Folder
     skipped: dict[int, str]
     """From the step of each damaged checkpoint passed over to its fault; whoever opens the run reports it."""
+    class_names: tuple[str, ...] = ()
+    """The names of the data's classes in the order of their labels; empty: they have none."""
 
     def energy_fn(self, labels: Labels | None = None) -> EnergyFn:
         """The energy of images under these labels [b] or [b, k]; None for an unconditional model."""
@@ -163,28 +166,54 @@ class TrainedRun(NamedTuple):
         """
         return sources.load_dataset(with_split(self.config, split), console.warn, rows_of)
 
+    def names_of(self, labels: np.ndarray) -> list[str]:
+        """The class names of labels [n]; [] for vectors, an unconditional model, or classes without names."""
+        num_classes = self.config.model.num_classes
+        if num_classes == 1 or num_classes != len(self.class_names) or label_shape(self.config) is not None:
+            return []
+        return [self.class_names[label] for label in labels.tolist()]
+
 
 def open_run(
-    folder: str | Folder, config: Config | None = None, mesh: Mesh | None = None, *, ensemble: bool = True
+    folder: str | Folder,
+    config: Config | None = None,
+    mesh: Mesh | None = None,
+    *,
+    ensemble: bool = True,
+    trusted: bool = False,
 ) -> TrainedRun:
     """The run in a folder, with `sample.weights` of its newest `sample.snapshots` valid checkpoints.
 
     Args:
-      config: the run's own, or with other values in the groups `sample` and `eval`; None: the run's own.
+      config: the run's own, or with other values in the groups `sample` and `eval`, or with another place of the same
+        data; None: the run's own.
       mesh: the devices to work on; None: the first one alone.
       ensemble: whether the runs of `sample.with_runs` are members too, each with as many checkpoints.
+      trusted: as for `load`; a `config` that is given is the caller's, and trusted.
 
     Raises:
-      BadInput: no run, no checkpoint, only damaged ones, fewer than `sample.snapshots`; a member of another network.
+      BadInput: no run, no checkpoint, only damaged ones, fewer than `sample.snapshots`; a member of another network;
+        other data than the run's; code that is not trusted.
     """
     folder = bucket.folder_of(folder)
-    asked = _read(folder) if config is None else config
+    asked = _read(folder, trusted) if config is None else config
+    identity.check_place(folder, asked)
+    asked = with_numbers(asked, folder)
     found = _restored(folder, asked, _first_device() if mesh is None else mesh, asked.sample.snapshots)
     parts = [found.params]
     for other in other_runs(asked) if ensemble else []:
         check_member(asked, other)
-        parts.append(load(other, snapshots=asked.sample.snapshots)[1])
+        parts.append(load(other, snapshots=asked.sample.snapshots, trusted=trusted)[1])
     return found._replace(params=together(on_all_devices(parts, found.mesh)))
+
+
+def with_numbers(config: Config, folder: Folder) -> Config:
+    """The config of the run in the folder, with numbers for the names of classes in `sample.labels`.
+
+    Raises:
+      BadInput: as `labels.numbered`; or the run's data.json is damaged.
+    """
+    return numbered(config, identity.class_names(folder))
 
 
 def on_all_devices(params: Params, mesh: Mesh) -> Params:
@@ -232,11 +261,12 @@ def other_runs(config: Config) -> list[Folder]:
     return [bucket.folder_of(name.strip()) for name in config.sample.with_runs.split(",") if name.strip()]
 
 
-def _read(folder: Folder) -> Config:
-    """The config of a run; warn in one line of keys filled in for a run of an earlier version."""
+def _read(folder: Folder, trusted: bool) -> Config:
+    """The config of a run; warn in one line each of keys filled in for a run of an earlier version, or not obeyed."""
     config, note = read(folder)
-    if note:
-        console.warn(note)
+    config, refused = (config, ()) if trusted else trust.obeyed(config, folder)
+    for words in filter(None, (note, *refused)):
+        console.warn(words)
     return config
 
 
@@ -259,7 +289,7 @@ def _restored(folder: Folder, config: Config, mesh: Mesh, snapshots: int) -> Tra
             )
         taken.append(network_params(older.state, ema))
         skipped, step = skipped | older.skipped, older.step
-    return TrainedRun(config, together(taken), mesh, newest_step, folder, skipped)
+    return TrainedRun(config, together(taken), mesh, newest_step, folder, skipped, identity.class_names(folder))
 
 
 def together(parts: Sequence[Params]) -> Params:

@@ -34,8 +34,22 @@ class Batch(NamedTuple):
     labels: Labels
 
 
+def printable(text: str, but: str = "") -> str:
+    """The text with control characters, line breaks and other unprintable characters escaped, except those in `but`.
+
+    A name from outside may hold any of them, and a terminal obeys some.
+    """
+    return "".join(c if c.isprintable() or c in but else c.encode("unicode_escape").decode() for c in text)
+
+
 class BadInput(ValueError):
-    """What the user gave cannot be used; the message is one line with the value, the limit and the cure."""
+    """What the user gave cannot be used; the message is one line with the value, the limit and the cure.
+
+    Whatever a name in the message holds, a terminal shows it and does not obey it.
+    """
 
     everywhere = False
     """Whether all processes of the run raise it together."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message, but="\n\t"))

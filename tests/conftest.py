@@ -46,6 +46,7 @@ CACHE = Path(tempfile.gettempdir()) / f"ebm_jax_tests_{os.getuid()}" / f"jax-{VE
 os.environ.setdefault("EBM_JAX_TEST_CACHE", str(CACHE))
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["EBM_JAX_TEST_CACHE"]
 jax.config.update("jax_compilation_cache_dir", os.environ["EBM_JAX_TEST_CACHE"])
+os.environ["XDG_CACHE_HOME"] = str(CACHE.parent / "user")  # what tests choose is no choice of the user's
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 ROOT = Path(__file__).resolve().parents[1]

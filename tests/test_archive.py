@@ -38,7 +38,7 @@ def test_digest_changes_with_values_types_shapes_names_and_words_and_not_with_th
 
 
 @pytest.mark.parametrize("kind", ["absent", "cut", "flipped", "words", "pickled", "other", "value"])
-def test_anything_else_is_refused_in_one_line_that_says_to_delete_it(kind, tmp_path):
+def test_anything_else_is_refused_in_one_line_and_only_its_own_file_is_called_damaged(kind, tmp_path):
     path = tmp_path / "saved.npz"
     archive.write(path, ARRAYS, WORDS)
     content = bytearray(path.read_bytes())
@@ -59,8 +59,21 @@ def test_anything_else_is_refused_in_one_line_that_says_to_delete_it(kind, tmp_p
         with np.load(path) as file:
             arrays = dict(file)
         np.savez(path, **arrays | {"mean": arrays["mean"] + 1})
-    with pytest.raises(BadInput, match=r"^.*saved\.npz .*delete it to have it made anew$"):
+    is_ours = kind in ("flipped", "pickled", "value")
+    cure = "delete it to have it made anew" if is_ours else "give another path.*"
+    before = path.read_bytes() if path.exists() else None
+    with pytest.raises(BadInput, match=rf"^.*saved\.npz .*{cure}$") as raised:
         archive.read(path)
+    assert is_ours or "delete" not in str(raised.value)
+    assert (path.read_bytes() if path.exists() else None) == before
+
+
+def test_statistics_of_another_program_are_said_to_be_that_and_left_alone(tmp_path):
+    np.savez(tmp_path / "fid.npz", mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(
+        BadInput, match="is of another program, with mu and sigma of other images or weights; it is left"
+    ):
+        archive.read(tmp_path / "fid.npz")
 
 
 class Opened:

@@ -62,12 +62,6 @@ def test_a_shift_by_one_pixel_in_the_preprocessing_is_caught():
     assert shifted > 3 * halves > 0
 
 
-def test_rounding_to_256_levels_gives_back_the_pixels_of_data():
-    pixels = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(features.quantised(pixels.astype(np.float32) / 255), pixels)
-    np.testing.assert_array_equal(features.quantised(np.array([-0.1, 1.1, 0.4999 / 255])), [0, 255, 0])
-
-
 def test_fewer_images_than_groups_are_refused_in_one_line():
     with pytest.raises(BadInput, match=r"^2 images make no 3 groups.*$"):
         features.summarise(make(), IMAGES[:2], num_groups=3, keep=0)

@@ -510,7 +510,7 @@ def test_a_config_json_that_is_no_file_or_no_utf8_is_refused_in_one_line(tmp_pat
 
 SAMPLE = {
     "an unknown task": ({"task": "dream"}, "sample.task 'dream' is unknown"),
-    "labels that are words": ({"labels": "cat"}, "is not labels"),
+    "labels that are words": ({"labels": "cat"}, "is no class"),
     "a label too many": ({"labels": "10"}, "label 10 is out of range; use 0 to 9"),
     "a negative label": ({"labels": "-1"}, "out of range"),
     "a fraction of a label": ({"labels": "0.5"}, "out of range"),

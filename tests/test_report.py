@@ -10,6 +10,11 @@ from ebm_jax.report import pictures, reporter
 METRICS = {"energy_data": 0.1, "energy_samples": 0.2, "energy_gap": -0.1, "chain_grad_norm": 0.5, "loss": 0.0}
 
 
+def levels_of(values):
+    """The level v of the interval [v/256, (v + 1)/256) that has each value; 1 belongs to the last."""
+    return np.searchsorted(np.arange(1, 256) / 256, values, side="right").astype(np.uint8)
+
+
 def test_a_grid_shows_each_image_enlarged_in_reading_order():
     values = np.linspace(0, 1, 6)
     images = np.broadcast_to(values[:, None, None, None], (6, 14, 14, 1))
@@ -17,7 +22,34 @@ def test_a_grid_shows_each_image_enlarged_in_reading_order():
     side = 4 * 14 + 2 * 3  # enlarged four times, with a gap of three pixels on each side
     assert picture.shape == (2 * side, 3 * side, 1)
     centres = picture[side // 2 :: side, side // 2 :: side, 0].reshape(-1)
-    np.testing.assert_array_equal(centres, np.rint(255 * values))
+    np.testing.assert_array_equal(centres, levels_of(values))
+
+
+def test_a_grid_has_a_caption_below_each_image_that_fits_its_width():
+    for channels in (1, 3):
+        images = np.random.default_rng(0).random((5, 32, 32, channels))
+        bare, captioned = pictures.grid(images), pictures.grid(images, ["cat", "W" * 50, "\n", "", "cat"])
+        side, height = 36, 36 + pictures.SMALL_CAPTION
+        assert captioned.shape == (2 * height, 3 * side, channels)
+        rows = captioned.reshape(2, height, 3, side, channels).swapaxes(1, 2).reshape(6, height, side, channels)
+        np.testing.assert_array_equal(
+            rows[:5, :side],
+            bare.reshape(2, side, 3, side, channels).swapaxes(1, 2).reshape(6, side, side, channels)[:5],
+        )
+        bands = rows[:5, side:].astype(int) - pictures.BACKGROUND
+        np.testing.assert_array_equal(bands[0], bands[4])
+        assert [bool(band.any()) for band in bands] == [True, True, True, False, True], "control characters are escaped"
+        assert not bands[:, :, -1].any(), "no letter is cut in two"
+
+
+def test_the_pictures_of_a_run_name_the_classes_of_their_images(tmp_path):
+    images, labels = np.zeros((2, 8, 8, 1)), np.array([1, 0])
+    with reporter.Reporter(tmp_path, 0, 1, ("cat", "dog")) as written:
+        written.image("named", 1, images, labels)
+        written.image("bare", 1, images)
+    named, bare = (np.asarray(Image.open(tmp_path / "images" / f"{name}_000001.png")) for name in ("named", "bare"))
+    np.testing.assert_array_equal(named, pictures.grid(images, ["dog", "cat"])[:, :, 0])
+    np.testing.assert_array_equal(bare, pictures.grid(images)[:, :, 0])
 
 
 def test_a_grid_file_is_what_the_grid_is(tmp_path):
@@ -33,8 +65,7 @@ def test_rows_of_images_of_several_sizes_and_channels_stand_below_one_another_al
     picture = np.asarray(Image.open(tmp_path / "a" / "rows.png"))
     assert picture.shape[1] == max(pictures.CAPTION_WIDTH, 3 * 36)
     expected = [
-        np.rint(255 * images).astype(np.uint8).repeat(scale, 1).repeat(scale, 2)
-        for images, scale in zip(rows.values(), (1, 4), strict=True)
+        levels_of(images).repeat(scale, 1).repeat(scale, 2) for images, scale in zip(rows.values(), (1, 4), strict=True)
     ]
     top = 0
     for images in expected:
@@ -80,7 +111,7 @@ def test_a_strip_has_a_chain_in_each_row_and_at_most_twelve_frames_from_first_to
         side = 4 * 14 + 2 * 3
         assert picture.shape == (2 * side, len(places) * side)
         centres = picture[side // 2 :: side, side // 2 :: side]
-        np.testing.assert_array_equal(centres, np.rint(255 * levels[places].T))
+        np.testing.assert_array_equal(centres, levels_of(levels[places].T))
 
 
 def test_resuming_drops_the_lines_that_are_done_again_and_half_a_line(tmp_path):

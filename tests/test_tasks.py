@@ -302,7 +302,7 @@ def test_one_gradient_of_any_kernel_removes_the_share_strength_of_the_misfit(ker
 
 BAD = {
     "a label out of range": ({"sample__labels": "3,10"}, "label 10 is out of range; use 0 to 9"),
-    "no label": ({"sample__labels": "cat"}, "sample.labels 'cat' is not labels"),
+    "no label": ({"sample__labels": "cat"}, "sample.labels 'cat' is no class; use numbers from 0 to 9"),
     "a vector for a class": ({"sample__labels": "0.5 0.5"}, "has a label of 2 numbers; this model's have 1"),
     "a sum to generate": ({"sample__labels": "1+3"}, "that is sample.task=compose"),
     "one energy to compose": ({"sample__task": "compose", "sample__labels": "1"}, "has one energy only"),

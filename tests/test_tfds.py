@@ -272,7 +272,11 @@ def test_the_number_of_classes_is_the_sets(opened):
 
 
 def test_cifar100_keeps_coarse_labels_class_names_and_ids(archives, opened):
-    opened("cifar100", "test", (32, 32, 3))
+    found = opened("cifar100", "test", (32, 32, 3)).found
+    assert found.class_names == tuple(f"f{i}" for i in range(100))
+    assert set(found.splits) == {"train", "test"}
+    digests = {split: opened("cifar100", split, (32, 32, 3)).found.digest() for split in found.splits}
+    assert digests["train"] != digests["test"] == found.digest()
     with tarfile.open(archives("cifar100")[0] / "cifar-100-binary.tar.gz") as tar:
         raw = np.frombuffer(tar.extractfile("cifar-100-binary/test.bin").read(), np.uint8).reshape(4, 3074)
     stored = {record["id"].decode(): record for record in records(opened, "cifar100", "test")}
@@ -595,3 +599,10 @@ def test_the_real_fashion_mnist_is_prepared_under_its_official_checksums(shared_
     labels = gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes())[8:]
     expected = zip(np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28, 1), labels, strict=True)
     assert rows_of(everything(read)) == rows_of(expected)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_a_set_of_more_than_8_bits_is_refused_because_nobody_says_what_is_white(kind):
+    features = {"image": official.features.Image(shape=(8, 8, 1), dtype=kind, encoding_format="png")}
+    with pytest.raises(BadInput, match=rf"stores images of {np.dtype(kind)}, whose white is not known here; save"):
+        tfds._check_shape("own", features, (8, 8, 1), crop=False)

@@ -15,7 +15,7 @@ from conftest import FOR_EVER, wait_until
 from PIL import Image
 
 import run
-from ebm_jax import program, samplers, trained
+from ebm_jax import identity, program, samplers, trained
 from ebm_jax.distributed import parallel
 from ebm_jax.report import pictures, reporter
 from ebm_jax.storage import checkpoint
@@ -78,6 +78,7 @@ def test_a_run_writes_everything_it_promises(whole_run):
     assert {path.stem for path in (whole_run / "images").iterdir()} == {"buffer_000006", "chains_000006"}
     assert list(whole_run.glob("events.out.tfevents.*"))
     assert checkpoint.exists(whole_run)
+    assert [record.images for record in identity.records_of(whole_run)] == [1438]
 
 
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "uint8"])

@@ -25,8 +25,10 @@ from PIL import Image
 from tensorflow_datasets.datasets.imagenet2012 import imagenet2012_dataset_builder
 from tensorflow_datasets.image_classification import cifar, dtd, mnist
 
+from ebm_jax.data import decode
 from ebm_jax.types import BadInput
 
+LARGEST_MEMBER = 2**30  # bytes of one file inside of a source file; the largest of these sets is a hundredth of it
 CORRUPT = (EOFError, OSError, LookupError, ValueError, struct.error, zlib.error, tarfile.TarError, zipfile.BadZipFile)
 
 
@@ -47,18 +49,31 @@ def _tar(path: str) -> Iterator[Callable[[str], bytes]]:
     """The function from a file's name in the archive to its content."""
     with _reading(path), tarfile.open(path) as tar:
         members = {member.name: member for member in tar if member.isfile()}
-        yield lambda name: cast(Any, tar.extractfile(members[name])).read()
+
+        def content(name: str) -> bytes:
+            _require_small(members[name].size)
+            return cast(Any, tar.extractfile(members[name])).read()
+
+        yield content
+
+
+def _require_small(size: int) -> None:
+    if size > LARGEST_MEMBER:
+        raise ValueError(f"a part unpacks to {size:,} bytes or more, of which at most {LARGEST_MEMBER:,} are read")
 
 
 def _read_idx(path: str, offset: int, shape: tuple[int, ...]) -> np.ndarray:
     with _reading(path), gzip.open(path) as file:
-        return np.frombuffer(file.read(), np.uint8, offset=offset).reshape(-1, *shape)
+        content = file.read(LARGEST_MEMBER + 1)
+        _require_small(len(content))
+        return np.frombuffer(content, np.uint8, offset=offset).reshape(-1, *shape)
 
 
 def _as_jpeg(encoded: bytes) -> io.BytesIO:
     """The image as an RGB JPEG of quality 100, as `tfds.core.utils.jpeg_cmyk_to_rgb` and `png_to_jpeg` make it."""
     jpeg = io.BytesIO()
-    Image.open(io.BytesIO(encoded)).convert("RGB").save(jpeg, format="jpeg", quality=100)
+    with decode.opened(encoded) as image:
+        image.convert("RGB").save(jpeg, format="jpeg", quality=100)
     jpeg.seek(0)
     return jpeg
 
@@ -279,6 +294,7 @@ class _ZipImages:
 
     def __getitem__(self, name: str) -> bytes:
         with _reading(self.path):
+            _require_small(self.zip.getinfo(self.members[name]).file_size)
             return self.zip.read(self.members[name])
 
 

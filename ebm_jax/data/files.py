@@ -1,61 +1,144 @@
 """A person's own images as sources: a folder of image files, or one .npz of arrays."""
 
+import hashlib
 import os
 import stat
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from ebm_jax.data import decode
-from ebm_jax.data.source import Label, Source
+from ebm_jax.data import decode, layout, levels
+from ebm_jax.data.source import Found, Label, Source, class_sizes, digest_of
 from ebm_jax.distributed import parallel
+from ebm_jax.kinds import printable, shown
 from ebm_jax.types import BadInput, Shape
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif")
+EXTENSIONS += (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".qoi")
+LABELS = ("label", "y", "target", "targets", "class", "classes")  # names that labels have where there is no usual one
+LONGEST_ENDING = 12  # characters of an ending to show
 REASON = 200  # characters of another library's error; zipfile quotes whole files
 LARGEST_FILE = 2**30  # bytes; PIL opens at most 179 million pixels
 LARGEST_LABEL = np.iinfo(np.int32).max  # of a class or a value; refuses infinity too
 
 
-def folder_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> Source:
-    """The image files below ROOT: PATH/`split`, or PATH if there is no such folder and `split` is "train".
+class _Folder(NamedTuple):
+    """What a split's folder holds."""
 
-    With class folders (ROOT/CLASS/**/image) the label is the index of the folder's name among the sorted class names.
-    PATH/train gives these names if it exists, so that all splits agree. With images directly in ROOT every label is 0.
-    Images are sorted by class, then by the names along the path, as Python sorts strings. The source skips hidden files
-    and folders, links to folders inside a class, files with an extension that is not in `EXTENSIONS`, and anything that
-    is no file, such as a pipe. A link to nothing counts as an image that cannot be read.
+    root: Path
+    files: list[tuple[str, int]]
+    """(Path from `root`, label) of each image."""
+    class_names: tuple[str, ...]
+    """Empty: there are no class folders."""
+    notes: tuple[str, ...]
+    passed_over: tuple[tuple[str, int], ...]
+
+
+def folder_source(
+    path: str | Path,
+    split: str,
+    shape: Shape,
+    *,
+    crop: bool,
+    numeric: bool = True,
+    extensions: str = "",
+    max_value: float = 0.0,
+) -> Source:
+    """The image files below ROOT, the folder of `split` in PATH, or PATH if it has no such folders (data/layout.py).
+
+    With class folders (ROOT/CLASS/**/image) the label is the place of the folder's name among the class names. The
+    training split gives these names if it exists, so that all splits agree. With images directly in ROOT every label is
+    0. Images are sorted by class, then by the names along the path, as Python sorts strings. The source passes over
+    hidden files and folders, links to folders inside a class, files with another extension, and anything that is no
+    file, such as a pipe; it counts them. A link to nothing counts as an image that cannot be read.
 
     Args:
       shape: (height, width, channels) of the images.
       crop: as for `decode.decode`.
+      numeric: as for `layout.classes`.
+      extensions: those of `EXTENSIONS` to take, apart by commas; empty: all.
+      max_value: as for `levels.deep_of`; some images are looked at, and `read` checks every image.
 
     Raises:
       BadInput: no such folder, no images in it or in one of its class folders, images beside class folders, a class
-        that PATH/train does not have.
+        that the training split does not have; what `layout` and `levels.deep_of` refuse.
     """
+    base = _expanded(path)
     try:
-        root, files, num_classes = _labelled_files(_expanded(path), split)
+        folder, splits = _labelled_files(base, split, numeric, _endings(extensions)), layout.splits(base)
     except OSError as error:
         raise BadInput(f"{error.filename} cannot be read ({error.strerror}); mend that") from error
-
-    def read(row: int) -> tuple[np.ndarray, Label]:
-        file, label = files[row]
-        try:
-            size = os.stat(root / file).st_size
-            if size > LARGEST_FILE:
-                raise decode.Unreadable(f"has {size:,} bytes, more than any image that can be read")
-            encoded = (root / file).read_bytes()
-        except OSError as error:
-            raise decode.Unreadable(f"cannot be read ({error.strerror})") from error
-        return decode.decode(encoded, shape, crop), label
+    root, files, names, notes, passed_over = folder
 
     def name(row: int) -> str:
-        return _printable(os.fsencode(root / files[row][0]).decode("utf-8", "backslashreplace"))
+        return printable(os.fsencode(root / files[row][0]).decode("utf-8", "backslashreplace"))
 
-    return Source(len(files), read, name, num_classes)
+    looks = levels.looks(lambda row: _encoded(root / files[row][0]), len(files))
+    deep = levels.deep_of(looks, max_value, printable(str(root)))
+
+    def read(row: int) -> tuple[np.ndarray, Label]:
+        encoded, ending = _encoded(root / files[row][0])
+        try:
+            return decode.decode(encoded, shape, crop, deep=deep, ending=ending), files[row][1]
+        except decode.OutOfRange as error:
+            raise BadInput(f"{name(row)} {error}") from error
+
+    sizes = np.bincount([label for _, label in files], minlength=len(names)).tolist()
+    found = Found(
+        names,
+        tuple(sizes),
+        passed_over=passed_over + _pages(looks),
+        values=looks.values,
+        measured=looks.count,
+        splits=splits,
+        notes=notes + levels.note_of(looks, max_value),
+        digest=lambda: _digest(folder),
+        id_of=lambda row: files[row][0],
+    )
+    return Source(len(files), read, name, len(names) or 1, found)
+
+
+def _endings(extensions: str) -> tuple[str, ...]:
+    """The values of `data.extensions`.
+
+    Raises:
+      BadInput: files of one of them cannot be read.
+    """
+    asked = tuple(word.strip().lower() for word in extensions.split(",") if word.strip())
+    for word in asked:
+        if word not in EXTENSIONS:
+            raise BadInput(f"data.extensions {shown(word)} cannot be read; use some of {', '.join(EXTENSIONS)}")
+    return asked or EXTENSIONS
+
+
+def _encoded(path: Path) -> tuple[bytes, str]:
+    """The bytes of an image's file, and the ending of its name."""
+    try:
+        size = os.stat(path).st_size
+        if size > LARGEST_FILE:
+            raise decode.Unreadable(f"has {size:,} bytes, more than any image that can be read")
+        return path.read_bytes(), path.suffix.lower()
+    except OSError as error:
+        raise decode.Unreadable(f"cannot be read ({error.strerror})") from error
+
+
+def _pages(looks: levels.Looks) -> tuple[tuple[str, int], ...]:
+    return ((f"further pages or frames of {looks.count:,} images looked at", looks.pages),) if looks.pages else ()
+
+
+def _digest(folder: _Folder) -> str:
+    """A SHA-256 of each image's path from the folder, label and size in bytes, in their order; it opens no file."""
+    digest = hashlib.sha256()
+    for file, label in folder.files:
+        try:
+            size = os.stat(folder.root / file).st_size
+        except OSError:  # a link to nothing
+            size = -1
+        digest.update(f"{layout.composed(file)}\0{label} {size}\0".encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()
 
 
 def _expanded(path: str | Path) -> Path:
@@ -65,77 +148,77 @@ def _expanded(path: str | Path) -> Path:
         raise BadInput(f"{path} cannot be found ({error}); give the whole path") from error
 
 
-def _printable(text: str) -> str:
-    """The text on one line, with line breaks and control characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _labelled_files(base: Path, split: str) -> tuple[Path, list[tuple[str, int]], int]:
-    """The split's folder, its images as (path from that folder, label), and the number of classes."""
-    root = _split_root(base, split)
-    found = _class_images(root)
+def _labelled_files(base: Path, split: str, numeric: bool, endings: tuple[str, ...]) -> _Folder:
+    root, over = layout.split_folder(base, split), Counter()
+    found = _class_images(root, numeric, endings, over)
     if not found:
-        files = [(name, 0) for name in _top_level(root)]
+        files = [(name, 0) for name in _top_level(root, endings, over)]
         if not files:
-            raise BadInput(f"{root} has no images; put files ending in {', '.join(EXTENSIONS)} there")
-        return root, files, 1
-    train = base / "train" if (base / "train").is_dir() else root
-    label_of = {name: label for label, name in enumerate(_class_names(train))}
+            raise BadInput(f"{root} has no images{_left_out(over)}; put files ending in {', '.join(endings)} there")
+        return _Folder(root, files, (), (), tuple(over.items()))
+    train = layout.class_folder(base, root)
+    label_of = {name: label for label, name in enumerate(layout.classes(train, numeric=numeric))}
     for unknown in [name for name in found if name not in label_of]:
-        raise BadInput(f"{root / unknown} is no class of {train}; rename it to one, or take it away")
-    return root, [(file, label_of[name]) for name, inside in found.items() for file in inside], len(label_of)
+        raise BadInput(
+            f"{printable(str(root / unknown))} is no class of {printable(str(train))}; rename it to one, or take it "
+            "away"
+        )
+    labelled = [(file, label_of[name]) for name, inside in found.items() for file in inside]
+    note = layout.depth_note(root, list(found), [file for file, _ in labelled])
+    _top_level(root, endings, over)
+    return _Folder(root, labelled, tuple(label_of), (note,) if note else (), tuple(over.items()))
 
 
-def _split_root(base: Path, split: str) -> Path:
-    if not base.is_dir():
-        raise BadInput(f"{base} is not a folder; give the one that holds the images")
-    if (base / split).is_dir():
-        return base / split
-    if split != "train":
-        raise BadInput(f"data.split '{split}' needs the folder {base / split}; make it, or use data.split=train")
-    return base
+def _left_out(over: Counter[str]) -> str:
+    """What was passed over, in words, in brackets."""
+    return f" ({', '.join(f'{count:,} {reason}' for reason, count in over.items())})" if over else ""
 
 
-def _class_images(root: Path) -> dict[str, list[str]]:
-    """Each class folder of `root`, in order, with its images as sorted paths from `root`; {} if there are none.
+def _class_images(root: Path, numeric: bool, endings: tuple[str, ...], over: Counter[str]) -> dict[str, list[str]]:
+    """Each class of `root`, in order, with its images as sorted paths from `root`; {} if there are none.
 
     Beside images, a folder without images does not count. Elsewhere it is an error: to skip it would shift the labels.
+    It adds to `over` what is passed over.
     """
-    found = {name: _below(root, name) for name in _class_names(root)}
-    if _top_level(root):
+    folder_of = layout.classes(root, numeric=numeric)
+    found, left_out = {}, {}
+    for name, folder in folder_of.items():
+        left_out[name] = Counter()
+        found[name] = _below(root, folder, endings, left_out[name])
+        over.update(left_out[name])
+    if _top_level(root, endings, Counter()):
         for name in filter(found.get, found):
-            raise BadInput(f"{root} has images and the class folder {name} side by side; keep only one of the two")
+            raise BadInput(
+                f"{root} has images and the class folder {printable(name)} side by side; keep only one of the two"
+            )
         return {}
-    for name, inside in found.items():
+    layout.check_classes(root, list(folder_of.values()))
+    for place, (name, inside) in enumerate(found.items()):
         if not inside:
-            raise BadInput(f"{root / name} has no images; put some there, or delete the folder")
+            raise BadInput(
+                f"{printable(str(root / folder_of[name]))} has no images{_left_out(left_out[name])}; put some there, "
+                f"or delete the folder: it would count as class {place} of 0 to {len(found) - 1}"
+            )
     return found
 
 
-def _class_names(root: Path) -> list[str]:
-    return sorted(name for name in os.listdir(root) if (root / name).is_dir() and not _is_hidden(name))
+def _top_level(root: Path, endings: tuple[str, ...], over: Counter[str]) -> list[str]:
+    files = [name for name in sorted(os.listdir(root)) if not os.path.isdir(root / name)]
+    return [name for name in files if not _is_passed_over(root / name, endings, over)]
 
 
-def _top_level(root: Path) -> list[str]:
-    return sorted(name for name in os.listdir(root) if _is_image(name) and _can_be_opened(root / name))
-
-
-def _can_be_opened(path: str | Path) -> bool:
-    """Whether the path is a file, or a link to nothing; opening a pipe might wait for ever."""
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        return os.path.islink(path)
-
-
-def _below(root: Path, folder: str) -> list[str]:
+def _below(root: Path, folder: str, endings: tuple[str, ...], over: Counter[str]) -> list[str]:
     """The images at any depth below `root`/`folder`, as paths from `root`."""
     found = []
     for parent, subfolders, names in os.walk(root / folder, onerror=_raise):
+        over["hidden"] += sum(map(_is_hidden, subfolders))
         subfolders[:] = [name for name in subfolders if not _is_hidden(name)]
+        over["linked folders"] += sum(os.path.islink(os.path.join(parent, name)) for name in subfolders)
         prefix = os.path.relpath(parent, root)
-        images_here = [name for name in names if _is_image(name) and _can_be_opened(os.path.join(parent, name))]
-        found += [os.path.join(prefix, name) for name in images_here]
+        taken = [name for name in names if not _is_passed_over(Path(parent, name), endings, over)]
+        found += [os.path.join(prefix, name) for name in taken]
+    for reason in [reason for reason, count in over.items() if not count]:
+        del over[reason]
     return sorted(found, key=lambda file: file.split(os.sep))
 
 
@@ -143,54 +226,138 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not _is_hidden(name)
+def _is_passed_over(path: Path, endings: tuple[str, ...], over: Counter[str]) -> bool:
+    """Whether a file is no image to take; it adds the reason to `over`."""
+    ending = printable(path.suffix.lower())[:LONGEST_ENDING]
+    if _is_hidden(path.name):
+        over["hidden"] += 1
+    elif not path.name.lower().endswith(endings):
+        over[f"ending in {ending}" if ending else "without an ending"] += 1
+    elif not _can_be_opened(path):
+        over["pipes and devices"] += 1
+    else:
+        return False
+    return True
+
+
+def _can_be_opened(path: Path) -> bool:
+    """Whether the path is a file, or a link to nothing; opening a pipe might wait for ever."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return os.path.islink(path)
 
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def npz_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> Source:
+def npz_source(path: str | Path, split: str, shape: Shape, *, crop: bool, max_value: float = 0.0) -> Source:
     """The arrays of an .npz file, named `images` and `labels`, or x_train, y_train, x_test, y_test as in Keras.
 
-    Images are uint8, or floats from 0 to 1, which are rounded to 256 levels. They are [n, h, w], or [n, h, w, c] with 1
-    or 3 channels; gray becomes colour, or colour gray, if `shape` asks for it. Labels are integers [n], or floats
-    [n, k] for soft labels; without labels every label is 0. `images` and `labels` are the split "train". Nothing is
-    unpickled.
+    Images are uint8, or floats from 0 to 1, or numbers from 0 to `max_value`; the last two are rounded to 256 levels.
+    They are [n, h, w], or [n, h, w, c] with 1 or 3 channels; gray becomes colour, or colour gray, if `shape` asks for
+    it. Labels are integers [n], or floats [n, k] for soft labels, under their usual name or the one of `LABELS` that
+    fits; without labels every label is 0. `images` and `labels` are the split "train". Nothing is unpickled.
 
     Args:
       shape: (height, width, channels) of the images.
       crop: True: take images of any size, as `decode.fit` does; False: refuse any other height and width.
+      max_value: as for `levels.white_of`.
 
     Raises:
       BadInput: not such a file, no arrays for `split`, or arrays of another shape, type or range.
     """
     path = _expanded(path)
     with _open_npz(path) as file:
-        images_name, labels_name = _names(path, file, split)
-        stack = _checked_images(f"{path}: {images_name}", _array(path, file, images_name))
-        of_splits = {
-            name: _array(path, file, name) for name in file.files if name in (labels_name, "y_train", "y_test")
-        }
-    of_splits = {name: _checked_labels(f"{path}: {name}", array) for name, array in of_splits.items()}
-    labels = of_splits.get(labels_name, np.zeros(len(stack), np.int32))
-    if len(labels) != len(stack):
-        raise BadInput(f"{path}: {labels_name} has {len(labels)} labels for {len(stack)} images; save one for each")
+        arrays = _npz(path, file, split)
+    stack, labels, name = arrays.images, arrays.labels, f"{path}: {arrays.images_name}"
     height, width = stack.shape[1:3]
     if not crop and (height, width) != tuple(shape[:2]):
-        raise BadInput(f"data.shape {tuple(shape)} does not fit {path}, whose images are {height}x{width}; use that")
+        raise BadInput(
+            f"data.shape {tuple(shape)} does not fit {path}, whose images are {height}x{width}; use that, or "
+            "data.crop=True, which takes images of any size"
+        )
+    values = float(stack.min()), float(stack.max())
+    white = levels.white_of(name, *values, stack.dtype, max_value)
 
     def read(row: int) -> tuple[np.ndarray, Label]:
         image = stack[row]
         if image.dtype != np.uint8:
-            image = np.rint(image.astype(np.float32) * 255).astype(np.uint8)
+            image = levels.as_levels(image, white)
         if image.shape != tuple(shape):
             image = decode.conform(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image), shape, crop)
         return image, labels[row]
 
+    found = Found(
+        class_sizes=class_sizes(labels, arrays.num_classes),
+        values=values,
+        measured=len(stack),
+        splits=arrays.splits,
+        notes=arrays.notes,
+        digest=lambda: digest_of(stack, labels),
+    )
+    return Source(len(stack), read, lambda row: f"{name}[{row}]", arrays.num_classes, found)
+
+
+class _Npz(NamedTuple):
+    """What an .npz file holds of a split."""
+
+    images_name: str
+    images: np.ndarray
+    """Numbers [n, h, w, c]."""
+    labels: np.ndarray
+    """[n] or [n, k]; 0 where there are none."""
+    num_classes: int
+    """Of all splits together."""
+    splits: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _npz(path: Path, file: Any, split: str) -> _Npz:
+    images_name, labels_name = _names(path, file, split)
+    splits = tuple(name.removeprefix("x_") for name in file.files if name.startswith("x_")) or ("train",)
+    images = _checked_images(f"{path}: {images_name}", _array(path, file, images_name))
+    of_splits = {
+        name: _checked_labels(f"{path}: {name}", _array(path, file, name))
+        for name in file.files
+        if name in (labels_name, "y_train", "y_test")
+    }
+    if labels_name not in of_splits:
+        labels_name, found = _other_labels(path, file, len(images))
+        of_splits |= found
+    labels = of_splits[labels_name] if labels_name else np.zeros(len(images), np.int32)
+    if len(labels) != len(images):
+        raise BadInput(f"{path}: {labels_name} has {len(labels)} labels for {len(images)} images; save one for each")
+    unused = [name for name in file.files if name not in (images_name, *of_splits) and name[:2] not in ("x_", "y_")]
     num_classes = max(map(_num_classes, of_splits.values()), default=1)
-    return Source(len(stack), read, lambda row: f"{path}: {images_name}[{row}]", num_classes)
+    return _Npz(images_name, images, labels, num_classes, splits, _notes(labels_name, unused))
+
+
+def _other_labels(path: Path, file: Any, length: int) -> tuple[str, dict[str, np.ndarray]]:
+    """The labels under a name of LABELS, by that name; "" and nothing if there are none.
+
+    Raises:
+      BadInput: two arrays may be the labels.
+    """
+    fitting = {}
+    for name in [name for name in file.files if name in LABELS]:
+        try:
+            labels = _checked_labels(name, _array(path, file, name))
+        except BadInput:  # a target that is no class, such as a float
+            continue
+        if len(labels) == length:
+            fitting[name] = labels
+    if len(fitting) > 1:
+        raise BadInput(f"{path} has {' and '.join(fitting)}, which all may be the labels; save these under labels")
+    return next(iter(fitting), ""), fitting
+
+
+def _notes(labels_name: str, unused: list[str]) -> tuple[str, ...]:
+    """The arrays of an .npz file that a person might expect elsewhere, in words."""
+    labels = [f"labels are the array {labels_name}"] if labels_name in LABELS else []
+    others = [f"arrays that are not used: {', '.join(shown(name) for name in unused)}"] if unused else []
+    return (*labels, *others)
 
 
 def _open_npz(path: Path) -> Any:
@@ -214,7 +381,8 @@ def _names(path: Path, file: Any, split: str) -> tuple[str, str]:
         raise BadInput(f"{path} has {found} but neither images nor x_{split}; save the images under one of those names")
     if split != "train":
         raise BadInput(
-            f"data.split '{split}' is not in {path}, whose images are the split train; save them as x_{split}"
+            f"data.split '{split}' is not in {path}, whose images are the split train; save them as x_{split}, or "
+            "begin a run with data.holdout=0.1, which keeps a tenth of the images back as the split test"
         )
     return "images", "labels"
 
@@ -226,7 +394,7 @@ def _array(path: Path, file: Any, name: str) -> np.ndarray:
     try:
         array = file[name]
     except Exception as error:  # a pickled object, a damaged archive: NumPy, zipfile and zlib each raise their own
-        reason = _printable(f"{type(error).__name__}: {error}")[:REASON]
+        reason = printable(f"{type(error).__name__}: {error}")[:REASON]
         raise BadInput(f"{path}: {name} cannot be read ({reason}); save it again as plain numbers") from error
     if not isinstance(array, np.ndarray):  # another file in the archive, as bytes
         raise BadInput(f"{path}: {name} is no array; save it again as plain numbers")
@@ -234,17 +402,12 @@ def _array(path: Path, file: Any, name: str) -> np.ndarray:
 
 
 def _checked_images(name: str, array: np.ndarray) -> np.ndarray:
-    """The images as [n, h, w, c], uint8 or floats from 0 to 1."""
+    """The images as [n, h, w, c], of numbers."""
     stack = array[..., None] if array.ndim == 3 else array
     if stack.ndim != 4 or stack.shape[3] not in decode.MODES or 0 in stack.shape:
         raise BadInput(f"{name} has the shape {array.shape}; save [n, h, w], or [n, h, w, c] with c 1 or 3")
-    if stack.dtype == np.uint8:
-        return stack
-    if not np.issubdtype(stack.dtype, np.floating):
+    if stack.dtype.kind not in "iuf":
         raise BadInput(f"{name} has the type {stack.dtype}; save uint8, or floats from 0 to 1")
-    low, high = stack.min(), stack.max()
-    if not (low >= 0 and high <= 1):  # written so that NaN fails too
-        raise BadInput(f"{name} ranges from {low} to {high}; scale it to 0 to 1, or save uint8")
     return stack
 
 

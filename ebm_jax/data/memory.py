@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ebm_jax.data.source import Label, Source, stored_label
+from ebm_jax.data.source import Found, Label, Source, class_sizes, digest_of, stored_label
 from ebm_jax.types import BadInput, Batch
 
 CHUNK = 256  # images that a thread reads in one go
@@ -19,6 +19,7 @@ class Dataset(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
     num_classes: int
+    class_names: tuple[str, ...] = ()
 
 
 def digits(split: str) -> Dataset:
@@ -30,7 +31,7 @@ def digits(split: str) -> Dataset:
     check_split("digits", split, ["train", "test"])
     rows = is_test if split == "test" else ~is_test
     images = np.rint(bunch.images[rows, :, :, None] * (255 / 16)).astype(np.uint8)
-    return Dataset(images, bunch.target[rows].astype(np.int32), 10)
+    return Dataset(images, bunch.target[rows].astype(np.int32), 10, tuple("0123456789"))
 
 
 def noise(shape: tuple[int, ...], num_classes: int, *, soft: bool) -> Dataset:
@@ -41,13 +42,17 @@ def noise(shape: tuple[int, ...], num_classes: int, *, soft: bool) -> Dataset:
     return Dataset(images, labels, num_classes)
 
 
-def as_source(dataset: Dataset, name: str) -> Source:
-    """Arrays in memory as a source."""
+def as_source(dataset: Dataset, name: str, splits: tuple[str, ...] | None = None) -> Source:
+    """Arrays in memory as a source; `splits` as in `Found`."""
+    images, labels, num_classes, class_names = dataset
 
     def read(row: int) -> tuple[np.ndarray, Label]:
-        return dataset.images[row], dataset.labels[row]
+        return images[row], labels[row]
 
-    return Source(len(dataset.images), read, lambda row: f"{name} image {row}", dataset.num_classes)
+    found = Found(
+        class_names, class_sizes(labels, num_classes), splits=splits, digest=lambda: digest_of(images, labels)
+    )
+    return Source(len(images), read, lambda row: f"{name} image {row}", num_classes, found)
 
 
 def load(source: Source, workers: int) -> Dataset:
@@ -68,7 +73,7 @@ def load(source: Source, workers: int) -> Dataset:
     with ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(read_chunk, range(0, source.length, CHUNK)):  # the loop raises the threads' errors
             pass
-    return Dataset(images, labels, source.num_classes)
+    return Dataset(images, labels, source.num_classes, source.found.class_names)
 
 
 def check_split(name: str, split: str, known: list[str]) -> None:

@@ -3,6 +3,7 @@
 import bisect
 import contextlib
 import functools
+import hashlib
 import importlib.util
 import itertools
 import threading
@@ -15,7 +16,7 @@ import requests
 
 from ebm_jax.data import decode
 from ebm_jax.data.memory import check_split
-from ebm_jax.data.source import Label, Source
+from ebm_jax.data.source import Found, Label, Source
 from ebm_jax.types import BadInput, Shape
 
 
@@ -26,6 +27,7 @@ class Condition(NamedTuple):
     """The record's features that `label` takes; "a/b" is b within a."""
     label: Callable[..., Label]
     num_classes: int
+    class_names: tuple[str, ...] = ()
 
 
 def _vector(*values: Any) -> np.ndarray:
@@ -33,7 +35,7 @@ def _vector(*values: Any) -> np.ndarray:
 
 
 CONDITIONS: dict[str, Condition] = {  # dSprites' as in the release, data.py:430-443, but shapes count from 0
-    "shape": Condition(("label_shape",), int, 3),
+    "shape": Condition(("label_shape",), int, 3, ("square", "ellipse", "heart")),
     "size": Condition(("value_scale",), _vector, 1),
     "position": Condition(("value_x_position", "value_y_position"), _vector, 2),
     "rotation": Condition(("value_orientation",), lambda angle: _vector(np.cos(angle), np.sin(angle)), 2),
@@ -76,8 +78,9 @@ def tfds_source(
     builder = _builder(name, data_dir, verify_checksums, manual_dir)
     features = dict(builder.info.features.items())
     _check_shape(name, features, shape, crop)
-    chosen = _condition(name, features, condition)
+    _condition(name, features, condition)
     _prepare(name, builder, manual_dir, verify_checksums)
+    chosen = _condition(name, features, condition)  # once more: the names of classes may come with the files
     check_split(name, split, list(builder.info.splits))
     parse = _parser(features, chosen.features)
     with _intact(builder):
@@ -91,7 +94,13 @@ def tfds_source(
 
     with _intact(builder):
         record_at(length - 1)  # finds a truncated copy now, not hours later
-    return Source(length, read, lambda row: f"{name} {split} record {row}", chosen.num_classes)
+    words = f"{builder.info.full_name} {split} {condition} {length} {'official' if verify_checksums else 'unverified'}"
+    found = Found(
+        chosen.class_names,
+        splits=tuple(builder.info.splits),
+        digest=lambda: hashlib.sha256(words.encode()).hexdigest(),  # data.dir may differ from host to host
+    )
+    return Source(length, read, lambda row: f"{name} {split} record {row}", chosen.num_classes, found)
 
 
 def _builder(name: str, data_dir: str, verify_checksums: bool, manual_dir: str) -> Any:
@@ -177,9 +186,14 @@ def _reachable(url: str) -> bool:
 def _condition(name: str, features: dict[str, Any], condition: str) -> Condition:
     label = features.get("label")
     conditions = {
-        "class": Condition(("label",), int, label.num_classes) if label else Condition((), lambda: 0, 1),
+        "class": Condition(("label",), int, label.num_classes, tuple(label.names))
+        if label
+        else Condition((), lambda: 0, 1),
         **{key: value for key, value in CONDITIONS.items() if features.keys() >= set(value.features)},
-        **{key: Condition((f"attributes/{key}",), int, 2) for key in features.get("attributes", {})},
+        **{
+            key: Condition((f"attributes/{key}",), int, 2, (f"not {key}", key))
+            for key in features.get("attributes", {})
+        },
     }
     if condition not in conditions:
         raise BadInput(f"data.condition '{condition}' is not a label of {name}; use one of {', '.join(conditions)}")
@@ -189,6 +203,12 @@ def _condition(name: str, features: dict[str, Any], condition: str) -> Condition
 def _check_shape(name: str, features: dict[str, Any], shape: Shape, crop: bool) -> None:
     if "image" not in features:
         raise BadInput(f"data.name '{name}' is not a set of images; its features are {', '.join(features)}")
+    kind = features["image"].np_dtype
+    if kind != np.uint8:
+        raise BadInput(
+            f"data.name '{name}' stores images of {np.dtype(kind)}, whose white is not known here; save them as an "
+            ".npz and use data.source=npz:PATH with data.max_value"
+        )
     stored = features["image"].shape
     if not crop and None not in stored and stored != tuple(shape):
         raise BadInput(f"data.shape {tuple(shape)} is not the shape of {name}; use {stored}, or data.crop=True")

@@ -71,7 +71,7 @@ def shapes(split: str, shape: tuple[int, ...], condition: str, seed: int = 0) ->
     positions = rng.random((SIZES[split], 2), np.float32)
     images = np.rint(255 * render(kinds, positions, side)).astype(np.uint8)
     if condition == "shape":
-        return Dataset(images, kinds, len(SHAPES))
+        return Dataset(images, kinds, len(SHAPES), SHAPES)
     if condition == "position":
         return Dataset(images, positions, 2)
     raise BadInput(f"data.condition '{condition}' is not a factor of shapes; use shape or position")

@@ -21,7 +21,7 @@ import jax
 from jax._src import distributed  # the table has no public name; Orbax takes it from here too
 from jax.experimental import multihost_utils
 
-from ebm_jax.types import BadInput
+from ebm_jax.types import BadInput, printable
 
 ADDRESS = "JAX_COORDINATOR_ADDRESS"  # where JAX looks for the coordinator too
 MEETING, FAILED = "ebm_jax/meeting/", "ebm_jax/failed/"  # folders of the table
@@ -276,7 +276,7 @@ def _end_for(failures: dict[int, tuple[int, str, str]]) -> NoReturn:
 
 
 def _end(line: str, status: int) -> NoReturn:
-    print(f"run.py: {line}", file=sys.stderr, flush=True)
+    print(f"run.py: {printable(line)}", file=sys.stderr, flush=True)
     os._exit(status)
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ebm_jax.evaluators.common import Outcome, Value
 from ebm_jax.registry import file_name
+from ebm_jax.types import printable
 
 Table = list[list[str]]
 BETWEEN = " / "  # between row and column in the name of a value
@@ -71,7 +72,7 @@ def as_card(evaluation: Evaluation) -> str:
         parts += [f"![{picture}]({picture_name(name, picture)})" for picture in outcome.pictures]
     if evaluation.failed:
         parts += ["## Not measured", _facts(evaluation.failed)]
-    return "\n\n".join(parts) + "\n"
+    return printable("\n\n".join(parts) + "\n", but="\n")
 
 
 def _facts(facts: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from ebm_jax.evaluators.common import Evidence, Outcome, Value, sha256
 from ebm_jax.evaluators.features import noted, require_covariance, require_same_shape
 from ebm_jax.metrics import classifier, features, frechet, score
 from ebm_jax.metrics.features import Summary
+from ebm_jax.pixels import quantised
 from ebm_jax.storage import archive, bucket
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, Params
@@ -34,7 +35,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     Raises:
       BadInput: the data have no classes; there are too few images; the sets differ in shape.
     """
-    config, images = run.config, features.quantised(evidence.samples.images)
+    config, images = run.config, quantised(evidence.samples.images)
     reference, unseen = evidence.data["eval.reference_split"], evidence.data["eval.split"]
     require_same_shape(images, reference.images)
     params, words = trained(run, evidence)
@@ -66,7 +67,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
         "features": f"{classifier.NUM_FEATURES} of the project's own classifier, no Inception: a classifier distance "
         "is comparable with others of the same classifier only, and never with an FID",
         "classifier": f"{words}; accuracy {accuracy:.4f} on {config.eval.split}",
-        "images": "rounded to 256 levels",
+        "images": "levels floor(256 x) of samples x, as training's data have",
         "compared": f"{len(images):,} samples, and {len(rows):,} evenly spaced images of {config.eval.split}, each "
         f"with all {len(reference.images):,} images of {config.eval.reference_split}",
         "score": "exp of the mean KL(p(y|x) || p(y)), from 1 to the number of classes",

@@ -9,6 +9,7 @@ from ebm_jax.evaluators.common import SAMPLES, Evidence, Needs, Outcome, Value, 
 from ebm_jax.metrics import features, frechet, inception, kernel_distance, manifolds, score
 from ebm_jax.metrics.features import FeatureFn, Summary
 from ebm_jax.metrics.moments import Moments
+from ebm_jax.pixels import quantised
 from ebm_jax.storage import archive, weights
 from ebm_jax.trained import Note, TrainedRun
 from ebm_jax.types import BadInput, Config
@@ -229,13 +230,13 @@ def compare(run: TrainedRun, evidence: Evidence) -> Compared:
     reference, kept, words = _reference(run, evidence, feature_fn, found.digest)
     samples = features.summarise(
         noted(evidence.note, "samples", feature_fn, len(images)),
-        features.quantised(images),
+        quantised(images),
         num_groups=config.splits,
         keep=config.inception.kept_features,
     )
     protocol = {
         "feature weights": f"{Path(config.inception.weights).name}, SHA-256 {found.digest}",
-        "images": f"rounded to 256 levels, {inception.CONVENTION}",
+        "images": f"levels floor(256 x) of samples x, as training's data have, {inception.CONVENTION}",
         "reference": words,
     }
     return Compared(samples, reference, kept, protocol)

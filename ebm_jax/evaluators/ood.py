@@ -11,6 +11,7 @@ import numpy as np
 from ebm_jax.data import sources
 from ebm_jax.evaluators.card import BETWEEN
 from ebm_jax.evaluators.common import Evidence, Outcome, Value, chosen_rows, sha256
+from ebm_jax.kinds import shown
 from ebm_jax.labels import label_shape
 from ebm_jax.metrics import ood, outliers
 from ebm_jax.report import console, figures, pictures
@@ -161,17 +162,19 @@ def _config_of(config: Config, word: str) -> Config:
     kind, _, name = place.partition(":")
     if kind not in NAMED + PATHS:
         known = ", ".join([*MADE, "train", *(f"{kind}:NAME" for kind in NAMED), *(f"{kind}:PATH" for kind in PATHS)])
-        raise BadInput(f"eval.ood.sets '{word}' is unknown; use some of {known}")
+        raise BadInput(f"eval.ood.sets {shown(word)} is unknown; use some of {known}")
     other = with_split(config, split or config.eval.split).unlock()
     other.data.source, other.data.name = (place if kind in PATHS else kind), name
     other.data.crop, other.data.condition, other.model.num_classes = True, "class", 1
+    other.data.holdout = 0.0  # a set of its own, of which nothing was trained on
     return other.lock()
 
 
 def _named(word: str, make: Callable):
     """Call `make`; its error names the set."""
     try:
-        return make()
+        with sources.split_named("eval.split"):
+            return make()
     except BadInput as error:
         raise BadInput(f"eval.ood.sets {word}: {error}; another split is asked for by {word}@SPLIT") from error
 

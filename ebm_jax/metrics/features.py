@@ -38,11 +38,6 @@ class Summary(NamedTuple):
         return sum(group.count for group in self.moments)
 
 
-def quantised(images: np.ndarray) -> np.ndarray:
-    """Images in [0, 1] rounded to 256 levels, uint8, as a picture file holds them: the data have these levels too."""
-    return np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
-
-
 def make_feature_fn(apply: ApplyFn, params: Params, mesh: Mesh, batch_size: int) -> FeatureFn:
     """The function from images uint8 [n, h, w, c] to features float32 [n, d] and class probabilities [n, classes].
 

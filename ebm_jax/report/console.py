@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ebm_jax.distributed import processes
+from ebm_jax.types import printable
 
 TABLE_WIDTH = 200  # characters at most; a narrower terminal wraps the lines
 QUIET_SECONDS = 15.0  # of silence before a note, without a terminal
@@ -23,12 +24,13 @@ QUIET_SECONDS = 15.0  # of silence before a note, without a terminal
 def say(text: str) -> None:
     """Print one plain line, on the first process only."""
     if processes.is_first():
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
 
 def warn(text: str) -> None:
     """Print one plain line to standard error; every process but the first begins it with its number."""
-    print(text if processes.is_first() else f"process {processes.index()}: {text}", file=sys.stderr, flush=True)
+    line = text if processes.is_first() else f"process {processes.index()}: {text}"
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def warn_skipped(checkpoints: dict[int, str]) -> None:
@@ -49,11 +51,11 @@ def table(title: str, rows: Sequence[Sequence[str]]) -> None:
     """Print rows under a title, the header row first, on the first process only."""
     if not processes.is_first():
         return
-    found = Table(box=box.SIMPLE, title=Text(title), title_justify="left")
+    found = Table(box=box.SIMPLE, title=Text(printable(title)), title_justify="left")
     for cell in rows[0]:
-        found.add_column(Text(cell), no_wrap=True)
+        found.add_column(Text(printable(cell)), no_wrap=True)
     for row in rows[1:]:
-        found.add_row(*map(Text, row))
+        found.add_row(*(Text(printable(cell)) for cell in row))
     Console(width=TABLE_WIDTH).print(found)
 
 
@@ -93,6 +95,6 @@ class Pieces:
     def _show(self, words: str) -> None:
         self._spoke = time.perf_counter()
         if self._live:
-            self._progress.update(self._task, description=words)
+            self._progress.update(self._task, description=printable(words))
         else:
             say(words)

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,8 @@ class Events:
 
     def __init__(self, folder: str | Path, **options: Any):
         before = set(threading.enumerate())
-        number = sum(
-            1 for _ in Path(folder).glob("events.out.tfevents.*")
-        )  # a file opened within the same second would overwrite it
-        self._writer = SummaryWriter(str(folder), max_queue=0, filename_suffix=f".{number}", **options)
+        # A name that nobody can foresee: it overwrites no file of the same second, and follows no link put there
+        self._writer = SummaryWriter(str(folder), max_queue=0, filename_suffix=f".{uuid.uuid4().hex}", **options)
         self._threads = set(threading.enumerate()) - before
         self._error: BaseException | None = None
         self._hook, threading.excepthook = threading.excepthook, self._notice

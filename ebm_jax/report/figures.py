@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from ebm_jax.storage.writing import replacing
+
 BINS = 80  # of a histogram
 
 
@@ -162,4 +164,5 @@ def _panels(number: int):
 
 def _save(figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=100, format="png")

@@ -1,26 +1,49 @@
 """Images as pictures: grids, captioned rows, strips of chains, films."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ebm_jax.kinds import printable
+from ebm_jax.pixels import quantised
+from ebm_jax.storage.writing import replacing
+
 TILE = 56  # pixels: small images are enlarged to at least about this side in a grid
 BACKGROUND = 128  # gray, between images
 CAPTION, CAPTION_WIDTH = 16, 160  # pixels: height of a caption, and the least width of a picture with captions
+SMALL_CAPTION = 14  # pixels: height of a caption below one image of a grid
 STRIP = 12  # columns
 FRAME_MS, LAST_FRAME_MS = 80, 1500
 
 
-def grid(images: np.ndarray) -> np.ndarray:
-    """Images [n, h, w, c] in [0, 1] as one nearly square uint8 picture, row by row; small images are enlarged."""
-    return _arranged(_tiles(images, TILE), math.ceil(math.sqrt(len(images))))
+def grid(images: np.ndarray, captions: Sequence[str] = ()) -> np.ndarray:
+    """Images [n, h, w, c] in [0, 1] as one nearly square uint8 picture, row by row; small images are enlarged.
+
+    Args:
+      captions: one below each image, cut to its width; empty: none.
+    """
+    tiles = _tiles(images, TILE)
+    if captions:
+        bands = [_band(caption, *tiles.shape[2:]) for caption in captions]
+        tiles = np.concatenate([tiles, np.stack(bands)], 1)
+    return _arranged(tiles, math.ceil(math.sqrt(len(images))))
 
 
-def write_grid(path: Path, images: np.ndarray) -> None:
-    """The grid of images [n, h, w, c] in [0, 1], c being 1 or 3, as a PNG file."""
-    _write_png(path, grid(images))
+def _band(caption: str, width: int, channels: int) -> np.ndarray:
+    """A caption in white on gray, uint8 [SMALL_CAPTION, width, channels]."""
+    font, text = ImageFont.load_default(SMALL_CAPTION - 4), printable(caption)
+    fitting = (length for length in range(len(text), 0, -1) if font.getlength(text[:length]) <= width - 2)
+    band = Image.new("L", (width, SMALL_CAPTION), BACKGROUND)
+    ImageDraw.Draw(band).text((1, 0), text[: next(fitting, 0)], fill="white", font=font)
+    return np.asarray(band)[:, :, None].repeat(channels, 2)
+
+
+def write_grid(path: Path, images: np.ndarray, captions: Sequence[str] = ()) -> None:
+    """The `grid` of images [n, h, w, c] in [0, 1], c being 1 or 3, as a PNG file."""
+    _write_png(path, grid(images, captions))
 
 
 def write_rows(path: Path, rows: dict[str, np.ndarray]) -> None:
@@ -59,9 +82,10 @@ def write_film(path: Path, frames: np.ndarray) -> None:
     equal frame before it.
     """
     pictures = [_pil(grid(images)) for images in frames]
-    path.parent.mkdir(parents=True, exist_ok=True)
     durations = [FRAME_MS] * (len(pictures) - 1) + [LAST_FRAME_MS]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
 def _scale(images: np.ndarray, side: int) -> int:
@@ -75,8 +99,7 @@ def _tiles(images: np.ndarray, side: int) -> np.ndarray:
     scale = _scale(images, side)
     gap = max(1, max(h, w) * scale // 16)
     tiles = np.full((n, h * scale + 2 * gap, w * scale + 2 * gap, c), BACKGROUND, np.uint8)
-    pixels = np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8)
-    tiles[:, gap:-gap, gap:-gap] = pixels.repeat(scale, 1).repeat(scale, 2)
+    tiles[:, gap:-gap, gap:-gap] = quantised(images).repeat(scale, 1).repeat(scale, 2)
     return tiles
 
 
@@ -95,4 +118,5 @@ def _pil(picture: np.ndarray) -> Image.Image:
 
 def _write_png(path: Path, picture: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    _pil(picture).save(path)
+    with replacing(path) as file:
+        _pil(picture).save(file, "PNG")

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -18,7 +19,7 @@ from ebm_jax.report.console import density_line, say, warn
 from ebm_jax.report.events import Events
 from ebm_jax.report.pictures import grid, write_grid
 from ebm_jax.storage.bucket import Mirror
-from ebm_jax.storage.workdir import write_atomically
+from ebm_jax.storage.writing import appending, write_atomically
 from ebm_jax.types import Folder
 
 METRICS, EVALUATION = "metrics.jsonl", "evaluation.jsonl"
@@ -30,9 +31,13 @@ class Reporter:
     """The watchers of one training run, a context manager. It drops the lines of steps after `start` from the files.
 
     On processes other than the first it accepts all calls and writes nothing; only the first may call `density`.
+
+    Args:
+      class_names: of labels, for the captions of images; empty: no captions.
     """
 
-    def __init__(self, workdir: Folder, start: int, num_steps: int):
+    def __init__(self, workdir: Folder, start: int, num_steps: int, class_names: Sequence[str] = ()):
+        self._class_names = class_names
         self._writes = processes.is_first()
         self._mirror = Mirror(workdir if self._writes else Path(), GROWING)
         self._workdir = self._mirror.local
@@ -52,7 +57,7 @@ class Reporter:
     def _open(self, start: int) -> None:
         for name in (METRICS, EVALUATION) if self._writes else ():
             _drop_after(self._workdir / name, start)
-        self._jsonl = (self._workdir / METRICS if self._writes else Path(os.devnull)).open("a")
+        self._jsonl = appending(self._workdir / METRICS if self._writes else Path(os.devnull))
         self._events = Events(self._workdir, purge_step=start + 1, write_to_disk=self._writes)
 
     def __enter__(self) -> "Reporter":
@@ -90,13 +95,15 @@ class Reporter:
         self._open(step)
         self._marked, self._marked_step = time.perf_counter(), step
 
-    def image(self, name: str, step: int, images: np.ndarray) -> None:
-        """Write a grid as images/NAME_STEP.png and into the TensorBoard events."""
+    def image(self, name: str, step: int, images: np.ndarray, labels: np.ndarray | None = None) -> None:
+        """Write a grid as images/NAME_STEP.png and into the TensorBoard events; captions name the labels [n]."""
         if not self._writes:
             return
         path = self._workdir / "images" / f"{name}_{step:06d}.png"
-        write_grid(path, images)
-        self._events.add_image(name, grid(images), step)
+        named: list[int] = labels.tolist() if labels is not None and self._class_names else []
+        captions = [self._class_names[label] for label in named]
+        write_grid(path, images, captions)
+        self._events.add_image(name, grid(images, captions), step)
         self._mirror.push()
 
     def density(
@@ -110,7 +117,7 @@ class Reporter:
           report: kl, nll and entropy, in nats.
         """
         figures.density_figure(self._workdir / "images" / f"density_{step:06d}.png", data, samples, log_q)
-        with (self._workdir / EVALUATION).open("a") as file:
+        with appending(self._workdir / EVALUATION) as file:
             file.write(json.dumps({"step": step, **report}) + "\n")
         for name, value in report.items():
             self._events.add_scalar(f"evaluation/{name}", value, step)

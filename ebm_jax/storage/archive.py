@@ -3,11 +3,13 @@
 import hashlib
 import io
 import json
+import zipfile
 from typing import NamedTuple
 
 import numpy as np
 
-from ebm_jax.storage.workdir import write_atomically
+from ebm_jax.storage import sizes
+from ebm_jax.storage.writing import write_atomically
 from ebm_jax.types import BadInput, Folder
 
 DESCRIPTION, DIGEST = "description", "sha256"
@@ -52,18 +54,39 @@ def read(path: Folder) -> Archive:
     """Read the file and check its hash; nothing is unpickled.
 
     Raises:
-      BadInput: the file cannot be read, is no such file, or does not match its hash.
+      BadInput: the file cannot be read, is too large, is not of `write`, or does not match its hash.
     """
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = sizes.read_npz(path)
         description, digest = json.loads(str(arrays.pop(DESCRIPTION))), str(arrays.pop(DIGEST))
+        if not isinstance(description, dict):
+            raise ValueError
+    except BadInput:
+        raise
     except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror or error}); delete it to have it made anew") from error
+        raise BadInput(f"{path} cannot be read ({error.strerror or error}); mend that, or give another path") from error
     except Exception as error:  # NumPy, zipfile, zlib and json each raise their own
-        raise BadInput(
-            f"{path} is no file of saved statistics ({type(error).__name__}); delete it to have it made anew"
-        ) from error
+        if not _is_ours(path):
+            raise BadInput(_of_another_program(path)) from error
+        raise BadInput(f"{path} is damaged ({type(error).__name__}); delete it to have it made anew") from error
     if digest_of(arrays, description) != digest:
         raise BadInput(f"{path} is damaged: its SHA-256 is not that of its content; delete it to have it made anew")
     return Archive(arrays, description, digest)
+
+
+def _names(path: Folder) -> set[str]:
+    """The names of an archive's arrays; empty if it is none, or is cut short."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as file:
+            return {name.removesuffix(".npy") for name in file.namelist()}
+    except Exception:  # zipfile raises many kinds for a damaged archive
+        return set()
+
+
+def _is_ours(path: Folder) -> bool:
+    return {DESCRIPTION, DIGEST} <= _names(path)
+
+
+def _of_another_program(path: Folder) -> str:
+    what = ", with mu and sigma of other images or weights" if {"mu", "sigma"} <= _names(path) else ", or is cut short"
+    return f"{path} is of another program{what}; it is left as it is: give another path, and the file is made there"

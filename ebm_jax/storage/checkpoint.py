@@ -11,6 +11,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -153,7 +154,7 @@ def _remove_unfinished(manager: ocp.CheckpointManager) -> None:
     for path in manager.directory.iterdir():
         if UNFINISHED in path.name:
             with contextlib.suppress(OSError):  # it only takes room
-                path.rmtree()
+                path.unlink() if Path(path).is_symlink() else path.rmtree()
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import re
+import stat
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 FORMAT = 1  # of the folder; raise it whenever a reader of the format before would misread the new one
+LARGEST_MANIFEST = 2**24  # bytes
 MANIFEST, PARAMS, SAMPLER, ENERGY = "manifest.json", "params.npz", "sampler.bin", "energy.bin"
 
 
@@ -27,22 +31,37 @@ class Exported(NamedTuple):
         return np.zeros((n, *self.manifest["label_shape"]), self.manifest["label_dtype"])
 
 
-def load(folder: str | Path = Path(__file__).parent) -> Exported:
+def load(folder: str | Path = Path(__file__).parent, max_bytes: int = 2**33) -> Exported:
     """The model in `folder`, by default the one beside this file.
 
+    Args:
+      max_bytes: the largest file that is read, and the most that the parameters may unpack to.
+
     Raises:
-      ValueError: a file is missing or damaged, or this jax or reader cannot read the artifact's version; the message is
-        one line.
+      ValueError: a file is missing, damaged or too large, this jax or reader cannot read the artifact's version, or a
+        program calls back into Python; the message is one line.
     """
     folder = Path(folder)
-    manifest = _manifest(folder / MANIFEST)
-    for name, digest in manifest["files"].items():
-        if hashlib.sha256(_content(folder / name)).hexdigest() != digest:
+    manifest = _manifest(folder / MANIFEST, max_bytes)
+    for name in (PARAMS, SAMPLER, ENERGY):
+        if hashlib.sha256(_content(folder / name, max_bytes)).hexdigest() != manifest["files"][name]:
             raise ValueError(f"{folder / name} is damaged: its SHA-256 is not that of {MANIFEST}; copy it anew")
-    sampler, energy = (_program(folder / name, manifest) for name in (SAMPLER, ENERGY))
-    with np.load(folder / PARAMS, allow_pickle=False) as arrays:
-        params = nested(dict(arrays))
-    return Exported(params, sampler, energy, manifest)
+    sampler, energy = (_program(folder / name, manifest, max_bytes) for name in (SAMPLER, ENERGY))
+    return Exported(nested(_arrays(folder / PARAMS, max_bytes)), sampler, energy, manifest)
+
+
+def _arrays(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > max_bytes:
+            raise ValueError(
+                f"unpacks to {size:,} bytes, of which at most {max_bytes:,} are read; max_bytes raises that"
+            )
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # NumPy, zipfile and zlib each raise their own
+        raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())[:120]})") from error
 
 
 def nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -57,26 +76,37 @@ def nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
     return tree
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, max_bytes: int) -> bytes:
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{path} is no file; copy the folder anew")
+        if found.st_size > max_bytes:
+            raise ValueError(
+                f"{path} has {found.st_size:,} bytes, of which at most {max_bytes:,} are read; max_bytes raises that"
+            )
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); copy the folder anew") from error
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _manifest(path: Path, max_bytes: int) -> dict[str, Any]:
     try:
-        manifest = json.loads(_content(path))
+        manifest = json.loads(_content(path, min(max_bytes, LARGEST_MANIFEST)))
         version = manifest["format"]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        [manifest["files"][name] for name in (PARAMS, SAMPLER, ENERGY)]
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not the manifest of an export; copy the folder anew") from error
     if version != FORMAT:
         raise ValueError(f"{path} has format {version}, this reader has {FORMAT}; use the load.py exported with it")
     return manifest
 
 
-def _program(path: Path, manifest: dict[str, Any]) -> Callable[..., Any]:
-    """The program of a .bin file; raises ValueError if the installed jax cannot read it, and says why."""
+def _program(path: Path, manifest: dict[str, Any], max_bytes: int) -> Callable[..., Any]:
+    """The program of a .bin file; raises ValueError if the installed jax cannot read it, and says why.
+
+    A call back into Python has the address of a function in the memory of whoever exported it: here it would be any.
+    """
     import jax
 
     made, here = f"made with jax {manifest['jax']}", f"jax {jax.__version__} is installed"
@@ -92,9 +122,12 @@ def _program(path: Path, manifest: dict[str, Any]) -> Callable[..., Any]:
             "or export the run again"
         )
     try:
-        exported = export.deserialize(bytearray(_content(path)))
-        exported.mlir_module()  # parses the program: a newer jax's operations fail here and not in the first call
+        exported = export.deserialize(bytearray(_content(path, max_bytes)))
+        program = exported.mlir_module()  # parses it: a newer jax's operations fail here and not in the first call
     except Exception as error:  # flatbuffers, MLIR and JAX each raise their own
         reason = f"{type(error).__name__} {' '.join(str(error).split())[:120]}"
         raise ValueError(f"{path} cannot be read ({reason}); {here}, it was {made}") from error
+    calls = re.findall(r'(?:custom_call @|call_target_name = ")([^\s("]+)', program)
+    if called := [name for name in calls if "callback" in name.lower()]:
+        raise ValueError(f"{path} calls back into Python ({called[0][:60]}), which no export of this project does")
     return exported.call

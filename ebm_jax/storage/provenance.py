@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from ebm_jax.storage.workdir import write_atomically
+from ebm_jax.storage.writing import write_atomically
 from ebm_jax.types import Folder
 from ebm_jax.version import VERSION
 

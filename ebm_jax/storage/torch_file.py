@@ -4,8 +4,11 @@ A pickle is a program for a stack machine, and may call anything. This reader kn
 of tensors needs and refuses all others. It knows four callables by name, and does their work itself.
 """
 
+import functools
 import io
+import math
 import pickletools
+import reprlib
 import sys
 import zipfile
 from collections.abc import Callable
@@ -14,11 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ebm_jax.storage import sizes
 from ebm_jax.types import BadInput
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-LARGEST_FILE = 2**33  # bytes; the FID weights have 96 million
 STORAGES = {  # a tensor's elements may be of these types
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -71,16 +74,17 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """The arrays, by name, of a state dict that `torch.save` wrote, in its format since 1.6 or the format before.
 
     Raises:
-      BadInput: the file cannot be read, is damaged or cut short, or holds anything but a dict from names to tensors.
+      BadInput: the file cannot be read, is damaged, cut short or too large, or holds anything but a dict from names to
+        tensors.
     """
     try:
-        size = path.stat().st_size
-        if size > LARGEST_FILE:
-            raise Malformed(f"it has {size:,} bytes, at most {LARGEST_FILE:,} are read")
+        sizes.require_file(path)
         if zipfile.is_zipfile(path):
             return _read_archive(path)
         with path.open("rb") as file:
             return _read_legacy(file)
+    except BadInput:
+        raise
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror or error}); give a file of weights") from error
     except Exception as error:  # pickletools, zipfile and struct each raise their own of damaged files
@@ -102,6 +106,7 @@ def _read_archive(path: Path) -> dict[str, np.ndarray]:
         if f"{folder}byteorder" in entries and archive.read(f"{folder}byteorder") != b"little":
             raise Malformed("its numbers are not little-endian")
 
+        @functools.cache  # many tensors may be views of one storage
         def content(storage: Storage) -> bytes:
             return archive.read(f"{folder}data/{storage.key}")
 
@@ -125,6 +130,8 @@ def _read_legacy(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
     contents = {}
     for key in keys:
         size = int.from_bytes(_exactly(file, 8), "little")
+        if size * wanted[key].dtype.itemsize > sizes.largest():
+            raise Malformed("it is cut short")
         if size != wanted[key].size:
             raise Malformed(f"storage {key} has {size} elements, not {wanted[key].size}")
         contents[key] = _exactly(file, size * wanted[key].dtype.itemsize)
@@ -144,8 +151,16 @@ def _tensors(state: Any) -> dict[str, Tensor]:
         raise Malformed("it holds no dict of tensors")
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise Malformed(f"{name!r} is not the name of a tensor")
+            raise Malformed(f"{_shown(name)} is not the name of a tensor")
+    total = sum(math.prod(tensor.shape) * tensor.storage.dtype.itemsize for tensor in state.values())
+    if total > (limit := sizes.largest()):
+        raise Malformed(sizes.in_words("its tensors take", total, limit))
     return state
+
+
+def _shown(value: Any) -> str:
+    """A value of the file in words; the whole text of nested values may be longer than any memory."""
+    return reprlib.repr(value)[:80]
 
 
 def _arrays(state: Any, content: Callable[[Storage], bytes]) -> dict[str, np.ndarray]:
@@ -261,13 +276,13 @@ def _call(stack: list[Any]) -> None:
     elif function == REBUILD_PARAMETER:
         stack.append(_of_type(arguments[0], Tensor))
     else:
-        raise Malformed(f"its pickle calls {function!r:.80}, which tensors do not need")
+        raise Malformed(f"its pickle calls {_shown(function)}, which tensors do not need")
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
     numbers = (offset, *_of_type(shape, tuple), *_of_type(strides, tuple))
     if any(type(number) is not int or number < 0 for number in numbers) or len(shape) != len(strides):
-        raise Malformed(f"a tensor of the shape {shape!r:.80}")
+        raise Malformed(f"a tensor of the shape {_shown(shape)}")
     return Tensor(_of_type(storage, Storage), offset, shape, strides)
 
 
@@ -277,7 +292,7 @@ def _storage(stack: list[Any]) -> None:
     if kind != "storage" or view not in ([], [None]) or not isinstance(key, str):
         raise Malformed("its tensors are not stored as tensors are")
     if type(size) is not int or size < 0 or not isinstance(dtype, Name) or dtype.name not in STORAGES:
-        raise Malformed(f"a storage of {size!r:.80} elements of {dtype!r:.80}")
+        raise Malformed(f"a storage of {_shown(size)} elements of {_shown(dtype)}")
     stack.append(Storage(key, STORAGES[dtype.name], size))
 
 

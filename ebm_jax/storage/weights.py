@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ebm_jax.storage import torch_file
+from ebm_jax.storage import sizes, torch_file
 from ebm_jax.types import BadInput
 
 
@@ -25,9 +25,10 @@ def digest_of(path: Path, expected: str) -> str:
       expected: the hash that the file must have, or its beginning; empty allows any.
 
     Raises:
-      BadInput: the file cannot be read, or has another hash.
+      BadInput: the file cannot be read, is too large, or has another hash.
     """
     try:
+        sizes.require_file(path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
@@ -52,7 +53,8 @@ def read(path: Path, expected: str) -> Weights:
     if path.suffix != ".npz":
         return Weights(torch_file.read_tensors(path), digest)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return Weights({name: file[name] for name in file.files}, digest)
+        return Weights(sizes.read_npz(path), digest)
+    except BadInput:
+        raise
     except Exception as error:  # NumPy, zipfile and zlib each raise their own
         raise BadInput(f"{path} is no .npz file of plain numbers ({type(error).__name__}); save it again") from error

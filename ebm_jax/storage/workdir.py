@@ -6,28 +6,35 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from ebm_jax import schema
 from ebm_jax.distributed import processes
 from ebm_jax.storage import bucket
+from ebm_jax.storage.writing import require_no_links, write_atomically
 from ebm_jax.types import BadInput, Config, Folder
 
 CONFIG = "config.json"
+DATA = "data.json"  # records of the run's data, the newest one last (data/found.py)
+LARGEST_CONFIG = 2**24  # letters
 DESCRIBED = 6  # differences that a message lists
 
 
-def check(workdir: Folder, config: Config) -> None:
+def check(workdir: Folder, config: Config, but: Collection[str] = ()) -> None:
     """Refuse a folder in which a run of `config` can neither begin nor go on; this touches nothing.
 
+    Args:
+      but: keys that may differ.
+
     Raises:
-      BadInput: the folder belongs to something else, or to a run of another config.
+      BadInput: the folder belongs to something else, or to a run of another config; or a part of it is a link.
     """
     names = bucket.names(workdir)
+    require_no_links(workdir)
     if CONFIG in names:
-        differing = differences(read_config(workdir), config)
-        if differing:
+        found = differences(read_config(workdir), as_it_began(workdir, config))
+        if differing := {key: pair for key, pair in found.items() if key not in but}:
             raise BadInput(
                 f"--workdir {workdir} holds a run that cannot go on: {describe(differing)}; use another --workdir"
             )
@@ -35,8 +42,11 @@ def check(workdir: Folder, config: Config) -> None:
         raise BadInput(f"--workdir {workdir} is not empty and has no {CONFIG} of a run; use another --workdir")
 
 
-def claim(workdir: Folder, config: Config) -> str:
+def claim(workdir: Folder, config: Config, but: Collection[str] = ()) -> str:
     """Make `workdir` the folder of a run of `config`, or go on with the run that is there.
+
+    Args:
+      but: as for `check`.
 
     Returns:
       One line that says what was filled in for a run of an earlier version; empty if nothing was.
@@ -44,12 +54,49 @@ def claim(workdir: Folder, config: Config) -> str:
     Raises:
       BadInput: as `check`, or the folder cannot be written.
     """
-    check(workdir, config)
+    check(workdir, config, but)
     note = read(workdir)[1] if CONFIG in bucket.names(workdir) else ""
     with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(workdir / CONFIG, json.dumps(schema.canonical(config).to_dict(), indent=2) + "\n")
+        config = schema.canonical(as_it_began(workdir, config))
+        write_atomically(workdir / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
     return note
+
+
+def as_it_began(workdir: Folder, config: Config) -> Config:
+    """The config, with what an older run in `workdir` goes on doing, whatever the defaults are now.
+
+    These are the keys that came later and whose default acts otherwise (`absent`), where the config has the default.
+    """
+    if CONFIG not in bucket.names(workdir):
+        return config
+    old, new = schema.flat(read_config(workdir)), schema.flat(config)
+    later = {name: key for name, key in schema.KEYS.items() if key.absent not in (schema.ALWAYS, key.default)}
+    kept = {name: key.absent for name, key in later.items() if (old[name], new[name]) == (key.absent, key.default)}
+    return schema.with_values(config, kept) if kept else config
+
+
+def read_data(workdir: Folder) -> str:
+    """The text of the run's data.json; empty if it has none.
+
+    Raises:
+      BadInput: it cannot be read.
+    """
+    path = workdir / DATA
+    try:
+        return path.read_text() if DATA in bucket.names(workdir) else ""
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read ({bucket.reason(error)}); restore it from a copy") from error
+
+
+def write_data(workdir: Folder, text: str) -> None:
+    """Write the run's data.json whole.
+
+    Raises:
+      BadInput: the folder cannot be written.
+    """
+    with _writing(workdir):
+        write_atomically(workdir / DATA, text)
 
 
 @contextlib.contextmanager
@@ -146,7 +193,11 @@ def read(workdir: Folder) -> tuple[Config, str]:
     """
     path = workdir / CONFIG
     try:
-        groups = json.loads(path.read_text())
+        with path.open() as file:
+            text = file.read(LARGEST_CONFIG + 1)
+        if len(text) > LARGEST_CONFIG:
+            raise ValueError(f"more than {LARGEST_CONFIG:,} letters, which no config has")
+        groups = json.loads(text)
         if not isinstance(groups, dict):
             raise ValueError(f"{type(groups).__name__}, not groups of keys")
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -178,15 +229,9 @@ def describe(differing: dict[str, tuple[Any, Any]]) -> str:
 def unused(folder: Folder, name: str, suffix: str = "") -> Folder:
     """The first path NAME_N, N = 0, 1 ..., for which there is no file NAME_N + suffix."""
     numbers = (folder / f"{name}_{number}" for number in itertools.count())
-    return next(path for path in numbers if not path.with_name(path.name + suffix).exists())
+    return next(path for path in numbers if not _is_taken(path.with_name(path.name + suffix)))
 
 
-def write_atomically(path: Folder, content: str | bytes) -> None:
-    """Write a whole file or nothing."""
-    content = content if isinstance(content, bytes) else content.encode()
-    if bucket.is_remote(path):  # a bucket shows no file before it has the whole file
-        path.write_bytes(content)
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+def _is_taken(path: Folder) -> bool:
+    """Whether there is anything at a path, a link to nothing included."""
+    return path.exists() or (not bucket.is_remote(path) and os.path.islink(path))

@@ -35,7 +35,7 @@ def check(config: Config) -> None:
 def run(run: TrainedRun, key: PRNGKey) -> Result:
     """The predicted classes of images of `sample.split`; nothing is random."""
     del key
-    images, labels = images_to_start_from(run.config)
+    images, labels = images_to_start_from(run)
     apply = energy.of_members(assemble.make_apply(run.config))
     energies_of = energy.class_energies(apply, run.params, run.config.model.num_classes)
     size = run.config.sample.batch_size
@@ -47,8 +47,8 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
 
     def draw(path: Path) -> None:
         wrong = predicted != labels
-        shown = images[wrong] if wrong.any() else images
-        pictures.write_grid(path.with_suffix(".png"), shown[: COLUMNS**2])
+        rows = np.flatnonzero(wrong if wrong.any() else ~wrong)[: COLUMNS**2]
+        pictures.write_grid(path.with_suffix(".png"), images[rows], run.names_of(predicted[rows]))
 
     line = f"accuracy {accuracy:.4f} on {len(images)} images of {run.config.sample.split}; the picture has wrong ones"
     return Result(arrays, draw, line)

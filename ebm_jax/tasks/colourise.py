@@ -26,7 +26,7 @@ def check(config: Config) -> None:
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
     """Draw images of `sample.split` from the means of their channels."""
-    images, labels = images_to_start_from(run.config)
+    images, labels = images_to_start_from(run)
     channels = images.shape[3]
     observed = np.asarray(observations.gray(jnp.asarray(images)))
     weight = likelihood_weight(run.config) * channels  # divided by ‖A‖²

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax.data import sources
+from ebm_jax import identity
 from ebm_jax.distributed import parallel
 from ebm_jax.labels import label_shape, sample_labels
 from ebm_jax.report import pictures
-from ebm_jax.trained import TrainedRun, with_split
+from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, PRNGKey
 
 COLUMNS = 16  # images in a row of a picture
@@ -77,9 +77,14 @@ def compiled(run: TrainedRun, fn: Callable[..., Any], key: PRNGKey, *rows: Any) 
     return jax.device_get(jax.jit(fn)(key, *rows))
 
 
-def images_to_start_from(config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """`sample.num_images` random images [n, h, w, c] in [0, 1] of `sample.split`, or all if fewer, with labels."""
-    images = sources.make_source(with_split(config, config.sample.split))
+def images_to_start_from(run: TrainedRun) -> tuple[np.ndarray, np.ndarray]:
+    """`sample.num_images` random images [n, h, w, c] in [0, 1] of `sample.split`, or all if fewer, with labels.
+
+    Raises:
+      BadInput: as `identity.source_of`.
+    """
+    config = run.config
+    images = identity.source_of(run.folder, config, config.sample.split, "sample.split")
     count = min(config.sample.num_images, images.length)
     rows = np.sort(np.random.default_rng(config.sample.seed).permutation(images.length)[:count])
     read = [images.read(int(row)) for row in rows]

@@ -8,7 +8,7 @@ from ebm_jax.models import energy
 from ebm_jax.report import pictures
 from ebm_jax.schema import with_values
 from ebm_jax.tasks.common import Result
-from ebm_jax.trained import TrainedRun, load, on_all_devices
+from ebm_jax.trained import TrainedRun, load, on_all_devices, with_numbers
 from ebm_jax.types import BadInput, Config, EnergyFn, Folder, Labels, Params, Places, PRNGKey
 
 LabelsAt = Callable[[Places], Labels]
@@ -73,5 +73,5 @@ def _of_another(run: TrainedRun, folder: Folder, text: str) -> tuple[Config, Par
             f"{folder} has images of {tuple(config.data.shape)}, this run of {tuple(run.config.data.shape)}; "
             "compose runs of one data.shape"
         )
-    config = with_values(config, {"sample.labels": text})
+    config = with_numbers(with_values(config, {"sample.labels": text}), folder)
     return config, params, lambda places: sample_labels(config, places)

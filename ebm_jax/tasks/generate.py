@@ -6,6 +6,7 @@ import numpy as np
 
 from ebm_jax import samplers
 from ebm_jax.data import sources
+from ebm_jax.data.found import shown, some
 from ebm_jax.report import console, figures, pictures
 from ebm_jax.storage import checkpoint
 from ebm_jax.tasks.common import Result, check_one_label_each
@@ -34,10 +35,12 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
         if config.data.source == "density":
             _write_density(path.with_suffix(".png"), run, found.images)
         else:
-            pictures.write_grid(path.with_suffix(".png"), found.images)
+            pictures.write_grid(path.with_suffix(".png"), found.images, run.names_of(found.labels))
 
     line = f"{len(found.images)} samples of step {run.step}, {config.sample.weights} weights, {origin}, "
     line += f"mean energy {found.energies.mean():+.4f}"
+    if names := run.names_of(np.unique(found.labels)):
+        line += f", of {'class' if len(names) == 1 else 'classes'} {some(list(map(shown, names)))}"
     return Result(found._asdict(), draw, line)
 
 

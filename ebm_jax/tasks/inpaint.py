@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import applications, assemble
+from ebm_jax.kinds import shown
 from ebm_jax.tasks.common import Result, check_images, check_one_label_each, compiled, images_to_start_from, rows_of
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, Images, Labels, PRNGKey
@@ -24,7 +25,7 @@ def check(config: Config) -> None:
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
     """Fill in images of `sample.split`; compare the error with the error of the training set's mean image."""
-    images, labels = images_to_start_from(run.config)
+    images, labels = images_to_start_from(run)
     known, stages = known_pixels(run.config), assemble.make_stages(run.config)
 
     def make(key: PRNGKey, images: Images, labels: Labels) -> Images:
@@ -73,7 +74,7 @@ def known_pixels(config: Config) -> np.ndarray:
         return known[name][:, :, None].repeat(c, 2)
     if not name.endswith(".npy"):
         raise BadInput(
-            f"sample.inpaint.mask '{name}' is unknown; use one of {', '.join(known)}, or a .npy file, True: known"
+            f"sample.inpaint.mask {shown(name)} is unknown; use one of {', '.join(known)}, or a .npy file, True: known"
         )
     try:
         mask = np.load(name, allow_pickle=False)

@@ -42,7 +42,7 @@ def check(config: Config) -> None:
 def run(run: TrainedRun, key: PRNGKey) -> Result:
     """Damage and restore images of `sample.split`; give the error before and after."""
     sample = run.config.sample
-    images, labels = images_to_start_from(run.config)
+    images, labels = images_to_start_from(run)
     key_damage, weight = jax.random.fold_in(key, DAMAGE), likelihood_weight(run.config)
     if sample.restore.corruption == "salt_and_pepper":
         observed = observations.salt_and_pepper(key_damage, jnp.asarray(images), sample.restore.amount)

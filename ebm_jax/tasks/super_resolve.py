@@ -30,7 +30,7 @@ def check(config: Config) -> None:
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
     """Draw images of `sample.split` from the means of blocks of `sample.super_resolve.factor` pixels a side."""
-    images, labels = images_to_start_from(run.config)
+    images, labels = images_to_start_from(run)
     factor = run.config.sample.super_resolve.factor
     forward = observations.downsample(factor)
     observed = np.asarray(forward(jnp.asarray(images)))

@@ -32,7 +32,7 @@ def check(config: Config) -> None:
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
     """Move images of `sample.split` to the classes of `sample.labels` in turn, or each to the class after its own."""
-    images, labels = images_to_start_from(run.config)
+    images, labels = images_to_start_from(run)
     asked = sample_labels(run.config, jnp.arange(len(images)))
     target = np.asarray(asked) if run.config.sample.labels else (labels + 1) % run.config.model.num_classes
     stages = assemble.make_stages(run.config)
