@@ -43,7 +43,7 @@ def load(workdir: str | Folder, *, snapshots: int = 1) -> tuple[Config, Params]:
       BadInput: no run, no checkpoint, only damaged ones, or fewer than `snapshots`.
     """
     folder = bucket.folder_of(workdir)
-    found = _restored(folder, _read(folder), _first_device(), snapshots)
+    found = _restored(folder, _read(folder), parallel.first_device_mesh(), snapshots)
     return found.config, found.params
 
 
@@ -179,7 +179,7 @@ def open_run(
     """
     folder = bucket.folder_of(folder)
     asked = _read(folder) if config is None else config
-    found = _restored(folder, asked, _first_device() if mesh is None else mesh, asked.sample.snapshots)
+    found = _restored(folder, asked, parallel.first_device_mesh() if mesh is None else mesh, asked.sample.snapshots)
     parts = [found.params]
     for other in other_runs(asked) if ensemble else []:
         check_member(asked, other)
@@ -229,7 +229,8 @@ def check_sampling_buffer(config: Config, group: str, number: str, num_devices: 
 
 def other_runs(config: Config) -> list[Folder]:
     """The folders of `sample.with_runs`."""
-    return [bucket.folder_of(name.strip()) for name in config.sample.with_runs.split(",") if name.strip()]
+    names = [name.strip() for name in config.sample.with_runs.split(",")]
+    return [bucket.folder_of(name, "sample.with_runs") for name in names if name]
 
 
 def _read(folder: Folder) -> Config:
@@ -238,10 +239,6 @@ def _read(folder: Folder) -> Config:
     if note:
         console.warn(note)
     return config
-
-
-def _first_device() -> Mesh:
-    return parallel.device_mesh(jax.local_devices()[:1])
 
 
 def _restored(folder: Folder, config: Config, mesh: Mesh, snapshots: int) -> TrainedRun:

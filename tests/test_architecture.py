@@ -11,7 +11,7 @@ from ebm_jax.models.layers import average_pool
 
 LAYERS = [  # each part may import the parts above its own line, and itself
     {"types"},
-    {"kinds", "random", "registry", "version"},
+    {"kinds", "paths", "random", "registry", "version"},
     {"schema"},
     {"labels", "distributed"},
     {"models", "sampling", "data", "storage"},

@@ -11,6 +11,7 @@ from PIL import Image
 from ebm_jax.data import decode
 from ebm_jax.data.source import Label, Source
 from ebm_jax.distributed import parallel
+from ebm_jax.paths import expanded
 from ebm_jax.types import BadInput, Shape
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -37,7 +38,7 @@ def folder_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> 
         that PATH/train does not have.
     """
     try:
-        root, files, num_classes = _labelled_files(_expanded(path), split)
+        root, files, num_classes = _labelled_files(expanded(path, "data.source"), split)
     except OSError as error:
         raise BadInput(f"{error.filename} cannot be read ({error.strerror}); mend that") from error
 
@@ -56,13 +57,6 @@ def folder_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> 
         return _printable(os.fsencode(root / files[row][0]).decode("utf-8", "backslashreplace"))
 
     return Source(len(files), read, name, num_classes)
-
-
-def _expanded(path: str | Path) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:  # ~NAME where there is no such user
-        raise BadInput(f"{path} cannot be found ({error}); give the whole path") from error
 
 
 def _printable(text: str) -> str:
@@ -166,7 +160,7 @@ def npz_source(path: str | Path, split: str, shape: Shape, *, crop: bool) -> Sou
     Raises:
       BadInput: not such a file, no arrays for `split`, or arrays of another shape, type or range.
     """
-    path = _expanded(path)
+    path = expanded(path, "data.source")
     with _open_npz(path) as file:
         images_name, labels_name = _names(path, file, split)
         stack = _checked_images(f"{path}: {images_name}", _array(path, file, images_name))

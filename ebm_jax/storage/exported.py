@@ -34,7 +34,7 @@ def load(folder: str | Path = Path(__file__).parent) -> Exported:
       ValueError: a file is missing or damaged, or this jax or reader cannot read the artifact's version; the message is
         one line.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     manifest = _manifest(folder / MANIFEST)
     for name, digest in manifest["files"].items():
         if hashlib.sha256(_content(folder / name)).hexdigest() != digest:
