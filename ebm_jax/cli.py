@@ -1,9 +1,12 @@
 """The command line, parsed into a config, a folder and a mode, or refused with one clear line."""
 
 import ast
+import contextlib
 import os
 import re
 import runpy
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +15,8 @@ from ml_collections import config_flags
 
 from ebm_jax import identity, schema, trust
 from ebm_jax.distributed import processes
-from ebm_jax.kinds import FLAG
+from ebm_jax.kinds import FLAG, one_of
+from ebm_jax.paths import expanded
 from ebm_jax.schema import FORMER_NAMES, KEYS, nearest
 from ebm_jax.storage import bucket, workdir
 from ebm_jax.types import BadInput, Config, Folder
@@ -121,7 +125,7 @@ def _config_source(argv: list[str]) -> Path | None:
     words = [word for index, word in enumerate(argv) if _names_config(argv, index)]
     if not words:
         return None
-    path = Path(words[-1].removeprefix("-").removeprefix("-").removeprefix("config="))
+    path = expanded(words[-1].removeprefix("-").removeprefix("-").removeprefix("config="), "--config")
     if not os.path.isfile(path):  # False for a name that is too long, where Path.is_file raises
         known = sorted(str(near) for near in path.parent.glob("*.py") if near.stem not in ("default", "__init__"))
         raise BadInput(
@@ -148,12 +152,13 @@ def _known_flags(argv: list[str]) -> flags.FlagValues:
         values(argv, known_only=True)
     except (flags.Error, ValueError) as error:
         raise BadInput(_one_line(error)) from error
+    one_of(*MODES).check("--mode", values.mode)
     return values
 
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "the run's folder; default: runs/NAME", flag_values=values)
-    flags.DEFINE_enum("mode", "train", MODES, "what to do", flag_values=values)
+    flags.DEFINE_string("mode", "train", "what to do", flag_values=values)
     flags.DEFINE_string("topology", "", "the chips that --mode=compile is for, such as v5e:16x16", flag_values=values)
     flags.DEFINE_bool("multihost", False, "this is one of several processes of a run", flag_values=values)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0", flag_values=values)
@@ -165,10 +170,23 @@ def _define(values: flags.FlagValues) -> None:
 def _from_file(source: Path | None) -> Config:
     """What the config file's get_config returns."""
     try:
-        found = runpy.run_path(str(source))["get_config"]()
+        with _beside(source):
+            found = runpy.run_path(str(source))["get_config"]()
     except (Exception, SystemExit) as error:  # whatever the user's file raises
         raise BadInput(f"--config {source} cannot be read: {type(error).__name__} {_one_line(error)}") from error
     return schema.as_config(found, f"--config {source}")
+
+
+@contextlib.contextmanager
+def _beside(source: Path | None) -> Iterator[None]:
+    """Let a config file import the modules beside it, as Python does for a script."""
+    folder = str(Path(str(source)).resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the file has changed the list
+            sys.path.remove(folder)
 
 
 def _check_words(argv: list[str]) -> None:

@@ -26,7 +26,7 @@ from ebm_jax.types import BadInput, Config, Folder
 JSON, CARD = "evaluation.json", "card.md"
 
 
-def evaluate(config: Config, folder: Folder) -> int:
+def evaluate(config: Config, folder: str | Folder) -> int:
     """Write evaluation/STEP_N/: evaluation.json, the protocol card card.md, and pictures. Earlier evaluations stay.
 
     It writes after every metric, so that a metric that fails, or an interrupt, costs no other metric.
@@ -38,6 +38,7 @@ def evaluate(config: Config, folder: Folder) -> int:
       BadInput: before anything is measured, if the run or the config cannot be used; at the end, if a metric could not
         be measured.
     """
+    folder = bucket.folder_of(folder)
     sizes = config.train.batch_size, config.buffer.capacity, config.sample.buffer_capacity
     parallel.split_cpu(config.train.cpu_devices, *sizes)
     mesh = parallel.device_mesh()
@@ -63,7 +64,8 @@ def evaluate(config: Config, folder: Folder) -> int:
     for name, measured in evaluation.measured.items():
         for table in card.tables(measured.outcome):
             console.table(card.title(evaluation, name), table)
-    console.say(f"wrote {into / JSON}, the protocol card {into / CARD}, and pictures beside them")
+    drawn = any(_pictures(evaluation, name) for name in evaluation.measured)
+    console.say(f"wrote {into / JSON} and the protocol card {into / CARD}{', and pictures beside them' * drawn}")
     if evaluation.failed:
         reasons = "; ".join(f"{name} could not be measured: {reason}" for name, reason in evaluation.failed.items())
         raise BadInput(f"{reasons}; all else is in {into}")

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from ebm_jax.distributed import parallel
 from ebm_jax.labels import label_shape
 from ebm_jax.models.energy import Stacked
 from ebm_jax.report import console
-from ebm_jax.storage import exported
+from ebm_jax.storage import bucket, exported
 from ebm_jax.storage.workdir import unused
 from ebm_jax.storage.writing import require_no_links
 from ebm_jax.types import BadInput, Config, Energies, Folder, Images, Labels, Params, PRNGKey
@@ -40,7 +41,7 @@ print(images.shape, "mean energy", model.energy(model.params, images, model.labe
 '''
 
 
-def export(config: Config, folder: Folder) -> int:
+def export(config: Config, folder: str | Folder) -> int:
     """Write export/STEP_N/: sampler.bin, energy.bin, params.npz, manifest.json, load.py, example.py.
 
     The group `sample` of the config sets the chain, and `sample.weights` the weights. Earlier exports stay.
@@ -51,16 +52,18 @@ def export(config: Config, folder: Folder) -> int:
     Raises:
       BadInput: there is no checkpoint to export, or the folder cannot be written.
     """
+    folder = bucket.folder_of(folder)
     checks.check(config, 1)
     require_no_links(folder)
-    mesh = parallel.device_mesh(jax.local_devices()[:1])
+    mesh = parallel.first_device_mesh()
     run = trained.open_run(folder, config, mesh, ensemble=False)
     console.warn_skipped(run.skipped)
     files = artifact(config, run.params, run.step)
     path = _write(folder / "export", run.step, files)
     sizes = ", ".join(f"{name} {len(content):,} bytes" for name, content in files.items())
     console.say(f"exported step {run.step}, {config.sample.weights} weights: {sizes}")
-    console.say(f"wrote {path}; python {path / 'example.py'} needs jax, numpy and flatbuffers alone")
+    example = console.command(sys.executable, str(path / "example.py"))
+    console.say(f"wrote {path}; {example} needs jax, numpy and flatbuffers alone")
     return 0
 
 

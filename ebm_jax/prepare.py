@@ -1,14 +1,12 @@
 """The verb that prepares a data set without training on it."""
 
-from pathlib import Path
-
 from ebm_jax import checks
 from ebm_jax.data import found, sources
 from ebm_jax.report import console
-from ebm_jax.types import Config
+from ebm_jax.types import Config, Folder
 
 
-def prepare(config: Config, folder: Path) -> int:
+def prepare(config: Config, folder: str | Folder) -> int:
     """Download, verify and prepare the config's data, and read it; leave `folder` alone.
 
     It reads only the first batch of data that stream.

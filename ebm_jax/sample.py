@@ -12,7 +12,7 @@ from ebm_jax.storage.writing import replacing, require_no_links
 from ebm_jax.types import Config, Folder
 
 
-def sample(config: Config, folder: Folder) -> int:
+def sample(config: Config, folder: str | Folder) -> int:
     """Write a picture samples/TASK_STEP_N.png and arrays .npz; a film has a .gif too. Earlier files stay.
 
     Task `generate` writes STEP_N without TASK. For a 2-D density its picture shows data, samples and learned density.
@@ -23,6 +23,7 @@ def sample(config: Config, folder: Folder) -> int:
     Raises:
       BadInput: there is no checkpoint to sample from, or the task does not fit the run.
     """
+    folder = bucket.folder_of(folder)
     parallel.split_cpu(config.train.cpu_devices, config.buffer.capacity, config.sample.buffer_capacity)
     mesh = parallel.device_mesh()
     checks.check(config, mesh.size)

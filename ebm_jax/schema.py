@@ -15,6 +15,7 @@ import copy
 import difflib
 import json
 import math
+import re
 from collections.abc import Callable
 from functools import reduce
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ from ebm_jax.kinds import (
     SEED,
     SHAPE,
     SHARE,
+    SHOWN,
     TEXT,
     WORD,
     Limit,
@@ -47,6 +49,7 @@ from ebm_jax.types import BadInput, Config
 
 SAME: Any = object()
 ALWAYS: Any = object()
+WORDS_COUNT = 0.3  # in a likeness, whose letters count up to 1
 RUN, FREE, HOST = "run", "free", "host"
 
 
@@ -220,6 +223,7 @@ KEYS: dict[str, Key] = {
 }
 # fmt: on
 
+GROUPS = {name.rpartition(".")[0] for name in KEYS}
 FORMER_NAMES = {
     "model.attention": "model.resnet.attention",
     "model.dropout": "model.resnet.dropout",
@@ -280,12 +284,19 @@ def defaults() -> Config:
 
 
 def default_config() -> Config:
-    """`defaults` for config files, which may use former names: each is the same field as its present name."""
+    """`defaults` for config files, which may use former names: each is the same field as its present name.
+
+    A group may have a key's former name now, such as `sample.neighbours`. A file may put a value in its place, and
+    `as_config` takes it for the key.
+    """
     config = defaults().unlock()
+    taken = {former.partition(".")[0] for former in FORMER_NAMES if former in GROUPS}
+    for place in taken:
+        config[place] = ConfigDict(config[place].to_dict(), type_safe=False)  # as_config checks the types later
     for former, name in FORMER_NAMES.items():
         group, _, last = name.rpartition(".")
         place, _, alias = former.rpartition(".")
-        if alias not in _group(config, place):  # a group may now have a key's former name
+        if former not in GROUPS:
             _group(config, place)[alias] = _group(config, group).get_ref(last)
     return _locked(config)
 
@@ -364,8 +375,22 @@ def scope_of(key: str) -> str:
 
 
 def nearest(key: str) -> str:
-    """The key of a config that looks most like this one."""
-    return difflib.get_close_matches(key, KEYS, 1, 0.0)[0]
+    """The key of a config that looks most like this one; the same words count more than the same letters."""
+    return max(KEYS, key=lambda name: _likeness(key[:SHOWN], name))
+
+
+def _likeness(asked: str, name: str) -> tuple[float, int]:
+    """How much an unknown key looks like a key: the larger the more; first by letters and words, then by the longest piece."""
+    matcher = difflib.SequenceMatcher(None, asked, name)
+    group, _, last = asked.rpartition(".")
+    group_of_name, *words = re.split("[._]", name)
+    shared = 0.0
+    if last and group in ("", group_of_name):
+        spellings = [last.split("_"), [word.removesuffix("s") for word in last.split("_")]]
+        begin = [all(any(word.startswith(one) for word in words) for one in spelling) for spelling in spellings]
+        initials = "".join(word[0] for word in name.rpartition(".")[2].split("_"))
+        shared = 1.0 if last == initials else sum(begin) / 2
+    return matcher.ratio() + WORDS_COUNT * shared, matcher.find_longest_match().size
 
 
 def member_seeds(config: Config) -> range:

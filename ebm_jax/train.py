@@ -22,7 +22,7 @@ from ebm_jax.report import console
 from ebm_jax.report.reporter import METRICS, Reporter
 from ebm_jax.sampling import replay
 from ebm_jax.schema import with_values
-from ebm_jax.storage import checkpoint, provenance, workdir
+from ebm_jax.storage import bucket, checkpoint, provenance, workdir
 from ebm_jax.training import guard, loop, recovery
 from ebm_jax.training.guard import Diverged, Ill
 from ebm_jax.training.state import TrainState, network_params
@@ -32,7 +32,10 @@ GRID = 64  # images in a grid
 
 
 class _Stop(NamedTuple):
-    """A request to stop a run early."""
+    """How a run is stopped early."""
+
+    take_over: Callable[[], None]
+    """Save the step that the run has reached when a signal comes, from now on; before, there is nothing to save."""
 
     signals: list[int]
     """The signals that this process got."""
@@ -43,7 +46,7 @@ class _Stop(NamedTuple):
     """
 
 
-def train(config: Config, folder: Folder) -> int:
+def train(config: Config, folder: str | Folder) -> int:
     """Train for `train.num_steps` steps; go on from the newest valid checkpoint in `folder` if there is one.
 
     Returns:
@@ -53,6 +56,7 @@ def train(config: Config, folder: Folder) -> int:
       BadInput: the config, the data or the folder cannot be used; before the first step.
       Diverged: the run is ill again after its last rescue; the newest checkpoint is its last healthy state.
     """
+    folder = bucket.folder_of(folder)
     parallel.split_cpu(config.train.cpu_devices, config.train.batch_size, config.buffer.capacity)
     workdir.require_same(folder, config)
     with processes.agreed():
@@ -68,7 +72,7 @@ def train(config: Config, folder: Folder) -> int:
             config = numbered(config, record.class_names) if record else config
         with processes.agreed():
             if processes.is_first():
-                stack.enter_context(workdir.locked(folder))
+                stack.enter_context(workdir.locked(folder, console.warn))
                 _claim(folder, config, record)
         workdir.require_shared(folder)
         manager = stack.enter_context(checkpoint.open_manager(folder, config.checkpoint.keep, warn=console.warn))
@@ -93,7 +97,7 @@ def train(config: Config, folder: Folder) -> int:
     else:
         kept = f"{folder / METRICS}, TensorBoard events, {folder / 'images'}"
         console.say(f"wrote {kept} and the checkpoint of step {done}")
-        console.say(f"sample with: python run.py --mode=sample --workdir={folder}")
+        console.say(f"sample with: {console.command(*console.program(), '--mode=sample', f'--workdir={folder}')}")
     return 130 if stop.signals[:1] == [signal.SIGINT] and done < config.train.num_steps else 0
 
 
@@ -171,6 +175,10 @@ def _actions(
         of_call = [batches(index) for index in range(step, step + number)]
         return train_steps(state, program.place_batches(config, mesh, of_call))
 
+    def show(step: int, numbers: dict[str, float]) -> None:
+        stop.take_over()
+        reporter.progress(step, numbers, config.log.every)
+
     def save(step: int, state: TrainState) -> None:
         if failure := checkpoint.save(manager, step, state):
             console.warn(failure)
@@ -179,7 +187,7 @@ def _actions(
         advance=advance,
         keep=program.make_keeper(config, mesh),
         judge=lambda health, metrics: guard.judge(health, metrics, limits),
-        show=lambda step, numbers: reporter.progress(step, numbers, config.log.every),
+        show=show,
         draw=draw,
         discard_after=partial(checkpoint.discard_after, manager),
         save=save,
@@ -232,7 +240,7 @@ def _density_watcher(config: Config, mesh: Mesh, reporter: Reporter) -> Callable
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[_Stop]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop; the second acts as usual.
+    """Once `take_over` is called, turn the first Ctrl-C or SIGTERM into a request to stop; the second acts as usual.
 
     With a coordinator, JAX takes SIGTERM and stops all processes after the same step. The handler then passes Ctrl-C on
     as SIGTERM.
@@ -248,11 +256,14 @@ def _stop_signal() -> Iterator[_Stop]:
             os.kill(os.getpid(), signal.SIGTERM)
 
     previous = {}
-    if threading.current_thread() is threading.main_thread():
-        taken = (signal.SIGINT,) if joined else (signal.SIGINT, signal.SIGTERM)
-        previous = {signum: signal.signal(signum, handler) for signum in taken}
+
+    def take_over() -> None:
+        if not previous and threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT,) if joined else (signal.SIGINT, signal.SIGTERM):
+                previous[signum] = signal.signal(signum, handler)
+
     try:
-        yield _Stop(received, processes.stop_is_due if joined else lambda step: bool(received))
+        yield _Stop(take_over, received, processes.stop_is_due if joined else lambda step: bool(received))
     finally:
         for signum, old in previous.items():
             signal.signal(signum, old)

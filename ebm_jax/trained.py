@@ -44,7 +44,7 @@ def load(workdir: str | Folder, *, snapshots: int = 1, trusted: bool = False) ->
       BadInput: no run, no checkpoint, only damaged ones, or fewer than `snapshots`; or code that is not trusted.
     """
     folder = bucket.folder_of(workdir)
-    found = _restored(folder, _read(folder, trusted), _first_device(), snapshots)
+    found = _restored(folder, _read(folder, trusted), parallel.first_device_mesh(), snapshots)
     return found.config, found.params
 
 
@@ -199,7 +199,7 @@ def open_run(
     asked = _read(folder, trusted) if config is None else config
     identity.check_place(folder, asked)
     asked = with_numbers(asked, folder)
-    found = _restored(folder, asked, _first_device() if mesh is None else mesh, asked.sample.snapshots)
+    found = _restored(folder, asked, parallel.first_device_mesh() if mesh is None else mesh, asked.sample.snapshots)
     parts = [found.params]
     for other in other_runs(asked) if ensemble else []:
         check_member(asked, other)
@@ -258,7 +258,8 @@ def check_sampling_buffer(config: Config, group: str, number: str, num_devices: 
 
 def other_runs(config: Config) -> list[Folder]:
     """The folders of `sample.with_runs`."""
-    return [bucket.folder_of(name.strip()) for name in config.sample.with_runs.split(",") if name.strip()]
+    names = [name.strip() for name in config.sample.with_runs.split(",")]
+    return [bucket.folder_of(name, "sample.with_runs") for name in names if name]
 
 
 def _read(folder: Folder, trusted: bool) -> Config:
@@ -268,10 +269,6 @@ def _read(folder: Folder, trusted: bool) -> Config:
     for words in filter(None, (note, *refused)):
         console.warn(words)
     return config
-
-
-def _first_device() -> Mesh:
-    return parallel.device_mesh(jax.local_devices()[:1])
 
 
 def _restored(folder: Folder, config: Config, mesh: Mesh, snapshots: int) -> TrainedRun:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the time goes to compiling programs that run for milliseconds; tests that start processes hand this on to them.
-# Without optimisations, XLA's older emitters of fusions compile a training step in a third of the time.
+# Most of the time goes to compiling programs that run for milliseconds; tests that start processes hand this on to
+# them. Without optimisations, XLA's older emitters of fusions compile a training step in a third of the time.
 QUICK = "--xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 for flag in ("--xla_force_host_platform_device_count=8", QUICK):

@@ -12,7 +12,7 @@ from ebm_jax.models.layers import average_pool
 LAYERS = [  # each part may import the parts above its own line, and itself
     {"types"},
     {"kinds"},
-    {"pixels", "random", "registry", "version"},
+    {"paths", "pixels", "random", "registry", "version"},
     {"schema"},
     {"labels", "distributed"},
     {"models", "sampling", "data", "storage"},

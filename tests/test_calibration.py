@@ -68,6 +68,18 @@ def test_the_fitted_temperature_is_the_one_that_the_labels_were_drawn_with(predi
     assert calibration.fitted_temperature(1e-4 * logits, labels) == pytest.approx(1e-4 * temperature, rel=1e-3)
 
 
+def test_a_fit_that_only_stopped_at_its_bound_says_so_and_one_inside_does_not(predictions):
+    assert calibration.bound_reached(calibration.fitted_temperature(*predictions)) == ""
+    labels = np.arange(100) % 2
+    right = np.where(labels[:, None] == np.arange(2), 1.0, -1.0)  # the smaller T the better, without end
+    assert "the smaller T, the likelier the labels" in calibration.bound_reached(
+        calibration.fitted_temperature(right, labels)
+    )
+    assert "the larger T, the likelier the labels" in calibration.bound_reached(
+        calibration.fitted_temperature(-right, labels)
+    )
+
+
 def test_energies_that_differ_by_less_than_a_float32_softmax_keeps_still_count():
     energies = np.array([[20.0, 20.0 - 2e-6], [20.0, 20.0 + 2e-6]], np.float32)
     assert calibration.report(-energies, np.array([1, 0])).accuracy == 1.0

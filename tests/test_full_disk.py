@@ -209,6 +209,18 @@ def test_events_do_not_wait_for_a_thread_that_failed_before_that_is_noticed(tmp_
     assert dead == [True]
 
 
+def test_a_writer_that_failed_has_nothing_left_to_do_when_the_process_ends(tmp_path):
+    events = Events(tmp_path)
+    of_tensorboard = events._writer.file_writer.event_writer
+    events._error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left"):
+        events.close()
+    puts = []
+    of_tensorboard._event_queue.put = puts.append
+    assert ends(of_tensorboard.close), "what tensorboardX calls at the end of the process"
+    assert puts == []
+
+
 UNWRITABLE = """
 import resource, sys
 import numpy as np

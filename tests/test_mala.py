@@ -80,7 +80,27 @@ def test_a_start_outside_the_box_is_brought_into_it():
     x, _ = end(mala(1e-4), np.full((4, 2), 3.0), normal_energy(0.5, 1.0), 1)
     assert ((x >= 0) & (x <= 1)).all()
     inside = mala(1e-4, project=unit_box).init(jnp.full((1, 2), 3.0), normal_energy(0.5, 1.0))
-    np.testing.assert_array_equal(inside.x, 1.0)
+    np.testing.assert_allclose(inside.x, 1.0 - 4 * np.sqrt(2e-4), rtol=1e-6)  # four standard deviations of the noise
+
+
+def test_a_start_at_samples_on_the_faces_moves_and_all_other_values_start_where_they_are():
+    rng = np.random.default_rng(0)
+    start = rng.choice([0.0, 1.0, 0.3, 1e-4], (100, 200)).astype(np.float32)  # as data and clamped samples are
+    kernel, energy_fn = mala(1e-5), normal_energy(0.5, 1.0)
+    begun = np.asarray(kernel.init(jnp.asarray(start), energy_fn).x)
+    on_faces = np.isin(start, (0.0, 1.0))
+    np.testing.assert_array_equal(begun[~on_faces], start[~on_faces])
+    np.testing.assert_allclose(np.abs(begun - start)[on_faces], 4 * np.sqrt(2e-5), rtol=1e-4)
+    _, info = end(kernel, np.where(on_faces, start, 0.3), energy_fn, 5)
+    assert info.acceptance.mean() > 0.5, "from the faces themselves it is 2^-100"
+
+
+def test_a_start_on_a_narrow_support_or_none_stays_in_it():
+    x = jnp.asarray([[0.0, 0.2, 0.3, 5.0]])
+    narrow = lambda x: jnp.clip(x, 0.2, 0.3)  # noqa: E731
+    begun = mala(1.0, project=narrow).init(x, normal_energy(0.0, 1.0)).x
+    np.testing.assert_array_equal(narrow(begun), begun)
+    np.testing.assert_array_equal(mala(1.0, project=unbounded).init(x, normal_energy(0.0, 1.0)).x, x)
 
 
 def test_clipped_proposals_move_on_a_wall_where_full_ones_are_all_rejected():

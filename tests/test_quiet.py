@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import io
 import logging
+import os
 import sys
 from types import SimpleNamespace
 
@@ -35,6 +37,15 @@ def noisy(monkeypatch):
 def forgotten(error):
     future = asyncio.new_event_loop().create_future()
     future.set_exception(OSError(error))
+
+
+def test_a_file_in_another_code_page_takes_every_line(monkeypatch):
+    file = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(file, encoding="cp1252", write_through=True))
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    quiet.be_quiet()
+    print("chain |∇U| ± 1")
+    assert file.getvalue() == b"chain |\\u2207U| \xb1 1" + os.linesep.encode()
 
 
 def test_opening_saving_and_restoring_a_damaged_checkpoint_leaves_the_logging_of_the_process_alone(tmp_path):

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -534,6 +535,23 @@ class Dots(official.core.GeneratorBasedBuilder):
     def _generate_examples(self):
         for i in range(6):
             yield i, {"image": Image.new("L", (8, 8), 10 * i), "label": i % 4}
+
+
+def test_data_dir_and_manual_dir_take_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setitem(builders.BUILDERS, "mine", lambda data_dir, file_format: data_dir)
+    assert tfds._builder("mine", "~/sets", True, "") == tmp_path / "sets"
+    monkeypatch.setitem(builders.BUILDERS, "mine", lambda data_dir, file_format: SimpleNamespace(data_path=data_dir))
+    monkeypatch.setattr(tfds, "_check_files", lambda name, builder, manual: found.append(manual))
+    monkeypatch.setattr(official.download, "DownloadConfig", lambda **_: stop())
+    found = []
+    with pytest.raises(ZeroDivisionError):
+        tfds._prepare("mine", tfds._builder("mine", "~/sets", True, ""), "~/by_hand", True)
+    assert found == [tmp_path / "by_hand"]
+
+
+def stop():
+    raise ZeroDivisionError
 
 
 def test_with_tensorflow_any_registered_set_is_read_through_its_own_builder(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -177,11 +178,13 @@ def test_sampling_writes_a_picture_and_arrays_and_never_overwrites(whole_run):
 
 def test_the_command_that_training_names_samples(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run.main(command("run")) == 0
-    named = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("sample with: python "))
-    assert run.main(named.removeprefix("sample with: python ").split()) == 0
-    assert run.main([*named.removeprefix("sample with: python ").split(), "--config.sample.num_images=3"]) == 0
-    assert len(np.load(tmp_path / "run" / "samples" / "000006_1.npz")["images"]) == 3
+    assert run.main(command("my run")) == 0
+    named = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("sample with: "))
+    python, *words = shlex.split(named.removeprefix("sample with: "))
+    assert python == sys.executable
+    assert run.main(words) == 0
+    assert run.main([*words, "--config.sample.num_images=3"]) == 0
+    assert len(np.load(tmp_path / "my run" / "samples" / "000006_1.npz")["images"]) == 3
 
 
 def test_more_samples_than_a_batch_are_all_different(whole_run):

@@ -14,6 +14,7 @@ from ebm_jax.data import decode, layout, levels
 from ebm_jax.data.source import Found, Label, Source, class_sizes, digest_of
 from ebm_jax.distributed import parallel
 from ebm_jax.kinds import printable, shown
+from ebm_jax.paths import expanded
 from ebm_jax.types import BadInput, Shape
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif")
@@ -66,7 +67,7 @@ def folder_source(
       BadInput: no such folder, no images in it or in one of its class folders, images beside class folders, a class
         that the training split does not have; what `layout` and `levels.deep_of` refuse.
     """
-    base = _expanded(path)
+    base = expanded(path, "data.source")
     try:
         folder, splits = _labelled_files(base, split, numeric, _endings(extensions)), layout.splits(base)
     except OSError as error:
@@ -139,13 +140,6 @@ def _digest(folder: _Folder) -> str:
             size = -1
         digest.update(f"{layout.composed(file)}\0{label} {size}\0".encode("utf-8", "backslashreplace"))
     return digest.hexdigest()
-
-
-def _expanded(path: str | Path) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:  # ~NAME where there is no such user
-        raise BadInput(f"{path} cannot be found ({error}); give the whole path") from error
 
 
 def _labelled_files(base: Path, split: str, numeric: bool, endings: tuple[str, ...]) -> _Folder:
@@ -268,7 +262,7 @@ def npz_source(path: str | Path, split: str, shape: Shape, *, crop: bool, max_va
     Raises:
       BadInput: not such a file, no arrays for `split`, or arrays of another shape, type or range.
     """
-    path = _expanded(path)
+    path = expanded(path, "data.source")
     with _open_npz(path) as file:
         arrays = _npz(path, file, split)
     stack, labels, name = arrays.images, arrays.labels, f"{path}: {arrays.images_name}"

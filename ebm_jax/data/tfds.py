@@ -17,6 +17,7 @@ import requests
 from ebm_jax.data import decode
 from ebm_jax.data.memory import check_split
 from ebm_jax.data.source import Found, Label, Source
+from ebm_jax.paths import expanded
 from ebm_jax.types import BadInput, Shape
 
 
@@ -111,7 +112,7 @@ def _builder(name: str, data_dir: str, verify_checksums: bool, manual_dir: str) 
 
     if not verify_checksums and not manual_dir:
         raise BadInput("data.verify_checksums=False needs data.manual_dir, the directory of the unverified files")
-    root = Path(data_dir or DATA_DIR).expanduser()
+    root = expanded(data_dir or DATA_DIR, "data.dir")
     place: dict[str, Any] = {
         "data_dir": root if verify_checksums else root / "unverified",
         "file_format": "array_record",  # TFDS's only format to read in any order without TensorFlow
@@ -138,7 +139,7 @@ def _prepare(name: str, builder: Any, manual_dir: str, verify_checksums: bool) -
 
     if builder.data_path.exists():
         return
-    manual = Path(manual_dir).expanduser() if manual_dir else None
+    manual = expanded(manual_dir, "data.manual_dir") if manual_dir else None
     if name in BUILDERS:
         _check_files(name, builder, manual)
         builder.unverified_dir = None if verify_checksums else manual

@@ -4,7 +4,9 @@ import collections
 import contextlib
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +20,8 @@ from ebm_jax.distributed import processes
 from ebm_jax.types import BadInput, PRNGKey
 
 AXIS = "data"
+HINT = "(set JAX_PLATFORMS='' to automatically choose an available backend)"  # of JAX, in words for another caller
+OF_CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container, v2 and v1
 REPLICATED: Any = PartitionSpec()
 SHARDED: Any = PartitionSpec(AXIS)
 MEMBERS_SHARDED: Any = PartitionSpec(None, AXIS)
@@ -44,8 +48,48 @@ def cores() -> int:
 
 
 def host_memory() -> int:
-    """The bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """The bytes of memory that this process may use: the machine's, or less by a limit of its cgroup or of `ulimit`.
+
+    It is `sys.maxsize` where the system tells nothing, as on Windows.
+    """
+    found = [sys.maxsize]
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(ImportError):  # no resource on Windows
+        import resource
+
+        limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+        found += [limit for limit in limits if limit != resource.RLIM_INFINITY]
+    for file in OF_CGROUP:
+        with contextlib.suppress(OSError, ValueError):  # there is none, or it says "max"
+            found.append(int(Path(file).read_text()))
+    return min(found)
+
+
+def present(devices_of: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+    """What `jax.devices` or `jax.local_devices` gives.
+
+    Raises:
+      BadInput: the platform that JAX_PLATFORMS names is not there.
+    """
+    try:
+        return devices_of()
+    except (RuntimeError, AssertionError) as error:  # the latter for cuda without its plugin
+        if not (asked := jax.config.values["jax_platforms"]):
+            raise
+        reason = " ".join(str(error).split()).removesuffix(HINT)[:200] or "JAX has no plugin for it here"
+        raise BadInput(
+            f"JAX_PLATFORMS={asked}: that platform is not here ({reason}); unset the variable, or set JAX_PLATFORMS=cpu"
+        ) from error
+
+
+def first_device_mesh() -> Mesh:
+    """The mesh of this process's first device alone.
+
+    Raises:
+      BadInput: as `present`.
+    """
+    return device_mesh(present(jax.local_devices)[:1])
 
 
 def device_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -55,9 +99,10 @@ def device_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     wires of a TPU.
 
     Raises:
-      BadInput: the processes have different numbers of devices; or several hosts have devices, without `--multihost`.
+      BadInput: the processes have different numbers of devices; or several hosts have devices, without `--multihost`;
+        or as `present`.
     """
-    found = jax.devices() if devices is None else devices
+    found = present(jax.devices) if devices is None else devices
     ordered = sorted(found, key=lambda device: (device.process_index, device.id))
     each = collections.Counter(device.process_index for device in ordered)
     if devices is None and len(each) != processes.count():

@@ -27,6 +27,7 @@ ADDRESS = "JAX_COORDINATOR_ADDRESS"  # where JAX looks for the coordinator too
 MEETING, FAILED = "ebm_jax/meeting/", "ebm_jax/failed/"  # folders of the table
 PATIENCE_MS = 24 * 3600 * 1000  # at a meeting: a process may be preparing data; a dead one misses its heartbeats
 LEAVE_SECONDS = 5.0  # for all to end by themselves after one has failed
+SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
 LOOK_SECONDS = 0.5  # between two looks for a failed process
 
 _numbers = itertools.count()  # of meetings; all processes have the same meetings in the same order
@@ -228,11 +229,14 @@ def announced(alike: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
         yield
     except (Exception, KeyboardInterrupt) as error:
         if are_joined() and not isinstance(error, alike) and not (isinstance(error, BadInput) and error.everywhere):
-            trace = traceback.format_exc() if _status(error) == 1 else ""
-            failure = json.dumps([_status(error), _line(error), trace])
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # told already, or nobody is left to tell
-                _table().key_value_set(f"{FAILED}{index()}", failure)
+            _tell(_status(error), _line(error), traceback.format_exc() if _status(error) == 1 else "")
         raise
+
+
+def _tell(status: int, line: str, trace: str) -> None:
+    """Tell all processes that this one has failed."""
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # told already, or nobody is left to tell
+        _table().key_value_set(f"{FAILED}{index()}", json.dumps([status, line, trace]))
 
 
 def stop_is_due(step: int) -> bool:
@@ -273,6 +277,21 @@ def _end_for(failures: dict[int, tuple[int, str, str]]) -> NoReturn:
     if is_first():
         time.sleep(LEAVE_SECONDS)  # without the coordinator JAX would abort processes that are still leaving
     _end(line, status)
+
+
+def end_interrupted(line: str) -> NoReturn:
+    """End this process with one line and exit status 130, from a thread beside the main one, which is inside C++.
+
+    The other processes of the run end too: this one tells them, and waits until `joined` ends it as it ends them.
+    """
+    if are_joined():
+        telling = threading.Thread(target=_tell, args=(130, line, ""), daemon=True)
+        telling.start()
+        telling.join(LEAVE_SECONDS)
+        time.sleep(LOOK_SECONDS + 3 * LEAVE_SECONDS)
+    if sys.stdout.isatty():
+        os.write(1, SHOW_CURSOR)
+    _end(line, 130)
 
 
 def _end(line: str, status: int) -> NoReturn:

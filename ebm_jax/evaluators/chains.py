@@ -27,6 +27,7 @@ CHAINS = 22  # this evaluator's number in `key_of`
 LAGS = 4  # the traces' length divided by the longest lag
 SHOWN = 12  # chains in the picture
 MALA_STEPS = 50
+FEW = 0.01  # of moves: so few accepted ones are explained
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
@@ -114,7 +115,8 @@ def _acceptance(
     """The kernel's own acceptance or, for Langevin, MALA's from the ends of the chains; and its origin in words."""
     chain = run.config.chain
     if chain.kernel != "langevin":
-        return float(own.mean()), f"of {chain.kernel}'s own Metropolis test, over all steps"
+        stuck = _of_no_move(own, x, chain.step_size, chain.temperature) if chain.kernel == "mala" else ""
+        return float(own.mean()), f"of {chain.kernel}'s own Metropolis test, over all steps{stuck}"
     temperature = _langevin_temperature(run.config)
     if temperature == 0:
         return None, "none: the chain has no noise, and MALA no temperature 0"
@@ -123,7 +125,19 @@ def _acceptance(
     return float(tested.mean()), (
         f"langevin has no Metropolis test: this is that of MALA at the same step size {chain.step_size:g}, clip and "
         f"temperature {temperature:.3g}, in {MALA_STEPS} steps from where the chains ended; MALA refuses what leaves "
-        "the box, where Langevin clamps"
+        f"the box, where Langevin clamps{_of_no_move(tested, x, chain.step_size, temperature)}"
+    )
+
+
+def _of_no_move(tested: np.ndarray, x: np.ndarray, step_size: float, temperature: float) -> str:
+    """Why MALA hardly moved from or to the ends `x` of chains, in words; empty if it did move."""
+    if tested.mean() >= FEW:
+        return ""
+    noise, on_faces = math.sqrt(2 * step_size * temperature), np.isin(x, (0.0, 1.0)).mean()
+    return (
+        f". HARDLY A MOVE WAS ACCEPTED: noise of standard deviation {noise:.2g} and the drift take nearly every "
+        f"proposal out of the box or up in energy ({on_faces:.0%} of the pixels lie at 0 or 1); a smaller "
+        "chain.step_size, or chain.kernel=hmc, which bounces off the faces, is accepted more often"
     )
 
 

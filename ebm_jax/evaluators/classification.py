@@ -12,7 +12,7 @@ from ebm_jax.evaluators.common import Evidence, Outcome, Value, chosen_rows, des
 from ebm_jax.labels import label_shape
 from ebm_jax.metrics import calibration, robustness
 from ebm_jax.models import energy
-from ebm_jax.report import figures
+from ebm_jax.report import console, figures
 from ebm_jax.sampling.kernel import unit_box
 from ebm_jax.trained import Note, TrainedRun
 from ebm_jax.types import BadInput, Config, Energies, PRNGKey
@@ -48,6 +48,8 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     rows = chosen_rows(len(reference.images), len(data.images), config.eval.seed)
     fit_on = logits_of(run, key_fit, reference.images[rows], evidence.note)
     temperature = calibration.fitted_temperature(fit_on, reference.labels[rows])
+    if reached := calibration.bound_reached(temperature):
+        console.warn(f"classification: the fit of the temperature stopped at its bound; {reached}")
     logits = logits_of(run, key_test, data.images, evidence.note)
     plain, scaled = (calibration.report(logits / t, data.labels) for t in (1.0, temperature))
     values = {
@@ -62,7 +64,8 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
         "images classified": described(config, config.eval.split, data.images),
         "logits": logits_in_words(config),
         "calibration": f"{calibration.BINS} equal bins of the predicted class's probability, softmax(logits / T); T = 1"
-        f" and T fitted by likelihood on {len(rows):,} random images of {config.eval.reference_split}",
+        f" and T fitted by likelihood on {len(rows):,} random images of {config.eval.reference_split}"
+        + (f"; THE FIT STOPPED AT ITS BOUND: {reached}" if reached else ""),
         "standard error": "over images",
     }
     return Outcome(values, protocol, {"calibration": partial(figures.reliability, **scaled.bins._asdict())})

@@ -96,9 +96,8 @@ def trained(run: TrainedRun, evidence: Evidence) -> tuple[Params, str]:
         "seed": str(config.eval.classifier_distance.seed),
     }
     name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    folder = (
-        bucket.folder_of(config.eval.classifier_distance.dir) if config.eval.classifier_distance.dir else run.folder
-    )
+    kept = config.eval.classifier_distance.dir
+    folder = bucket.folder_of(kept, "eval.classifier_distance.dir") if kept else run.folder
     path = folder / "classifier" / f"{name}.npz"
     if not path.exists():
         evidence.note(f"training the classifier, {config.eval.classifier_distance.steps:,} steps")

@@ -9,6 +9,7 @@ from ebm_jax.evaluators.common import SAMPLES, Evidence, Needs, Outcome, Value, 
 from ebm_jax.metrics import features, frechet, inception, kernel_distance, manifolds, score
 from ebm_jax.metrics.features import FeatureFn, Summary
 from ebm_jax.metrics.moments import Moments
+from ebm_jax.paths import expanded
 from ebm_jax.pixels import quantised
 from ebm_jax.storage import archive, weights
 from ebm_jax.trained import Note, TrainedRun
@@ -40,7 +41,15 @@ def require_weights(metric: str, config: Config) -> None:
             "--config.eval.inception.weights=FILE; or use eval.metrics=classifier_distance, which needs none and is "
             "no FID"
         )
-    weights.digest_of(Path(config.eval.inception.weights), config.eval.inception.sha256)
+    weights.digest_of(_weights_file(config), config.eval.inception.sha256)
+
+
+def _weights_file(config: Config) -> Path:
+    return expanded(config.eval.inception.weights, "eval.inception.weights")
+
+
+def _reference_file(config: Config) -> Path:
+    return expanded(config.eval.inception.reference, "eval.inception.reference")
 
 
 def check_fid(config: Config) -> None:
@@ -120,7 +129,7 @@ def _require_fewer(config: Config, key: str, value: int, limit: int) -> None:
 
 def needs(config: Config) -> Needs:
     """Samples, and the reference split unless a file has its statistics."""
-    is_saved = config.eval.inception.reference and Path(config.eval.inception.reference).exists()
+    is_saved = config.eval.inception.reference and _reference_file(config).exists()
     return (SAMPLES,) if is_saved else (SAMPLES, "eval.reference_split")
 
 
@@ -218,7 +227,7 @@ def compare(run: TrainedRun, evidence: Evidence) -> Compared:
     config, images = run.config.eval, evidence.samples.images
     if "eval.reference_split" in evidence.data:
         require_same_shape(images, evidence.data["eval.reference_split"].images)
-    found = weights.read(Path(config.inception.weights), config.inception.sha256)
+    found = weights.read(_weights_file(run.config), config.inception.sha256)
     params = inception.params_of(found.arrays)
     apply = inception.Inception().apply
     feature_fn = features.make_feature_fn(
@@ -266,7 +275,7 @@ def _reference(
         "feature weights": digest,
         "images": inception.CONVENTION,
     }
-    path = Path(config.eval.inception.reference)
+    path = _reference_file(config)
     if config.eval.inception.reference and path.exists():
         return _saved_reference(path, wanted)
     images = evidence.data["eval.reference_split"].images

@@ -3,6 +3,7 @@
 On the host, in float64: the classes' energies may differ by less than a float32 softmax keeps.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.special import log_softmax
 
 BINS = 15  # Guo et al. 2017, "On calibration of modern neural networks"
 LOG_TEMPERATURES = (-16.0, 7.0)  # `fitted_temperature` looks between these; an untied chain's T is 1e-6
+STEP = 0.5  # of its grid
 
 Logits = Float[np.ndarray, "n k"]
 Classes = Int[np.ndarray, " n"]
@@ -80,6 +82,8 @@ def share_error(right: np.ndarray) -> float:
 def fitted_temperature(logits: Logits, labels: Classes) -> float:
     """The T > 0 that makes the labels likeliest under softmax(logits / T): temperature scaling (Guo et al. 2017).
 
+    If the likelihood has no maximum, T is about the bound of the search that it rises to (`bound_reached`).
+
     An energy's scale is a convention of its training, so without a fitted T the probabilities of classes say little.
     Fit T on other images than you judge.
     """
@@ -89,7 +93,18 @@ def fitted_temperature(logits: Logits, labels: Classes) -> float:
         log_q = log_softmax(logits / np.exp(log_temperature), axis=1)
         return -log_q[np.arange(len(labels)), labels].mean()
 
-    grid = np.linspace(*LOG_TEMPERATURES, 47)  # nll is flat in log T on one side, so a grid comes first
+    low, high = LOG_TEMPERATURES
+    grid = np.arange(low, high + STEP, STEP)  # nll is flat in log T on one side, so a grid comes first
     best = grid[np.argmin([nll(point) for point in grid])]
-    found = minimize_scalar(nll, bounds=(best - 0.5, best + 0.5), method="bounded", options={"xatol": 1e-6})
+    found = minimize_scalar(nll, bounds=(best - STEP, best + STEP), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def bound_reached(temperature: float) -> str:
+    """Why a fitted temperature is only where the search ended, in words; empty for one inside `LOG_TEMPERATURES`."""
+    low, high = LOG_TEMPERATURES
+    if math.log(temperature) <= low + STEP:
+        return f"the smaller T, the likelier the labels, down to the smallest T of the search, {math.exp(low):.2g}"
+    if math.log(temperature) >= high - STEP:
+        return f"the larger T, the likelier the labels, up to the largest T of the search, {math.exp(high):.2g}"
+    return ""

@@ -3,6 +3,9 @@
 If there are several processes, the first one speaks and the others only warn.
 """
 
+import os
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +34,17 @@ def warn(text: str) -> None:
     """Print one plain line to standard error; every process but the first begins it with its number."""
     line = text if processes.is_first() else f"process {processes.index()}: {text}"
     print(printable(line), file=sys.stderr, flush=True)
+
+
+def command(*words: str) -> str:
+    """A command as one line to paste into the shell, its words quoted where that is needed."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def program() -> tuple[str, str]:
+    """The interpreter that runs, and run.py as it was called."""
+    called = sys.argv[0]
+    return sys.executable or "python", called if os.path.basename(called) == "run.py" else "run.py"
 
 
 def warn_skipped(checkpoints: dict[int, str]) -> None:

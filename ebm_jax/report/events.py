@@ -49,15 +49,18 @@ class Events:
 
     def close(self) -> None:
         """Write what waits, and end the thread."""
-        queue = None
+        writer: Any = None
+        queue: Any = None
         with contextlib.suppress(AttributeError):  # without events on this disk there is none
-            queue = self._writer.file_writer.event_writer._event_queue  # pyright: ignore
+            writer = self._writer.file_writer.event_writer  # pyright: ignore
+            queue = writer._event_queue
         try:
             self._usable().close()
             self._usable()  # the thread may have failed meanwhile
         except BaseException:
             if queue is not None:
                 queue.cancel_join_thread()  # else the process waits at its end for a queue that nobody empties
+                writer._closed = True  # else tensorboardX closes it once more there
             raise
         finally:
             threading.excepthook = self._hook

@@ -1,8 +1,11 @@
 """Keeps libraries' logs and tracebacks off the terminal if this project reports the same failure in one line.
 
+It also keeps a terminal or file without our letters, such as ∇, from ending the program.
+
 Only a program that owns its process may do this: run.py does. Whoever uses the package as a library keeps all logs.
 """
 
+import io
 import logging
 import sys
 from functools import partial
@@ -11,6 +14,9 @@ from typing import Any
 
 def be_quiet() -> None:
     """Drop these libraries' noise for the rest of the process; a second call changes nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # Windows writes files in its own code page
     logging.getLogger("absl").addFilter(_is_not_of_orbax)
     logging.getLogger("asyncio").addFilter(_is_not_of_a_task)
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs failures that it also raises, or gets over

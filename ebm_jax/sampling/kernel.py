@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from ebm_jax.types import Energies, EnergyFn, Images, PRNGKey, Scalar
 
+HAIR = 1e-6  # of pixels in [0, 1]; a float32 near 1 still sees it
 Project = Callable[[Images], Images]
 Frames = Float[Array, "frames b *event"]
 
@@ -146,6 +147,20 @@ def energy_and_grad(energy_fn: EnergyFn, x: Images) -> tuple[Energies, Images]:
 def norms(x: Images) -> Float[Array, " b"]:
     """L2 norm of each event of a batch."""
     return jnp.sqrt(jnp.square(x).sum(tuple(range(1, x.ndim))))
+
+
+def off_faces(x: Images, project: Project, depth: float | Scalar) -> Images:
+    """The points `x` of a support, with every coordinate that lies on a face of it moved inwards by `depth`.
+
+    All else stays as it is, bit for bit. Data and clamped samples have many pixels at 0 or 1. From there every second
+    proposal of each such pixel leaves the box, so a Metropolis test would refuse all moves of an image for ever.
+
+    Args:
+      project: works on each coordinate alone, as `unit_box` does.
+    """
+    on_face = (project(x + HAIR) < x + HAIR) | (project(x - HAIR) > x - HAIR)
+    inwards = project(project(project(x - depth) + 2.0 * depth) - depth)
+    return jnp.where(on_face, inwards, x)
 
 
 def unit_box(x: Images) -> Images:

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 
 from ebm_jax import random
-from ebm_jax.sampling.kernel import Info, Kernel, Point, Project, metropolis, norms, point, unit_box
+from ebm_jax.sampling.kernel import Info, Kernel, Point, Project, metropolis, norms, off_faces, point, unit_box
 from ebm_jax.types import Energies, EnergyFn, Images, PRNGKey, Scalar
+
+NOISES_DEEP = 4.0  # standard deviations: of 10,000 pixels so far from a face, one proposal in four leaves the box
+DEEPEST = 0.25  # of pixels in [0, 1]
 
 
 def mala(
@@ -27,9 +30,11 @@ def mala(
       step_size: s > 0, the factor of the gradient.
       grad_clip: c > 0; every element of ∇U is clipped to [-c, c].
       temperature: T > 0.
-      project: moves the start into the support; afterwards it only tells whether a point is inside.
+      project: moves the start into the support; afterwards it only tells whether a point is inside. A start on a face
+        of the support begins a little inside (`off_faces`).
     """
     variance = 2.0 * step_size * temperature
+    depth = jnp.minimum(NOISES_DEEP * jnp.sqrt(variance), DEEPEST)
 
     def drifted(x: Images, grad: Images) -> Images:
         return x - step_size * jnp.clip(grad, -grad_clip, grad_clip)
@@ -38,7 +43,7 @@ def mala(
         return -jnp.square(norms(to - mean)) / (2.0 * variance)
 
     def init(x: Images, energy_fn: EnergyFn) -> Point:
-        return point(project(x), energy_fn)
+        return point(off_faces(project(x), project, depth), energy_fn)
 
     def step(key: PRNGKey, state: Point, energy_fn: EnergyFn) -> tuple[Point, Info]:
         key_noise, key_accept = jax.random.split(key)

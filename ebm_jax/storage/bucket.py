@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,23 +11,28 @@ from pathlib import Path
 
 from etils import epath
 
+from ebm_jax.paths import expanded
 from ebm_jax.types import BadInput, Folder
 
 SCHEME = "gs://"
 
 
-def folder_of(text: str | Folder) -> Folder:
+def folder_of(text: str | Folder, what: str = "--workdir") -> Folder:
     """The folder at a path or address; this touches nothing.
 
+    Args:
+      what: the flag or key that has the path, for messages.
+
     Raises:
-      BadInput: the address is not of the kind gs://, or names no bucket; or gcsfs is not installed.
+      BadInput: the address is not of the kind gs://, or names no bucket; gcsfs is not installed; or ~ is no home
+        directory here.
     """
-    if "://" not in str(text):
-        return Path(text)
+    if "://" not in str(text) or re.match(r"[A-Za-z]:/", str(text)):  # the latter is a drive of Windows
+        return expanded(str(text), what)
     if not str(text).startswith(SCHEME) or not str(text).removeprefix(SCHEME).strip("/"):
-        raise BadInput(f"--workdir {text} is no address that is known; give a folder, or {SCHEME}BUCKET/RUN")
+        raise BadInput(f"{what} {text} is no address that is known; give a folder, or {SCHEME}BUCKET/RUN")
     if importlib.util.find_spec("gcsfs") is None:
-        raise BadInput(f"--workdir {text} needs gcsfs; pip install -r requirements-gcs.txt")
+        raise BadInput(f"{what} {text} needs gcsfs; pip install -r requirements-gcs.txt")
     return epath.Path(text)
 
 

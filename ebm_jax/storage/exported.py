@@ -41,7 +41,7 @@ def load(folder: str | Path = Path(__file__).parent, max_bytes: int = 2**33) -> 
       ValueError: a file is missing, damaged or too large, this jax or reader cannot read the artifact's version, or a
         program calls back into Python; the message is one line.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     manifest = _manifest(folder / MANIFEST, max_bytes)
     for name in (PARAMS, SAMPLER, ENERGY):
         if hashlib.sha256(_content(folder / name, max_bytes)).hexdigest() != manifest["files"][name]:

@@ -1,12 +1,12 @@
 """The folder of one run: which config it belongs to, and where each of its files lies."""
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
 import uuid
-from collections.abc import Collection, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from ebm_jax import schema
@@ -108,10 +108,14 @@ def _writing(workdir: Folder) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(workdir: Folder) -> Iterator[None]:
+def locked(workdir: Folder, warn: Callable[[str], None] = warnings.warn) -> Iterator[None]:
     """Keep other processes from training in the folder until the context ends, or this process ends, however it ends.
 
-    It makes the folder if there is none. It cannot lock a bucket, or a file system that has no locks.
+    It makes the folder if there is none. It cannot lock a bucket, or a file system that has no locks. Where the system
+    has no such locks at all, as Windows, it says so.
+
+    Args:
+      warn: takes that line.
 
     Raises:
       BadInput: another process trains there, or the folder cannot be written.
@@ -121,6 +125,12 @@ def locked(workdir: Folder) -> Iterator[None]:
         return
     with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl  # POSIX alone
+    except ImportError:
+        warn(f"this system cannot lock {workdir}; take care that no other process trains there")
+        yield
+        return
     handle = os.open(workdir, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

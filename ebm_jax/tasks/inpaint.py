@@ -5,6 +5,7 @@ import numpy as np
 
 from ebm_jax import applications, assemble
 from ebm_jax.kinds import shown
+from ebm_jax.paths import expanded
 from ebm_jax.tasks.common import Result, check_images, check_one_label_each, compiled, images_to_start_from, rows_of
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, Images, Labels, PRNGKey
@@ -76,8 +77,9 @@ def known_pixels(config: Config) -> np.ndarray:
         raise BadInput(
             f"sample.inpaint.mask {shown(name)} is unknown; use one of {', '.join(known)}, or a .npy file, True: known"
         )
+    path = expanded(name, "sample.inpaint.mask")
     try:
-        mask = np.load(name, allow_pickle=False)
+        mask = np.load(path, allow_pickle=False)
     except Exception as error:  # NumPy, zipfile and the system each raise their own
         raise BadInput(
             f"sample.inpaint.mask {name} cannot be read ({error}); save a boolean array by numpy.save"

@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,7 +101,7 @@ def devices(config: Config, topology: str) -> Sequence[Any]:
     """
     if topology == "cpu":
         parallel.split_cpu(config.train.cpu_devices, config.train.batch_size, config.buffer.capacity)
-        return jax.devices("cpu")
+        return parallel.present(partial(jax.devices, "cpu"))
     if re.split("[:=_]", topology)[0] not in chips.NAMES:
         raise BadInput(f"--topology '{topology}' is unknown; {USE}" if topology else f"--topology is missing; {USE}")
     if importlib.util.find_spec("libtpu") is None:
