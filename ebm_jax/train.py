@@ -61,7 +61,7 @@ def train(config: Config, folder: Folder) -> int:
         checks.check(config, mesh.size)
         capacity.check_memory(config, mesh)
         if processes.is_first():
-            workdir.check(folder, config, identity.free_in(folder, config))
+            workdir.check(folder, config)
     with contextlib.ExitStack() as stack:
         with processes.agreed():
             batches, record = stack.enter_context(sources.open_data(config, console.warn))
@@ -104,7 +104,7 @@ def _claim(folder: Folder, config: Config, record: Record | None) -> None:
       BadInput: as `workdir.claim` and `identity.continued`.
     """
     going_on = identity.continued(folder, config, record) if record else None
-    notes = [workdir.claim(folder, config, identity.free_in(folder, config))]
+    notes = [workdir.claim(folder, config)]
     if record and going_on:
         workdir.write_data(folder, found.as_json(going_on.records))
         console.say(found.line(record))
