@@ -1,6 +1,6 @@
 """Whether the data that a config names are the data of the run in a folder, wherever they lie."""
 
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from ebm_jax.data import found, sources
 from ebm_jax.data.found import Record
@@ -66,7 +66,7 @@ def continued(folder: Folder, config: Config, record: Record) -> Continued:
     return Continued([*records, record], f"the run's data have changed: {', '.join(words)}; it goes on with these")
 
 
-def _refuse_move(folder: Folder, run: Config, config: Config, why: str) -> None:
+def _refuse_move(folder: Folder, run: Config, config: Config, why: str) -> NoReturn:
     differing = {"data.source": (run.data.source, config.data.source)}
     raise BadInput(
         f"--workdir {folder} holds a run that cannot go on: {describe(differing)}, {why}; give the run's own data, or "
