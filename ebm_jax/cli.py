@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
-from ebm_jax import identity, schema, trust
+from ebm_jax import schema, trust
 from ebm_jax.distributed import processes
 from ebm_jax.kinds import FLAG, one_of
 from ebm_jax.paths import expanded
@@ -72,9 +72,8 @@ def parse(argv: list[str]) -> Command:
         note = "; ".join(filter(None, (note, *refused)))
     if mode not in READ_A_RUN and asked.train.dry_run:
         asked = schema.dry_run(asked)
-    free = identity.free_keys(config, asked) if mode in MOVABLE else []  # the verb compares the data themselves
-    differing = workdir.differences(config, asked) if mode in READ_A_RUN else {}
-    if differing := {key: pair for key, pair in differing.items() if key not in free}:
+    anywhere = mode in MOVABLE  # the verb compares the data themselves
+    if mode in READ_A_RUN and (differing := workdir.differences(config, asked, anywhere=anywhere)):
         groups = " and ".join(f"--config.{group}" for group in READ_A_RUN[mode])
         differing = workdir.describe(differing)
         raise BadInput(f"--workdir {folder} holds another run: {differing}; only {groups} keys may change")

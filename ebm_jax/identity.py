@@ -1,7 +1,6 @@
 """Whether the data that a config names are the data of the run in a folder, wherever they lie."""
 
-import os
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from ebm_jax.data import found, sources
 from ebm_jax.data.found import Record
@@ -9,11 +8,8 @@ from ebm_jax.data.source import Source
 from ebm_jax.kinds import printable
 from ebm_jax.schema import with_values
 from ebm_jax.storage import bucket, workdir
-from ebm_jax.storage.workdir import DATA, describe, read_config
+from ebm_jax.storage.workdir import DATA, describe, is_moved, read_config
 from ebm_jax.types import BadInput, Config, Folder
-
-PATHS = ("folder", "npz")  # kinds of data.source whose data may lie anywhere
-NAMELESS = (*PATHS, "shapes", "noise")  # kinds of data.source for which data.name is any word
 
 
 class Continued(NamedTuple):
@@ -23,30 +19,6 @@ class Continued(NamedTuple):
     """Of the run's data, the newest one last."""
     note: str
     """One line on what has changed; empty: nothing."""
-
-
-def free_keys(old: Config, new: Config) -> list[str]:
-    """The keys that say only where the data lie, or how a person calls them; the records of the data decide instead."""
-    kinds = {config.data.source.partition(":")[0] for config in (old, new)}
-    if len(kinds) > 1:
-        return []
-    kind = kinds.pop()
-    return ["data.source"] * (kind in PATHS) + ["data.name"] * (kind in NAMELESS)
-
-
-def free_in(folder: Folder, config: Config) -> list[str]:
-    """`free_keys` of the run in the folder, if there is one, and the config."""
-    return free_keys(read_config(folder), config) if workdir.CONFIG in bucket.names(folder) else []
-
-
-def is_moved(old: Config, new: Config) -> bool:
-    """Whether `data.source` names another place; another spelling of a path names the same one."""
-    return _place(old) != _place(new)
-
-
-def _place(config: Config) -> str:
-    kind, _, path = config.data.source.partition(":")
-    return f"{kind}:{os.path.realpath(os.path.expanduser(path))}" if kind in PATHS else config.data.source
 
 
 def records_of(folder: Folder) -> list[Record]:
@@ -94,7 +66,7 @@ def continued(folder: Folder, config: Config, record: Record) -> Continued:
     return Continued([*records, record], f"the run's data have changed: {', '.join(words)}; it goes on with these")
 
 
-def _refuse_move(folder: Folder, run: Config, config: Config, why: str) -> None:
+def _refuse_move(folder: Folder, run: Config, config: Config, why: str) -> NoReturn:
     differing = {"data.source": (run.data.source, config.data.source)}
     raise BadInput(
         f"--workdir {folder} holds a run that cannot go on: {describe(differing)}, {why}; give the run's own data, or "

@@ -97,6 +97,19 @@ def sample_labels(config: Config, places: Places) -> Labels:
     return terms[0][places % len(terms[0])]
 
 
+def names_of(config: Config, labels: np.ndarray, names: Sequence[str]) -> list[str]:
+    """The names of labels [n]; [] for vectors, an unconditional model, or names of other classes than the model's.
+
+    Args:
+      names: of the data's classes, in the order of their labels; empty: they have none.
+    """
+    num_classes = config.model.num_classes
+    if num_classes == 1 or num_classes != len(names) or label_shape(config) is not None:
+        return []
+    numbers: list[int] = labels.tolist()
+    return [names[label] for label in numbers]
+
+
 def numbered(config: Config, names: Sequence[str]) -> Config:
     """The config with numbers for the names of classes in `sample.labels`; a number stays a number.
 

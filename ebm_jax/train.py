@@ -17,7 +17,7 @@ from ebm_jax import assemble, capacity, checks, identity, program, samplers, tru
 from ebm_jax.data import found, sources
 from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
-from ebm_jax.labels import label_shape, numbered
+from ebm_jax.labels import names_of, numbered
 from ebm_jax.report import console
 from ebm_jax.report.reporter import METRICS, Reporter
 from ebm_jax.sampling import replay
@@ -65,7 +65,7 @@ def train(config: Config, folder: str | Folder) -> int:
         checks.check(config, mesh.size)
         capacity.check_memory(config, mesh)
         if processes.is_first():
-            workdir.check(folder, config, identity.free_in(folder, config))
+            workdir.check(folder, config)
     with contextlib.ExitStack() as stack:
         with processes.agreed():
             batches, record = stack.enter_context(sources.open_data(config, console.warn))
@@ -87,11 +87,13 @@ def train(config: Config, folder: str | Folder) -> int:
         console.say(
             f"training {config.data.name} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s) in {folder}"
         )
-        names = record.class_names if record and config.model.num_classes > 1 and label_shape(config) is None else ()
-        reporter = stack.enter_context(Reporter(folder, beginning.step, config.train.num_steps, names))
+        reporter = stack.enter_context(Reporter(folder, beginning.step, config.train.num_steps))
         stop = stack.enter_context(_stop_signal())
         with processes.announced(alike=(Diverged,)):
-            done = _run(config, mesh, manager, folder, reporter, batches, beginning, stop)
+            draw = (
+                _picture_maker(config, mesh, reporter, record) if record else _density_watcher(config, mesh, reporter)
+            )
+            done = _run(config, mesh, manager, folder, reporter, batches, beginning, draw, stop)
     if done < config.train.num_steps:
         console.say(f"stopped and saved at step {done}; the same command goes on from there")
     else:
@@ -108,7 +110,7 @@ def _claim(folder: Folder, config: Config, record: Record | None) -> None:
       BadInput: as `workdir.claim` and `identity.continued`.
     """
     going_on = identity.continued(folder, config, record) if record else None
-    notes = [workdir.claim(folder, config, identity.free_in(folder, config))]
+    notes = [workdir.claim(folder, config)]
     trust.remember(config)
     if record and going_on:
         workdir.write_data(folder, found.as_json(going_on.records))
@@ -126,11 +128,10 @@ def _run(
     reporter: Reporter,
     batches: Callable[[int], Batch],
     beginning: recovery.Beginning,
+    draw: Callable[[int, TrainState], None],
     stop: _Stop,
 ) -> int:
     """Take steps until the last one or a signal, with rescues in between; return the step of the last checkpoint."""
-    watcher = _density_watcher if config.data.source == "density" else _picture_maker
-    draw = watcher(config, mesh, reporter)
 
     def stretch(start: recovery.Beginning) -> int:
         plan = loop.Plan(
@@ -196,8 +197,13 @@ def _actions(
     )
 
 
-def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[int, TrainState], None]:
+def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter, record: Record) -> Callable[[int, TrainState], None]:
     """The function (step, state) that writes two grids of images: the replay buffer, and chains from fresh noise."""
+
+    def write(name: str, step: int, images: np.ndarray, labels: np.ndarray) -> None:
+        captions = names_of(config, labels[:GRID], record.class_names)
+        reporter.image(name, step, images[:GRID], captions)
+
     few = with_values(config, {"sample.num_images": GRID, "sample.batch_size": GRID})
     sampler, chains = samplers.make_sampler(few, mesh), assemble.make_method(config).chains
     each = -(-GRID // config.train.num_models)
@@ -212,10 +218,9 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[
         key = jax.random.key(config.sample.seed)  # the same at every step, so that pictures can be compared
         if (waiting := chains(state.memory)) is not None:
             rows, labels = map(np.asarray, first_rows(waiting))
-            reporter.image("buffer", step, rows.reshape(-1, *config.data.shape)[:GRID], labels.reshape(-1)[:GRID])
+            write("buffer", step, rows.reshape(-1, *config.data.shape), labels.reshape(-1))
         images, labels, _ = sampler(network_params(state, config.sample.weights == "ema"), key, 0)
-        images, labels = parallel.on_host((images, labels))
-        reporter.image("chains", step, images[:GRID], labels[:GRID])
+        write("chains", step, *parallel.on_host((images, labels)))
 
     return draw
 

@@ -14,7 +14,7 @@ from ebm_jax.assemble import make_apply
 from ebm_jax.data import sources
 from ebm_jax.data.memory import Dataset
 from ebm_jax.distributed import parallel
-from ebm_jax.labels import label_shape, numbered, sample_labels
+from ebm_jax.labels import names_of, numbered, sample_labels
 from ebm_jax.models import energy
 from ebm_jax.program import abstract_state
 from ebm_jax.report import console
@@ -168,10 +168,7 @@ class TrainedRun(NamedTuple):
 
     def names_of(self, labels: np.ndarray) -> list[str]:
         """The class names of labels [n]; [] for vectors, an unconditional model, or classes without names."""
-        num_classes = self.config.model.num_classes
-        if num_classes == 1 or num_classes != len(self.class_names) or label_shape(self.config) is not None:
-            return []
-        return [self.class_names[label] for label in labels.tolist()]
+        return names_of(self.config, labels, self.class_names)
 
 
 def open_run(

@@ -139,6 +139,10 @@ def test_the_digest_follows_the_data_to_another_place_and_sees_any_other_name_si
     for name, change in changes.items():
         change(shutil.copytree(tmp_path / "a", tmp_path / name, dirs_exist_ok=True) and tmp_path / name)
         assert found(tmp_path / name)[0].found.digest() != first, name
+    fill(tmp_path / "labels", "train/b/0.png", "test/b/0.png")
+    before = found(tmp_path / "labels", "test")[0].found.digest()
+    fill(tmp_path / "labels", "train/a/0.png")
+    assert found(tmp_path / "labels", "test")[0].found.digest() != before, "b has the label 1 now"
 
 
 def config_of(source, split, share=0.3):

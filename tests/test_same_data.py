@@ -47,9 +47,9 @@ def pets(tmp_path):
 
 def gone_on(folder, config):
     """Go on as training does: the note, after the folder is claimed and the records are written."""
-    workdir.check(folder, config, identity.free_in(folder, config))
+    workdir.check(folder, config)
     going_on = identity.continued(folder, config, record_of(config))
-    workdir.claim(folder, config, identity.free_in(folder, config))
+    workdir.claim(folder, config)
     workdir.write_data(folder, data.as_json(going_on.records))
     return going_on.note
 
@@ -163,7 +163,7 @@ def test_a_run_follows_its_data_to_another_place_under_another_word_and_not_to_o
     ):
         gone_on(folder, config_of("", data__source=others))
     with pytest.raises(BadInput, match=r"data\.split is train there and test here"):
-        workdir.check(folder, config_of("", data__source=moved, data__split="test"), ["data.source", "data.name"])
+        workdir.check(folder, config_of("", data__source=moved, data__split="test"))
 
 
 def test_added_images_are_told_once_and_a_renamed_class_is_refused_by_a_model_of_classes(pets):
@@ -212,14 +212,19 @@ def test_data_that_nobody_can_compare_are_known_by_their_place(pets, tmp_path):
 
 def test_a_word_for_the_data_is_no_identity_where_it_chooses_nothing():
     config = digits.get_config()
-    for kind, free in (
-        ("folder:a", ["data.source", "data.name"]),
-        ("noise", ["data.name"]),
-        ("sklearn", []),
-        ("tfds", []),
-    ):
-        assert identity.free_keys(*(changed(config, data__source=kind, data__name=name) for name in "ab")) == free
-    assert identity.free_keys(changed(config, data__source="folder:a"), changed(config, data__source="npz:a")) == []
+    for kind, differing in (("folder:a", []), ("noise", []), ("sklearn", ["data.name"]), ("tfds", ["data.name"])):
+        a, b = (changed(config, data__source=kind, data__name=name) for name in "ab")
+        assert list(workdir.differences(a, b)) == differing
+    folder, spelt, other, npz = (
+        changed(config, data__source=f"{place}a") for place in ("folder:", "folder:./b/../", "folder:b/", "npz:")
+    )
+    assert workdir.differences(folder, spelt) == {}
+    assert (
+        list(workdir.differences(folder, other))
+        == list(workdir.differences(folder, npz, anywhere=True))
+        == ["data.source"]
+    )
+    assert workdir.differences(folder, other, anywhere=True) == {}
 
 
 def test_an_older_run_keeps_the_order_of_its_classes_and_a_new_one_sorts_numbers(tmp_path):

@@ -82,6 +82,19 @@ def test_a_run_writes_everything_it_promises(whole_run):
     assert [record.images for record in identity.records_of(whole_run)] == [1438]
 
 
+def test_the_pictures_of_training_name_the_classes_of_their_images(one_run):
+    side, band = 62, pictures.SMALL_CAPTION  # a digit of 8x8 pixels, enlarged 7 times, with a gap of 3
+    for name in ("chains", "buffer"):
+        (path,) = (one_run / "images").glob(f"{name}_*.png")
+        picture = np.asarray(Image.open(path))
+        assert picture.shape == (8 * (side + band), 8 * side)
+        bands = picture.reshape(8, side + band, 8, side).swapaxes(1, 2).reshape(64, side + band, side)[:, side:]
+        assert (bands != pictures.BACKGROUND).any((1, 2)).all()
+        if name == "chains":  # their labels are 0 to 9 in turn
+            np.testing.assert_array_equal(bands, bands[np.arange(64) % 10])
+            assert len({caption.tobytes() for caption in bands}) == 10
+
+
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "uint8"])
 def test_training_2n_steps_is_training_n_stopping_and_n_more_bit_for_bit(tmp_path, dtype):
     for workdir, stops in ((tmp_path / "once", (6,)), (tmp_path / "twice", (3, 6))):

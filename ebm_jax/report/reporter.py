@@ -31,13 +31,9 @@ class Reporter:
     """The watchers of one training run, a context manager. It drops the lines of steps after `start` from the files.
 
     On processes other than the first it accepts all calls and writes nothing; only the first may call `density`.
-
-    Args:
-      class_names: of labels, for the captions of images; empty: no captions.
     """
 
-    def __init__(self, workdir: Folder, start: int, num_steps: int, class_names: Sequence[str] = ()):
-        self._class_names = class_names
+    def __init__(self, workdir: Folder, start: int, num_steps: int):
         self._writes = processes.is_first()
         self._mirror = Mirror(workdir if self._writes else Path(), GROWING)
         self._workdir = self._mirror.local
@@ -95,13 +91,11 @@ class Reporter:
         self._open(step)
         self._marked, self._marked_step = time.perf_counter(), step
 
-    def image(self, name: str, step: int, images: np.ndarray, labels: np.ndarray | None = None) -> None:
-        """Write a grid as images/NAME_STEP.png and into the TensorBoard events; captions name the labels [n]."""
+    def image(self, name: str, step: int, images: np.ndarray, captions: Sequence[str] = ()) -> None:
+        """Write a grid as images/NAME_STEP.png and into the TensorBoard events; `captions` as for `pictures.grid`."""
         if not self._writes:
             return
         path = self._workdir / "images" / f"{name}_{step:06d}.png"
-        named: list[int] = labels.tolist() if labels is not None and self._class_names else []
-        captions = [self._class_names[label] for label in named]
         write_grid(path, images, captions)
         self._events.add_image(name, grid(images, captions), step)
         self._mirror.push()

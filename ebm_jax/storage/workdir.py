@@ -6,7 +6,7 @@ import json
 import os
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ebm_jax import schema
@@ -18,14 +18,15 @@ from ebm_jax.types import BadInput, Config, Folder
 CONFIG = "config.json"
 DATA = "data.json"  # records of the run's data, the newest one last (data/found.py)
 LARGEST_CONFIG = 2**24  # letters
+PATHS = {"folder", "npz"}  # kinds of data.source whose data may lie anywhere
+NAMELESS = {*PATHS, "shapes", "noise"}  # kinds of data.source for which data.name is any word
 DESCRIBED = 6  # differences that a message lists
 
 
-def check(workdir: Folder, config: Config, but: Collection[str] = ()) -> None:
+def check(workdir: Folder, config: Config) -> None:
     """Refuse a folder in which a run of `config` can neither begin nor go on; this touches nothing.
 
-    Args:
-      but: keys that may differ.
+    It lets another place of data pass, if they may lie anywhere: `identity.continued` compares the data themselves.
 
     Raises:
       BadInput: the folder belongs to something else, or to a run of another config; or a part of it is a link.
@@ -33,8 +34,7 @@ def check(workdir: Folder, config: Config, but: Collection[str] = ()) -> None:
     names = bucket.names(workdir)
     require_no_links(workdir)
     if CONFIG in names:
-        found = differences(read_config(workdir), as_it_began(workdir, config))
-        if differing := {key: pair for key, pair in found.items() if key not in but}:
+        if differing := differences(read_config(workdir), as_it_began(workdir, config), anywhere=True):
             raise BadInput(
                 f"--workdir {workdir} holds a run that cannot go on: {describe(differing)}; use another --workdir"
             )
@@ -42,11 +42,8 @@ def check(workdir: Folder, config: Config, but: Collection[str] = ()) -> None:
         raise BadInput(f"--workdir {workdir} is not empty and has no {CONFIG} of a run; use another --workdir")
 
 
-def claim(workdir: Folder, config: Config, but: Collection[str] = ()) -> str:
+def claim(workdir: Folder, config: Config) -> str:
     """Make `workdir` the folder of a run of `config`, or go on with the run that is there.
-
-    Args:
-      but: as for `check`.
 
     Returns:
       One line that says what was filled in for a run of an earlier version; empty if nothing was.
@@ -54,7 +51,7 @@ def claim(workdir: Folder, config: Config, but: Collection[str] = ()) -> str:
     Raises:
       BadInput: as `check`, or the folder cannot be written.
     """
-    check(workdir, config, but)
+    check(workdir, config)
     note = read(workdir)[1] if CONFIG in bucket.names(workdir) else ""
     with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
@@ -221,12 +218,31 @@ def read(workdir: Folder) -> tuple[Config, str]:
     return schema.of_run(groups, str(path))
 
 
-def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """The keys that make `new` another run than `old`, each with both values, (old, new)."""
+def differences(old: Config, new: Config, *, anywhere: bool = False) -> dict[str, tuple[Any, Any]]:
+    """The keys that make `new` another run than `old`, each with both values, (old, new).
+
+    Another spelling of a path, and another word for data that need none, make no other run.
+
+    Args:
+      anywhere: True: neither does another place of a folder or .npz file of images.
+    """
     old_flat, new_flat = schema.flat(old), schema.flat(new)
     keys = [key for key in old_flat | new_flat if schema.scope_of(key) == schema.RUN]
     pairs = {key: (old_flat.get(key, "absent"), new_flat.get(key, "absent")) for key in keys}
-    return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
+    kinds = {config.data.source.partition(":")[0] for config in (old, new)}
+    same = {"data.name": kinds <= NAMELESS, "data.source": (anywhere and kinds <= PATHS) or not is_moved(old, new)}
+    free = [key for key, is_same in same.items() if is_same and len(kinds) == 1]
+    return {key: (a, b) for key, (a, b) in pairs.items() if a != b and key not in free}
+
+
+def is_moved(old: Config, new: Config) -> bool:
+    """Whether `data.source` names another place; another spelling of a path names the same one."""
+    return _place(old) != _place(new)
+
+
+def _place(config: Config) -> str:
+    kind, _, path = config.data.source.partition(":")
+    return f"{kind}:{os.path.realpath(os.path.expanduser(path))}" if kind in PATHS else config.data.source
 
 
 def describe(differing: dict[str, tuple[Any, Any]]) -> str:

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import identity
+from ebm_jax.data import found
 from ebm_jax.distributed import parallel
 from ebm_jax.labels import label_shape, sample_labels
-from ebm_jax.report import pictures
+from ebm_jax.report import console, pictures
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, PRNGKey
 
@@ -80,11 +81,14 @@ def compiled(run: TrainedRun, fn: Callable[..., Any], key: PRNGKey, *rows: Any) 
 def images_to_start_from(run: TrainedRun) -> tuple[np.ndarray, np.ndarray]:
     """`sample.num_images` random images [n, h, w, c] in [0, 1] of `sample.split`, or all if fewer, with labels.
 
+    It says in one line what the split is.
+
     Raises:
       BadInput: as `identity.source_of`.
     """
     config = run.config
     images = identity.source_of(run.folder, config, config.sample.split, "sample.split")
+    console.say(found.line(found.record_of(images, config.data.source, config.sample.split, digest=False)))
     count = min(config.sample.num_images, images.length)
     rows = np.sort(np.random.default_rng(config.sample.seed).permutation(images.length)[:count])
     read = [images.read(int(row)) for row in rows]
