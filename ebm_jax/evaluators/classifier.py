@@ -109,7 +109,7 @@ def trained(run: TrainedRun, evidence: Evidence) -> tuple[Params, str]:
             num_steps=config.eval.classifier_distance.steps,
         )
         archive.write(path, {key: np.asarray(leaf) for key, leaf in _flat(params).items()}, recipe)
-    saved = archive.read(path)
+    saved = archive.read(path, named=False)
     params = traverse_util.unflatten_dict({key: jnp.asarray(leaf) for key, leaf in saved.arrays.items()}, sep="/")
     words = (
         f"trained for {recipe['steps']} steps from seed {recipe['seed']} on {config.data.name} {config.data.split}, "

@@ -50,8 +50,11 @@ def write(path: Folder, arrays: dict[str, np.ndarray], description: dict[str, st
     return digest
 
 
-def read(path: Folder) -> Archive:
+def read(path: Folder, *, named: bool = True) -> Archive:
     """Read the file and check its hash; nothing is unpickled.
+
+    Args:
+      named: whether the user named the file, which may then be of another program.
 
     Raises:
       BadInput: the file cannot be read, is too large, is not of `write`, or does not match its hash.
@@ -66,7 +69,7 @@ def read(path: Folder) -> Archive:
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror or error}); mend that, or give another path") from error
     except Exception as error:  # NumPy, zipfile, zlib and json each raise their own
-        if not _is_ours(path):
+        if named and not _is_ours(path):
             raise BadInput(_of_another_program(path)) from error
         raise BadInput(f"{path} is damaged ({type(error).__name__}); delete it to have it made anew") from error
     if digest_of(arrays, description) != digest:

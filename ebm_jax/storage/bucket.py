@@ -107,7 +107,7 @@ class Mirror:
         return None
 
     def _copy(self) -> None:
-        for path in sorted(self.local.rglob("*")):
+        for path in sorted(self.local.rglob("[!.]*")):  # a hidden file is being written, and takes its name later
             if path.is_file() and self._pushed.get(path) != (mark := _mark(path)):
                 target = self._folder / path.relative_to(self.local).as_posix()
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -34,8 +34,12 @@ def replacing(path: Folder) -> Iterator[IO[bytes]]:
 
 def write_atomically(path: Folder, content: str | bytes) -> None:
     """Write a whole file or nothing."""
+    content = content if isinstance(content, bytes) else content.encode()
+    if bucket.is_remote(path):
+        path.write_bytes(content)
+        return
     with replacing(path) as file:
-        file.write(content if isinstance(content, bytes) else content.encode())
+        file.write(content)
 
 
 def appending(path: Folder) -> IO[Any]:
