@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+ADDRESS_SPACE = 2 * 2**30  # bytes; JAX aborts within 1.5 GB, and samples a tiny model within 2.0 GB
 INTERRUPTED = "interrupted; nothing since the last checkpoint is saved"
 OUT_OF_MEMORY = {  # the keys that lower what a mode takes
     "train": "train.batch_size, buffer.capacity, chain.num_steps or model.width",
@@ -106,8 +107,19 @@ def _compile(config: Any, workdir: Any, topology: str) -> int:
     return report.compile(config, workdir, topology=topology)
 
 
+def _warn_of_a_tight_limit() -> None:
+    """Say so before a library aborts the process, which nothing can catch; this imports no library."""
+    with contextlib.suppress(ImportError):  # no such limits on Windows
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
+            _say(f"ulimit -v is {limit // 1024:,} KiB; JAX may abort below {ADDRESS_SPACE // 1024:,}, raise the limit")
+
+
 def program(argv: list[str]) -> int:
     """`main` for a process of its own: Ctrl-C ends it within seconds, and nothing is raised."""
+    _warn_of_a_tight_limit()
     try:
         from ebm_jax.distributed import interrupts, processes
 

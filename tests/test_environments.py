@@ -353,6 +353,18 @@ def test_the_memory_that_counts_is_the_smallest_limit_of_machine_shell_and_conta
     assert parallel.host_memory() == whole // 4
 
 
+def test_a_limit_within_which_jax_may_abort_is_told_before_anything_is_imported(monkeypatch, capsys):
+    for limit in (resource.RLIM_INFINITY, 2**31):
+        monkeypatch.setattr(resource, "getrlimit", lambda kind, limit=limit: (limit, limit))
+        run._warn_of_a_tight_limit()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (2**30, resource.RLIM_INFINITY))
+    run._warn_of_a_tight_limit()
+    assert capsys.readouterr().err == (
+        "run.py: ulimit -v is 1,048,576 KiB; JAX may abort below 2,097,152, raise the limit\n"
+    )
+
+
 HANGING = """
 import atexit, runpy, sys, time
 atexit.register(time.sleep, 100_000)

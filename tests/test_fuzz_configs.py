@@ -593,7 +593,7 @@ def test_no_checkpoint_or_another_run_is_refused_in_one_line(one_run, tmp_path, 
 PREPARE = {
     "an unknown split": (["--config.data.split=tset"], "use one of train, test"),
     "no such folder": (["--config.data.source=folder:/no/such"], "/no/such is not a folder"),
-    "a user that is not there": (["--config.data.source=folder:~nobody_of_this_name/x"], "cannot be found"),
+    "a user that is not there": (["--config.data.source=folder:~nobody_of_this_name/x"], "no such home directory here"),
     "a null byte": (["--config.data.source=npz:a\0b"], "can be read"),
     "integers for vectors": (
         ["--config.data.source=npz:classes.npz", "--config.data.condition=soft", "--config.model.num_classes=3"],
