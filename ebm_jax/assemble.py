@@ -70,7 +70,7 @@ def make_kernel(config: Config, temperature: float | Scalar, name: str = "", pro
     """The chain's kernel at a temperature >= 0; a kernel with a Metropolis test needs one above 0.
 
     Args:
-      name: a kernel other than `chain.kernel`; empty: `chain.kernel`.
+      name: a kernel other than `chain.kernel`; empty: `chain.kernel`. Another one moves by `equivalent_step_size`.
       project: maps images into the set that chains stay in; None: the support of the law that they start from.
 
     Raises:
@@ -82,7 +82,7 @@ def make_kernel(config: Config, temperature: float | Scalar, name: str = "", pro
     if name == "langevin":
         keys = {"noise_scale": None if keys["tied"] else keys["noise_scale"]}
     offers = {
-        "step_size": lambda: chain.step_size,
+        "step_size": lambda: chain.step_size if name == chain.kernel else equivalent_step_size(config),
         "temperature": lambda: temperature,
         "grad_clip": lambda: chain.grad_clip,
         "project": lambda: make_base(config).project if project is None else project,
@@ -117,7 +117,7 @@ def make_stages(config: Config, group: str = "sample") -> Stages:
     """The stages of a whole chain: `num_steps` of the config's kernel, the last `quiet_steps` of them without noise.
 
     A Langevin chain is one loop and ends at temperature 0. A Metropolis test has no temperature 0, so other kernels end
-    with Langevin's noise-free descent.
+    with Langevin's noise-free descent. Its step is as long as one gradient of theirs (`equivalent_step_size`).
 
     Args:
       group: has `num_steps`, `quiet_steps` and `anneal_from`: "chain" for training, "sample" for sampling.
@@ -245,12 +245,13 @@ def make_limits(config: Config) -> Limits:
     """The healthy region of contrastive divergence. Without the guard only non-finite values are ill."""
     limits = config.guard
     if not limits.enabled:
-        return healthy(energy=math.inf, separation=math.inf, chain_grad=(0.0, math.inf), patience=limits.patience)
+        return Limits(healthy(energy=math.inf, of_untrained=0.0, separation=math.inf, chain_grad=(0.0, math.inf)))
     energy_l2 = max(config.loss.energy_l2, limits.least_energy_l2)
     grad_unit = math.sqrt(math.prod(config.data.shape)) / equivalent_step_size(config)
-    return healthy(
+    ranges = healthy(
         energy=limits.max_energy / (2 * energy_l2),
+        of_untrained=limits.max_of_untrained,
         separation=limits.max_separation / energy_l2,
         chain_grad=(limits.min_chain_grad * grad_unit, limits.max_chain_grad * grad_unit),
-        patience=limits.patience,
     )
+    return Limits(ranges, limits.patience, limits.window, limits.at_once)

@@ -14,12 +14,15 @@ from jaxtyping import Array
 from ebm_jax import schema
 from ebm_jax.assemble import make_apply, make_method, make_optimizer, raw_params
 from ebm_jax.distributed import parallel
-from ebm_jax.labels import label_shape
+from ebm_jax.labels import example_labels, label_shape
 from ebm_jax.models import spectral
 from ebm_jax.schema import member_seeds
 from ebm_jax.training.state import TrainState, init_state, non_finite, partition, rescued
 from ebm_jax.training.step import make_train_step
 from ebm_jax.types import Batch, Config, MembersKey, Metrics, Params, PRNGKey, Scalar
+
+UNTRAINED_IMAGES = 8
+"""How many images of each kind `untrained_energy` looks at."""
 
 
 def _ingredients(config: Config, seed: int) -> tuple[PRNGKey, PRNGKey, Params, spectral.Vectors]:
@@ -91,6 +94,24 @@ def make_state(config: Config, mesh: Mesh) -> TrainState:
     """The state before the first step, laid out over the mesh; the same for any number of devices."""
     assemble = jax.jit(partial(_assemble, config), out_shardings=_shardings(config, mesh))
     return assemble(*_stacked_ingredients(config))
+
+
+def untrained_energy(config: Config) -> float:
+    """The largest |mean U| of the run's untrained networks, of noise, of black and of white images: limits know it by.
+
+    Energies of a network without normalisation layers are about linear in brightness, so white images are far out.
+    """
+    n, apply = UNTRAINED_IMAGES, make_apply(config)
+    noise = make_method(config).base.sample(jax.random.key(0), n)
+    images = jnp.concatenate([noise, jnp.zeros_like(noise), jnp.ones_like(noise)])
+    labels = example_labels(config, jnp.arange(3 * n) % n)
+
+    @jax.jit
+    def largest(params: Params) -> Scalar:
+        return jnp.abs(apply(params, images, labels).reshape(3, n).mean(1)).max()
+
+    each = [_ingredients(config, seed)[2:] for seed in member_seeds(config)]
+    return float(np.max([largest(spectral.normalise(*one)) for one in each]))
 
 
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:

@@ -144,9 +144,13 @@ def _run(
         actions = _actions(config, mesh, manager, reporter, batches, start.rescues, draw, stop)
         return loop.run(plan, actions, start.state)
 
+    ill_at: list[int] = []
+
     def rescue(illness: Ill) -> recovery.Beginning:
+        again = illness.step in ill_at[-1:]
+        ill_at.append(illness.step)
         try:
-            start, event = recovery.roll_back(config, mesh, manager, folder, illness)
+            start, event = recovery.roll_back(config, mesh, manager, folder, illness, again=again)
         except Diverged as end:
             reporter.event(illness.step, str(end))
             raise
@@ -170,7 +174,9 @@ def _actions(
 ) -> loop.Actions:
     """The loop's actions on the devices, the run's folder and the terminal, after `rescues` rescues."""
     train_steps, number = program.make_steps(config, mesh, rescues), config.train.steps_per_call
-    limits = assemble.make_method(config).limits
+    judge = guard.make_judge(
+        assemble.make_method(config).limits, lambda: float(processes.from_first(repr(program.untrained_energy(config))))
+    )
 
     def advance(step: int, state: TrainState) -> tuple[TrainState, Metrics]:
         of_call = [batches(index) for index in range(step, step + number)]
@@ -187,7 +193,7 @@ def _actions(
     return loop.Actions(
         advance=advance,
         keep=program.make_keeper(config, mesh),
-        judge=lambda health, metrics: guard.judge(health, metrics, limits),
+        judge=judge,
         show=show,
         draw=draw,
         discard_after=partial(checkpoint.discard_after, manager),

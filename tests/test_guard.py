@@ -11,7 +11,7 @@ from conftest import ROOT
 from test_step import BATCH, SHAPE, batch_for, params_for, setup
 
 import run
-from configs import default, density2d, digits, fashion_mnist_conditional
+from configs import cifar10, default, density2d, digits, fashion_mnist_conditional, folder
 from ebm_jax import assemble, checks, program, schema
 from ebm_jax.distributed import parallel
 from ebm_jax.methods.contrastive import healthy
@@ -21,7 +21,8 @@ from ebm_jax.sampling.langevin import langevin
 from ebm_jax.training import guard, monitors, state
 from ebm_jax.types import BadInput, Batch
 
-LIMITS = healthy(energy=10.0, separation=5.0, chain_grad=(0.01, 2.0), patience=3)
+RANGES = healthy(energy=10.0, of_untrained=4.0, separation=5.0, chain_grad=(0.01, 2.0))
+LIMITS = Limits(RANGES, patience=3)
 
 
 def metrics_for(**changes):
@@ -87,6 +88,106 @@ def test_a_gap_that_falls_ten_times_its_change_short_of_its_limit_is_ill_and_one
     assert judged([metrics_for(energy_gap=-4.0 + 0.1 * step) for step in range(60)]) == [None] * 60
 
 
+RELAXING = (0.7233, 0.4049, 0.1946, 0.1346, 0.0960, 0.0949, 0.0664, 0.0328, 0.0288, 0.0241, 0.0037, 0.0025)
+"""The gap of a healthy start of CIFAR-10 (width 16, 10 chain steps), from step 1 on."""
+
+
+@pytest.mark.parametrize("start", [0.7, 1.3, 2.6, 1000.0])
+def test_a_positive_gap_that_relaxes_to_0_however_fast_is_no_symptom(start):
+    limits, health = assemble.make_limits(cifar10.get_config()), guard.HEALTHY
+    for share in RELAXING:
+        health, _ = guard.judge(health, metrics_for(energy_gap=start * share / RELAXING[0]), limits)
+        assert health.symptom is None
+    assert health.trends["energy_gap"] == 0
+
+
+def test_a_gap_that_falls_on_below_0_has_the_trend_of_its_part_below_0():
+    health = guard.HEALTHY
+    for gap in (3.0, 1.0, -1.0, -2.0):
+        health, _ = guard.judge(health, metrics_for(energy_gap=gap), LIMITS)
+    first = -1.0 / 10  # from 0 to -1
+    assert health.trends["energy_gap"] == pytest.approx(first + (-1.0 - first) / 10)
+
+
+TOO_FAST = ((-0.92, -1.65), (65.04, 9.29), (-7.71, -7.68), (12.14, 11.69), (-57.94, -66.8), (3.706, 3.716))
+"""Logged |mean U| of data and samples, CIFAR-10 at width 16 and learning rate 0.03; the limit is 10."""
+
+
+def test_energies_that_leave_the_limits_and_come_back_are_an_illness_by_their_number():
+    sequence = [metrics_for(energy_data=data, energy_samples=samples) for data, samples in TOO_FAST]
+    verdicts = judged(sequence, assemble.make_limits(cifar10.get_config()))
+    assert verdicts[:4] == [None] * 4
+    assert verdicts[4] == "energy_samples is -66.8 (healthy from -10 to 10), 3 of 4 steps outside the healthy region"
+
+
+def test_excursions_before_the_window_are_forgotten():
+    limits, ill = LIMITS._replace(window=6), metrics_for(energy_data=11.0)
+    well = [metrics_for()] * 4
+    assert judged([ill, *well, ill, *well, ill, *well], limits) == [None] * 15
+    assert judged([ill, ill, *well[:3], ill], limits)[-1].endswith("3 of 6 steps outside the healthy region")
+    assert judged([ill, ill, *well, ill], limits)[-1] is None, "the first is seven steps ago"
+
+
+@pytest.mark.parametrize("far", [{"energy_data": -101.0}, {"energy_gap": -51.0}, {"chain_grad_norm": 20.1}])
+def test_a_run_is_ill_at_once_far_beyond_a_limit_and_a_dead_network_is_not(far):
+    limits, (name, value) = LIMITS._replace(at_once=10.0), next(iter(far.items()))
+    (verdict,) = judged([metrics_for(**far)], limits)
+    assert name in verdict
+    assert "times its limit" in verdict
+    assert judged([metrics_for(**{name: value / 1.05})], limits) == [None]
+    assert judged([metrics_for(chain_grad_norm=0.0)], limits) == [None], "a gradient of 0 may be one of a first step"
+
+
+def test_limits_know_the_untrained_network_and_ask_for_it_only_once_a_step_is_outside():
+    asked = []
+    judge = guard.make_judge(LIMITS, lambda: asked.append(1) or 4.0)
+    limits = guard.widened(LIMITS, 4.0)
+    assert [(one.least, one.most) for one in limits.ranges[:2]] == [(-16, 16)] * 2, "4 times 4, and not 10"
+    assert limits.ranges[2:] == LIMITS.ranges[2:]
+    lazily = plainly = guard.HEALTHY
+    for step, energy in enumerate((1.0, -9.0, 15.0, -15.9, 16.1, 3.0, 16.2, -16.3, 2.0)):
+        metrics = metrics_for(energy_data=energy, energy_gap=-0.5 * step)
+        assert bool(asked) == (step > 2)
+        (lazily, found), (plainly, expected) = judge(lazily, metrics), guard.judge(plainly, metrics, limits)
+        assert (found, lazily.excursions, lazily.trends) == (expected, plainly.excursions, plainly.trends)
+    assert len(asked) == 1
+    assert guard.widened(LIMITS, 2.0) == LIMITS, "the larger limit counts"
+    assert guard.widened(LIMITS, math.nan) == LIMITS
+
+
+def test_an_untrained_network_of_64x64_pixels_is_well_though_its_energies_are_beyond_the_limit_of_lambda():
+    config = schema.dry_run(folder.get_config())
+    config.data.shape, config.train.seed = (64, 64, 3), 2
+    params = assemble.init_params(config, jax.random.split(jax.random.key(2), 3)[1])
+    images = jnp.array([0.5, 1.0])[:, None, None, None] * jnp.ones((1, 64, 64, 3))
+    gray, white = jax.jit(assemble.make_apply(config))(params, images, jnp.zeros(2, jnp.int32)).tolist()
+    (of_data, *_), unit = assemble.make_limits(config).ranges, program.untrained_energy(config)
+    assert unit == pytest.approx(abs(white), rel=1e-5), "white images are the farthest out"
+    assert abs(gray) > of_data.most, "so without it a dry run ended with status 3"
+    health = guard.HEALTHY
+    judge = guard.make_judge(assemble.make_limits(config), lambda: unit)
+    for _ in range(20):
+        health, illness = judge(health, metrics_for(energy_data=gray, energy_samples=white))
+        assert (health.symptom, illness) == (None, None)
+
+
+def test_of_several_models_the_farthest_untrained_energy_counts():
+    config, alone = density2d.get_config(), []
+    config.model.width = 4
+    for config.train.seed in (3, 4):
+        alone.append(program.untrained_energy(config))
+    config.train.seed, config.train.num_models = 3, 2
+    assert program.untrained_energy(config) == max(alone) > min(alone)
+
+
+def test_without_the_keys_that_came_later_the_guard_counts_steps_in_a_row_and_nothing_else():
+    later = ("guard.max_of_untrained", "guard.window", "guard.at_once")
+    config = schema.with_values(cifar10.get_config(), {key: schema.KEYS[key].absent for key in later})
+    limits, ill = guard.widened(assemble.make_limits(config), 1e6), metrics_for(energy_data=1e4)
+    assert judged([ill, ill, metrics_for(), ill, ill, metrics_for()], limits) == [None] * 6
+    assert judged([ill, ill, ill], limits)[-1]
+
+
 def test_of_several_models_the_one_that_is_ill_is_named():
     well, ill = metrics_for(energy_data=[0.1, 0.1, 0.1]), metrics_for(energy_data=[0.1, 0.1, 50.0])
     broad = {name: np.broadcast_to(value, 3) for name, value in metrics_for().items()}
@@ -102,10 +203,10 @@ def test_the_limits_are_in_the_units_of_lambda_and_of_the_box():
 
     found = limits(digits.get_config())  # λ 0.1, 64 pixels, step 10
     assert found["energy_data"] == found["energy_samples"] == pytest.approx((-20 / 0.2, 20 / 0.2))
-    assert found["energy_gap"] == pytest.approx((-0.5 / 0.1, math.inf))
+    assert found["energy_gap"] == pytest.approx((-2 / 0.1, math.inf))
     assert found["chain_grad_norm"] == pytest.approx((1e-6 * 0.8, 2 * 0.8))
     config = density2d.get_config()  # λ 0.001 counts as 0.01
-    assert limits(config)["energy_gap"][0] == pytest.approx(-50)
+    assert limits(config)["energy_gap"][0] == pytest.approx(-200)
     config.chain.kernel, config.chain.step_size = "hmc", 0.02
     assert limits(config)["chain_grad_norm"][1] == pytest.approx(2 * math.sqrt(2) / (0.5 * 0.02**2))
 

@@ -21,7 +21,8 @@ def trained(last, *, first=0, per_call=1, save_every=2, draw_every=0, ill=None, 
     """What the loop did, as pairs (action, step), and how it ended: the last saved step, or the illness.
 
     A state is the number of its steps, and so are its metrics. Step `ill` is ill, and the steps `outside` are outside
-    the healthy region. The state of step `poisoned` has a value that is not finite. A signal comes in call `stop`.
+    the healthy region. The state of step `poisoned` has a value that is not finite. A signal comes in call `stop`. An
+    illness that learning cannot have caused is logged as ("untrained", its step).
     """
     log = []
 
@@ -35,7 +36,9 @@ def trained(last, *, first=0, per_call=1, save_every=2, draw_every=0, ill=None, 
         step = int(metrics["energy_gap"])
         log.append(("judge", step))
         log.append(("begun anew", step) if health is guard.HEALTHY else ("gone on", step))
-        judged = guard.HEALTHY._replace(symptom="it is outside" if step in outside else "")
+        symptom = guard.Symptom("energy_gap", "it is outside", 1.0) if step in outside else None
+        excursions = (*health.excursions, health.steps + 1) if symptom else health.excursions
+        judged = guard.Health(health.steps + 1, excursions, symptom, {}, {})
         return judged, "it is ill" if step == ill else None
 
     def stops(call):
@@ -59,6 +62,8 @@ def trained(last, *, first=0, per_call=1, save_every=2, draw_every=0, ill=None, 
     try:
         return log, loop.run(loop.Plan(first, last, per_call, save_every, draw_every), actions, first)
     except guard.Ill as illness:
+        if illness.untrained:
+            log.append(("untrained", illness.step))
         return log, str(illness)
 
 
@@ -116,6 +121,26 @@ def test_a_run_whose_last_steps_are_outside_the_healthy_region_is_ill():
     log, end = trained(6, save_every=3, outside=(6, 7))
     assert end == "step 6: the last steps are outside the healthy region: it is outside"
     assert steps_of("save", log) == [3]
+
+
+@pytest.mark.parametrize("per_call", [1, 3])
+def test_an_illness_that_every_step_since_the_first_has_is_one_of_the_untrained_network(per_call):
+    def untrained(last, **what):
+        return steps_of("untrained", trained(last, per_call=per_call, **what)[0])
+
+    assert untrained(6, ill=1, outside=(1,)) == [1]
+    assert untrained(6, ill=3, outside=(1, 2, 3)) == [3]
+    assert untrained(6, ill=3, outside=(2, 3)) == [], "the first step was well"
+    assert untrained(6, ill=6, outside=(4, 5, 6), first=3) == [], "it began with a trained network"
+    assert untrained(9, save_every=3, ill=7, outside=(4, 5, 6, 7)) == [], "the judge forgets at a checkpoint"
+
+
+def test_a_short_run_outside_the_healthy_region_from_its_first_step_on_is_one_too():
+    log, end = trained(3, outside=(1, 2, 3, 4))
+    assert end == "step 3: the last steps are outside the healthy region: it is outside"
+    assert steps_of("untrained", log) == [3]
+    log, end = trained(6, save_every=3, outside=(6,))
+    assert end == "step 6: the last steps are outside the healthy region", "step 7 is inside again"
 
 
 def test_after_a_signal_last_steps_outside_the_healthy_region_are_told_and_not_saved():

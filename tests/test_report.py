@@ -142,3 +142,17 @@ def test_events_stay_when_a_run_goes_back_and_the_rows_of_steps_done_again_do_no
         pass
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 35]
     assert b"it is ill" in b"".join(file.read_bytes() for file in tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_a_process_that_is_not_the_first_writes_no_picture_no_density_no_row_and_no_event(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(reporter.processes, "is_first", lambda: False)
+    points, log_q = np.full((5, 2), 0.5), np.zeros((4, 4))
+    with reporter.Reporter(tmp_path, 0, 100) as written:
+        written.progress(10, METRICS, every=10)
+        written.event(11, "it is ill")
+        written.image("chains", 12, np.zeros((1, 4, 4, 1)))
+        written.density(12, points, points, log_q, {"kl": 0.5, "nll": 1.0, "entropy": 0.5})
+    assert list(tmp_path.iterdir()) == []
+    assert "nats" not in capsys.readouterr().out

@@ -128,8 +128,9 @@ def test_a_permanent_fault_ends_with_status_3_one_line_and_the_last_healthy_stat
     assert run.main(words) == 3
     error = capsys.readouterr().err.splitlines()
     assert "step 4: energy_data is nan (which is not finite); rescue 1 of 2: back to step 3" in error[0]
-    assert "rescue 2 of 2" in error[1]
+    assert "(the step of the illness before, too: look at its data and at chain.step_size); rescue 2 of 2" in error[1]
     assert error[-1].startswith("run.py: step 4: energy_data is nan")
+    assert "step of the illness before" not in error[0]
     assert "the last healthy state is the checkpoint of step 3" in error[-1]
     assert [event["event"] in line for event, line in zip(events(tmp_path / "run"), error, strict=True)] == [True] * 3
     restored = final_state(tmp_path / "run")
@@ -140,6 +141,56 @@ def test_a_permanent_fault_ends_with_status_3_one_line_and_the_last_healthy_stat
 
     assert run.main(words) == 3, "started again it is still out of rescues"
     assert "rescued 2 times, of 2" in capsys.readouterr().err
+
+
+HOPELESS = {
+    "chain_grad_norm": ("chain.step_size 1e+06 is too large for the untrained network; lower it to 20 or so", 5000.0),
+    "energy_samples": ("chain.step_size 1e+06 is too large for the untrained network; lower it", 30.0),
+    "chain_movement": ("chain.step_size 1e+06 is too large for the untrained network; lower it", np.inf),
+    "energy_data": ("look at model.name small and at the values of the data", np.inf),
+}
+
+
+def test_an_illness_before_any_learning_is_not_rescued_and_its_line_names_the_key_that_cures_it(tmp_path, monkeypatch):
+    config, mesh = schema.dry_run(digits.get_config()), parallel.device_mesh()
+    config.chain.step_size = 1e6
+    beginning = recovery.Beginning(0, program.make_state(config, mesh), False)
+    monkeypatch.setattr(recovery, "begin", lambda *_: beginning)
+    monkeypatch.setattr(recovery.program, "untrained_energy", lambda _: 0.1)
+    with checkpoint.open_manager(tmp_path, keep=3) as manager:
+
+        def line(metric, times):
+            illness = guard.Ill(2, "it is ill", guard.Symptom(metric, "it is ill", times))
+            with pytest.raises(guard.Diverged) as ended:
+                recovery.roll_back(config, mesh, manager, tmp_path, illness)
+            return str(ended.value)
+
+        for metric, (cure, times) in HOPELESS.items():
+            assert line(metric, times).startswith("step 2: it is ill; no step since the first was healthy, ")
+            assert line(metric, times).endswith(cure)
+        config.chain.kernel, config.chain.step_size = "hmc", 1e3
+        assert "chain.step_size 1000 " in line("chain_grad_norm", 1e4)
+        assert line("chain_grad_norm", 1e4).endswith("lower it to 1 or so"), "gradients act by its square"
+        assert "model.name small" in line("chain_grad_norm", 1.0), "it is dead"
+        monkeypatch.setattr(recovery.program, "untrained_energy", lambda _: np.nan)
+        assert line("chain_grad_norm", np.inf).endswith("gives energies of nan; mend model.name small")
+        assert not checkpoint.exists(tmp_path, recovery.DIRECTORY)
+        assert list(manager.all_steps()) == [0], "the state that it began with"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step_size", [1e6, 1e30])
+def test_a_huge_step_size_ends_at_the_first_step_with_status_3_and_one_line(tmp_path, capsys, step_size):
+    assert run.main(command(tmp_path / "run", chain__step_size=step_size)) == 3
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("run.py: step 1: chain_grad_norm is ")
+    assert f"chain.step_size {step_size:g} is too large for the untrained network" in error
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_64x64_pixels_is_well(tmp_path):
+    words = ["--config=configs/folder.py", "--config.train.dry_run=True", "--config.data.shape=(64,64,3)"]
+    assert run.main([*words, f"--workdir={tmp_path}", "--config.train.seed=2"]) == 0
 
 
 @pytest.mark.slow
@@ -308,5 +359,5 @@ def test_on_ten_seeds_of_a_short_healthy_run_the_guard_never_fires(name):
             run_state, metrics = step(run_state, program.place_batch(config, mesh, batches(index)))
             health, illness = guard.judge(health, jax.device_get(metrics), limits)
             assert illness is None
-            assert health.symptom == "", "not even for a step"
+            assert health.symptom is None, "not even for a step"
     assert state.non_finite(run_state) == 0

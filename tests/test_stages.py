@@ -49,3 +49,10 @@ def test_of_the_steps_of_a_chain_exactly_the_last_quiet_ones_are_free_of_noise(g
     noisy = np.ptp(moves, axis=1) > 4 * rounding
     assert noisy.tolist() == [True] * (STEPS - quiet_steps) + [False] * quiet_steps
     assert (moves[~noisy] < -10 * rounding).all(), "they descend"
+
+
+def test_a_quiet_step_of_hmc_is_as_long_as_one_gradient_of_a_leap():
+    changes = {"chain__num_steps": 3, "chain__quiet_steps": 2, "chain__grad_clip": np.inf}
+    moves = moves_of(changed(density2d.get_config(), **KERNELS["hmc"] | changes), "chain")
+    leap = 0.01  # a leap from rest ends at x - ε²/2 ∇U
+    np.testing.assert_allclose(moves[1:], -(leap**2) / 2, rtol=2e-3)  # float32 places below 1, and moves of 5e-5

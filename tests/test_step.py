@@ -11,6 +11,7 @@ import pytest
 from ebm_jax.distributed import parallel
 from ebm_jax.methods import losses
 from ebm_jax.methods.contrastive import contrastive, healthy
+from ebm_jax.methods.method import Limits
 from ebm_jax.sampling.base import uniform
 from ebm_jax.sampling.kernel import Info, Kernel
 from ebm_jax.sampling.langevin import LangevinState, langevin
@@ -59,7 +60,7 @@ def contrastive_divergence(
         "ring": False,
         "dropout_in_chains": False,
     } | options
-    limits = healthy(energy=10.0, separation=5.0, chain_grad=(0.01, 2.0), patience=3)
+    limits = Limits(healthy(energy=10.0, of_untrained=0.0, separation=5.0, chain_grad=(0.01, 2.0)), patience=3)
     objective = losses.regularised(objective, energy_l2, losses.energy_l2_sum)
     return contrastive([(kernel, chain_steps)], objective, base, limits, **settings)
 

@@ -17,6 +17,8 @@ from ebm_jax.types import Batch, Energies, Images, Metrics, PRNGKey, Scalar
 
 AHEAD = 10
 """The gap's trend is a mean over about this many steps; the guard follows it this many steps into the future."""
+SEPARATION = (-math.inf, 0.0)
+"""The gaps that mean a separation. A healthy gap is positive at first and relaxes to 0: its fall to 0 leads nowhere."""
 
 
 def contrastive(
@@ -73,22 +75,23 @@ def contrastive(
     return Method(init, answered(comparison), base, limits, replay.partition, _itself, _gap, comparison)
 
 
-def healthy(*, energy: float, separation: float, chain_grad: tuple[float, float], patience: int) -> Limits:
+def healthy(
+    *, energy: float, of_untrained: float, separation: float, chain_grad: tuple[float, float]
+) -> tuple[Range, ...]:
     """The healthy region; inf means no limit.
 
     Args:
       energy: largest |mean U|, of data and of samples.
+      of_untrained: the same, in units of the untrained network's largest |mean U|; the larger limit counts.
       separation: largest mean U(x-) - mean U(x+): how far samples may lie above the data.
       chain_grad: least and largest mean |∇U| of the chains.
-      patience: a run is ill after this many steps in a row outside the region.
     """
-    ranges = (
-        Range("energy_data", -energy, energy),
-        Range("energy_samples", -energy, energy),
-        Range("energy_gap", -separation, math.inf, ahead=AHEAD),
+    return (
+        Range("energy_data", -energy, energy, of_untrained=of_untrained),
+        Range("energy_samples", -energy, energy, of_untrained=of_untrained),
+        Range("energy_gap", -separation, math.inf, ahead=AHEAD, followed=SEPARATION),
         Range("chain_grad_norm", *chain_grad),
     )
-    return Limits(ranges, patience)
 
 
 def of_chains(start: Images, end: Images) -> Metrics:

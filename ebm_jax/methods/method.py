@@ -1,6 +1,7 @@
 """A method: two pure functions, the law that its chains start from, and the region where it is healthy."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -48,6 +49,10 @@ class Range(NamedTuple):
     """Also judge where the metric's trend leads in this many steps; the trend is a mean over about as many steps."""
     given: tuple[tuple[str, float], ...] = ()
     """(metric, value): judge only steps in which these metrics have these values."""
+    followed: tuple[float, float] = (-math.inf, math.inf)
+    """The trend is that of the metric clipped to this interval: changes outside it lead nowhere."""
+    of_untrained: float = 0.0
+    """The range reaches at least this many times the untrained network's largest |mean U|, on both sides."""
 
 
 class Limits(NamedTuple):
@@ -55,7 +60,11 @@ class Limits(NamedTuple):
 
     ranges: tuple[Range, ...] = ()
     patience: int = 1
-    """A run is ill after this many steps in a row outside the region."""
+    """A run is ill once so many of the last `window` steps were outside the region."""
+    window: int = 1
+    """At least `patience`; a smaller one counts as `patience`: steps in a row."""
+    at_once: float = math.inf
+    """A run is ill at once if a value lies further than this many times its limit."""
 
 
 def no_memory(key: PRNGKey) -> Memory:
@@ -170,7 +179,7 @@ def weighted_sum(terms: Sequence[tuple[float, Method]]) -> Method:
 
     If all terms are comparisons with different random streams, they share one call of the network, the noise and the
     dropout mask. Otherwise terms run one after another, each with its own key. The first term gives the base that
-    chains start from, and the guard's patience.
+    chains start from, and how patient the guard is.
 
     Raises:
       BadInput: its loss raises it if two terms report different metrics under one name.
@@ -195,7 +204,7 @@ def weighted_sum(terms: Sequence[tuple[float, Method]]) -> Method:
         init,
         separately if comparison is None else answered(comparison),
         methods[0].base,
-        Limits(tuple(one for method in methods for one in method.limits.ranges), methods[0].limits.patience),
+        methods[0].limits._replace(ranges=tuple(one for method in methods for one in method.limits.ranges)),
         lambda rows: tuple(method.partition(rows) for method in methods),
         lambda memories: _first(method.chains(one) for method, one in zip(methods, memories, strict=True)),
         lambda metrics: _all_derived(methods, metrics),
@@ -291,7 +300,7 @@ def staged(first: Method, steps: int, then: Method, name: str = STAGE) -> Method
         init,
         loss,
         then.base,
-        Limits(limited(first, 0.0) + limited(then, 1.0), then.limits.patience),
+        then.limits._replace(ranges=limited(first, 0.0) + limited(then, 1.0)),
         lambda rows: Staged(REPLICATED, first.partition(rows), then.partition(rows)),
         lambda memory: _first(one for one in (then.chains(memory.then), first.chains(memory.first))),
         lambda metrics: _all_derived(methods, metrics),

@@ -30,7 +30,7 @@ SHOWN = {"energy_data": "U data", "energy_samples": "samples", "energy_gap": "ga
 class Reporter:
     """The watchers of one training run, a context manager. It drops the lines of steps after `start` from the files.
 
-    On processes other than the first it accepts all calls and writes nothing; only the first may call `density`.
+    On processes other than the first it accepts all calls and writes nothing.
     """
 
     def __init__(self, workdir: Folder, start: int, num_steps: int):
@@ -110,6 +110,8 @@ class Reporter:
           log_q: the model's log-density on the grid, in nats.
           report: kl, nll and entropy, in nats.
         """
+        if not self._writes:
+            return
         figures.density_figure(self._workdir / "images" / f"density_{step:06d}.png", data, samples, log_q)
         with appending(self._workdir / EVALUATION) as file:
             file.write(json.dumps({"step": step, **report}) + "\n")

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ebm_jax.training import guard
-from ebm_jax.training.guard import Health
+from ebm_jax.training.guard import Health, Symptom
 from ebm_jax.types import Metrics
 
 State = Any  # of a run; the loop hands it on and never looks inside
@@ -148,7 +148,7 @@ def _looked(plan: Plan, actions: Actions, progress: Progress) -> Progress:
             break
         health, illness = actions.judge(progress.health, of_step)
         if illness is not None:
-            raise guard.Ill(step, illness)
+            raise guard.Ill(step, illness, _untrained(plan, health, step))
         if step <= progress.end:
             trends = {
                 f"{name}_trend": np.reshape(trend, np.shape(of_step[name])) for name, trend in health.trends.items()
@@ -156,6 +156,11 @@ def _looked(plan: Plan, actions: Actions, progress: Progress) -> Progress:
             actions.show(step, _by_member(of_step | trends))
         progress = _settled(plan, actions, progress._replace(health=health))
     return progress
+
+
+def _untrained(plan: Plan, health: Health, step: int) -> Symptom | None:
+    """The symptom of this step, if it and every step before it had one, since the run's first."""
+    return health.symptom if plan.first == 0 and health.steps == step == len(health.excursions) else None
 
 
 def _settled(plan: Plan, actions: Actions, progress: Progress) -> Progress:
@@ -179,7 +184,9 @@ def _finish(plan: Plan, actions: Actions, progress: Progress, kept: Kept | None)
     """
     stopped = progress.end != plan.last  # after a signal there may be no time for pictures
     if progress.wanted and not stopped:
-        raise guard.Ill(progress.end, f"the last steps are outside the healthy region: {progress.health.symptom}")
+        seen, last = progress.health.symptom, "the last steps are outside the healthy region"
+        untrained = _untrained(plan, progress.health, progress.end + 1)
+        raise guard.Ill(progress.end, f"{last}: {seen.words}" if seen else last, untrained)
     if progress.wanted:
         actions.warn(f"the steps after {progress.saved} are outside the healthy region and not saved")
     elif kept is not None and not stopped:

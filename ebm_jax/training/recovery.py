@@ -6,6 +6,7 @@ that is killed before its next checkpoint begins there. Just before that checkpo
 rescue left behind move to rolled_back_checkpoints/.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -17,11 +18,14 @@ from ebm_jax import program
 from ebm_jax.distributed import processes
 from ebm_jax.report import console
 from ebm_jax.storage import checkpoint
-from ebm_jax.training.guard import Diverged, Ill
+from ebm_jax.training.guard import Diverged, Ill, Symptom
 from ebm_jax.training.state import TrainState
 from ebm_jax.types import BadInput, Config, Folder
 
 DIRECTORY = "rescued"
+OF_CHAINS = ("chain_grad_norm", "chain_movement", "energy_samples", "energy_gap")
+"""Metrics that leave their range at the untrained network because chains go wrong."""
+AGAIN = " (the step of the illness before, too: look at its data and at chain.step_size)"
 
 
 class Beginning(NamedTuple):
@@ -58,15 +62,19 @@ def begin(config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Fo
 
 
 def roll_back(
-    config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Folder, illness: Ill
+    config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Folder, illness: Ill, *, again: bool = False
 ) -> tuple[Beginning, str]:
     """The beginning that an ill run goes on from, already saved on disk, and the event in words.
 
     It is what `begin` gives, with another random stream. But if `begin` gives a rescue's state, the run fell ill again
     before a checkpoint: then it is an older checkpoint, if there is one.
 
+    Args:
+      again: whether the last illness was at the same step; the words say so.
+
     Raises:
-      Diverged: no rescue is left; the newest checkpoint is the last healthy state.
+      Diverged: no rescue is left; the newest checkpoint is the last healthy state. Or none can help, because every step
+        since the run's first one was ill.
     """
     if failure := checkpoint.settle(manager):
         console.warn(failure)
@@ -74,10 +82,13 @@ def roll_back(
     if manager.latest_step() is None:
         checkpoint.save(manager, step, state)
         checkpoint.settle(manager)
+    if illness.untrained is not None:
+        raise Diverged(f"{illness}; {_before_learning(config, illness.untrained)}")
+    seen = f"{illness}{AGAIN if again else ''}"
     number, allowed = left.rescues + 1, config.guard.max_rescues if config.guard.enabled else 0
     if number > allowed:
         raise Diverged(
-            f"{illness}; rescued {left.rescues} times, of {allowed}; the last healthy state is the checkpoint of step "
+            f"{seen}; rescued {left.rescues} times, of {allowed}; the last healthy state is the checkpoint of step "
             f"{manager.latest_step()}; lower optim.learning_rate or chain.step_size, or raise loss.energy_l2"
         )
     if unproven:
@@ -89,10 +100,28 @@ def roll_back(
         checkpoint.save(apart, number, state)
     learning_rate = config.optim.learning_rate * config.guard.rescue_learning_rate**number
     event = (
-        f"{illness}; rescue {number} of {allowed}: back to step {step} with another random stream, learning rate "
+        f"{seen}; rescue {number} of {allowed}: back to step {step} with another random stream, learning rate "
         f"{learning_rate:g}, {program.rescued_chain(config, number)} chain steps"
     )
     return Beginning(step, state, True), event
+
+
+def _before_learning(config: Config, symptom: Symptom) -> str:
+    """The cause and the cure, in words, of an illness that every step since the run's first one had."""
+    since = "no step since the first was healthy, so a lower learning rate cannot help and nothing is rescued"
+    size, energy = config.chain.step_size, program.untrained_energy(config)
+    if not math.isfinite(energy):
+        return (
+            f"{since}; the untrained network itself gives energies of {energy:g}; mend model.name {config.model.name}"
+        )
+    if symptom.metric not in OF_CHAINS or symptom.times == 1.0:
+        return f"{since}; look at model.name {config.model.name} and at the values of the data"
+    lower = "lower it"
+    if symptom.metric == "chain_grad_norm" and math.isfinite(symptom.times):
+        factor = math.sqrt(symptom.times) if config.chain.kernel == "hmc" else symptom.times
+        one_digit = float(f"{0.1 * size / factor:.1g}")
+        lower += f" to {one_digit:g} or so"
+    return f"{since}; chain.step_size {size:g} is too large for the untrained network; {lower}"
 
 
 def _newest_rescued(folder: Folder, abstract: TrainState) -> TrainState | None:
