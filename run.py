@@ -11,6 +11,8 @@ def main(argv: list[str]) -> int:
     """Run one verb; return the exit status: 0, 2 for the user's error, 3 for a diverged run, 130 after Ctrl-C."""
     from functools import partial
 
+    import jax
+
     from ebm_jax import cli, export, prepare, sample, train
     from ebm_jax.distributed import processes
     from ebm_jax.report import console, quiet
@@ -20,7 +22,8 @@ def main(argv: list[str]) -> int:
 
     quiet.be_quiet()
     try:
-        with processes.joined(cli.launch(argv), alike=(Diverged,)):
+        # A run's types and bits are its own, whatever JAX_ENABLE_X64 says
+        with jax.enable_x64(False), processes.joined(cli.launch(argv), alike=(Diverged,)):
             with processes.agreed():
                 command = cli.parse(argv)
             if command.note:
