@@ -30,6 +30,8 @@ def main(argv: list[str]) -> int:
     """
     from functools import partial
 
+    import jax
+
     from ebm_jax import cli, export, prepare, sample, train
     from ebm_jax.distributed import processes
     from ebm_jax.report import console, quiet
@@ -40,7 +42,8 @@ def main(argv: list[str]) -> int:
     quiet.be_quiet()
     mode = ""
     try:
-        with processes.joined(cli.launch(argv), alike=(Diverged,)):
+        # A run's types and bits are its own, whatever JAX_ENABLE_X64 says
+        with jax.enable_x64(False), processes.joined(cli.launch(argv), alike=(Diverged,)):
             with processes.agreed():
                 command = cli.parse(argv)
             mode = command.mode

@@ -9,21 +9,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ebm_jax import random
+from ebm_jax import arguments, random
 from ebm_jax.models import energy
 from ebm_jax.sampling.kernel import Frames, Kernel, Project, Stages, run, run_stages, trace_stages, unit_box
-from ebm_jax.types import BadInput, EnergyFn, Images, Labels, PRNGKey, Scalar
+from ebm_jax.types import BadInput, EnergyFn, Given, Images, Labels, PRNGKey, Scalar
 
 
-def generate(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages) -> Images:
+def generate(key: Given, x: Given, energy_fn: EnergyFn, stages: Stages) -> Images:
     """Chains from `x` [b, *event], noise or anything else, through all `stages`.
 
     Where the last steps are noise-free, the images end on the energy's floor rather than a noise's width above it.
+
+    Raises:
+      BadInput: as `kernel.run_stages`: another key or start, no stage.
     """
     return run_stages(stages, key, x, energy_fn)[0]
 
 
-def inpaint(key: PRNGKey, images: Images, known: Array, energy_fn: EnergyFn, stages: Stages) -> Images:
+def inpaint(key: Given, images: Given, known: Array, energy_fn: EnergyFn, stages: Stages) -> Images:
     """Draw the unknown pixels given the known ones: q(unknown | known), with any kernel (paper, restoration).
 
     The unknown pixels start from U[0, 1]. The chain has the known places too, but they do not change the energy. They
@@ -37,8 +40,11 @@ def inpaint(key: PRNGKey, images: Images, known: Array, energy_fn: EnergyFn, sta
       [b, *event], equal to `images` bit for bit at the known pixels.
 
     Raises:
-      BadInput: `known` has another shape or type.
+      BadInput: `known` has another shape or type; or as `generate`.
     """
+    arguments.check_key("key", key)
+    arguments.check_images("images", images)
+    images = arguments.as_floats(images)
     if known.dtype != jnp.bool_:
         raise BadInput(f"the mask of known pixels is of {known.dtype}; give bool, True where the image is to stay")
     if known.shape not in (images.shape, images.shape[1:]):
@@ -48,12 +54,12 @@ def inpaint(key: PRNGKey, images: Images, known: Array, energy_fn: EnergyFn, sta
         )
     known = jnp.broadcast_to(known.reshape(-1, *images.shape[1:]), images.shape)
     key_start, key_chain = jax.random.split(key)
-    start = jnp.where(known, 0.5, random.uniform(key_start, images.shape))
+    start = jnp.where(known, 0.5, random.uniform(key_start, images.shape, images.dtype))
     x = generate(key_chain, start, energy.clamped(energy_fn, images, known), stages)
     return jnp.where(known, images, x)
 
 
-def restore(key: PRNGKey, start: Images, energy_fn: EnergyFn, likelihood: EnergyFn, stages: Stages) -> Images:
+def restore(key: Given, start: Given, energy_fn: EnergyFn, likelihood: EnergyFn, stages: Stages) -> Images:
     """Chains from `start` under prior and likelihood: q(x | observation) ∝ exp(-U(x) - L(x)) (paper, restoration).
 
     Denoising, deblurring, super-resolution and colouring differ only in the likelihood (`models.observations`).
@@ -61,12 +67,15 @@ def restore(key: PRNGKey, start: Images, energy_fn: EnergyFn, likelihood: Energy
     Args:
       start: [b, *event], such as the observation brought to the images' shape, or noise.
       likelihood: L(x) = -log p(observation | x) + constant, in nats.
+
+    Raises:
+      BadInput: as `generate`.
     """
     return generate(key, start, energy.conjunction(energy_fn, likelihood), stages)
 
 
 def transition(
-    key: PRNGKey, images: Images, labels: Labels, energy_of: Callable[[Labels], EnergyFn], stages: Stages
+    key: Given, images: Given, labels: Labels, energy_of: Callable[[Labels], EnergyFn], stages: Stages
 ) -> Images:
     """Chains from real images under the energy of other classes (paper, cross-class).
 
@@ -74,13 +83,16 @@ def transition(
       images: [b, *event] of any class.
       labels: [b], the classes to go to.
       energy_of: from labels to an energy, such as `partial(energy.bind, apply, params)`.
+
+    Raises:
+      BadInput: as `generate`.
     """
     return generate(key, images, energy_of(labels), stages)
 
 
 def compose(
-    key: PRNGKey,
-    x: Images,
+    key: Given,
+    x: Given,
     energy_fns: Sequence[EnergyFn],
     stages: Stages,
     weights: Sequence[float | Scalar] | None = None,
@@ -94,7 +106,7 @@ def compose(
       weights: w_i, one for each energy, negative for a concept to avoid; None: all 1.
 
     Raises:
-      BadInput: there are not as many weights as energies.
+      BadInput: there are not as many weights as energies; or as `generate`.
     """
     weights = [1.0] * len(energy_fns) if weights is None else weights
     if len(weights) != len(energy_fns):
@@ -149,18 +161,21 @@ def classify(
       labels [b], and log-probabilities [b, k] in nats.
     """
     energies = class_energies(images)
-    return energies.argmin(1), jax.nn.log_softmax(-energies, axis=1)  # this rounds small differences away
+    return energies.argmin(1).astype(jnp.int32), jax.nn.log_softmax(
+        -energies, axis=1
+    )  # this rounds small differences away
 
 
-def film(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages, every: int) -> Frames:
+def film(key: Given, x: Given, energy_fn: EnergyFn, stages: Stages, every: int) -> Frames:
     """The chain that `run_stages` runs with this key, as frames [1 + ceil(all steps / every), b, *event].
 
     The frames are the start `x`, every `every`-th position over all stages, and the end. If the steps are no multiple
     of `every`, fewer steps lie before the last frame than between the others.
 
     Raises:
-      BadInput: `every` is below 1.
+      BadInput: `every` is below 1; or as `generate`.
     """
-    if every < 1:
-        raise BadInput(f"a frame every {every} steps; give 1 or more")
+    arguments.check_whole("every", every, 1)
+    arguments.check_images("x", x)
+    x = arguments.as_floats(x)
     return jnp.concatenate([x[None], trace_stages(stages, key, x, energy_fn, every)])

@@ -182,8 +182,23 @@ def _check_own(config: Config, network: Network) -> None:
 def _abstract_inputs(config: Config, number: int) -> tuple[Any, Any]:
     """Shapes and types of `number` images and their labels."""
     return jax.eval_shape(
-        lambda: (jnp.zeros((number, *config.data.shape)), example_labels(config, jnp.zeros(number, jnp.int32)))
+        lambda: (
+            jnp.zeros((number, *config.data.shape), jnp.float32),
+            example_labels(config, jnp.zeros(number, jnp.int32)),
+        )
     )
+
+
+def abstract_params(config: Config) -> Any:
+    """Shapes and types of one network's parameters.
+
+    Raises:
+      BadInput: as `raw_params`.
+    """
+    network = make_network(config)
+    if config.model.name not in NETWORKS:
+        _check_own(config, network)
+    return jax.eval_shape(network.init, jax.random.key(0), *_abstract_inputs(config, 1))
 
 
 def abstract_raw_params(config: Config) -> tuple[Any, Any]:

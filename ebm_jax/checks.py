@@ -10,7 +10,7 @@ from ebm_jax.models.layers import ACTIVATIONS
 from ebm_jax.models.networks import NETWORKS
 from ebm_jax.registry import named
 from ebm_jax.sampling import KERNELS
-from ebm_jax.schema import check_values, value_of
+from ebm_jax.schema import as_config, check_values, value_of
 from ebm_jax.types import BadInput, Config
 
 NAMES = {  # the table of the names at each key
@@ -34,12 +34,35 @@ def check(config: Config, num_devices: int) -> None:
     Raises:
       BadInput: with the key, its value, the limit and what to do.
     """
+    _check_use(config)
+    if config.data.source != "density":
+        factory_of(config.data.source)
+    for key in ("train.batch_size", "buffer.capacity"):
+        _require_multiple(config, key, num_devices, "devices")
+    _require_multiple(config, "train.num_steps", config.train.steps_per_call, "train.steps_per_call")
+    if config.buffer.capacity < config.train.batch_size:
+        raise BadInput(
+            f"buffer.capacity {config.buffer.capacity} is smaller than train.batch_size {config.train.batch_size}; "
+            f"use at least {config.train.batch_size}"
+        )
 
+
+def usable(config: Any) -> Config:
+    """The config that a caller gives to a Python function, locked and under present names.
+
+    Raises:
+      BadInput: it is no config, has an unknown key or lacks one, or no energy or chain can be made of it.
+    """
+    config = as_config(config, "the config")
+    _check_use(config)
+    return config
+
+
+def _check_use(config: Config) -> None:
+    """Refuse a config of which no energy or chain can be made, whatever the data and the devices."""
     check_values(config)
     for key, table in NAMES.items():
         named(key, value_of(config, key), table)
-    if config.data.source != "density":
-        factory_of(config.data.source)
     for group in ("chain", "sample"):
         steps = value_of(config, f"{group}.num_steps")
         _require(config, f"{group}.quiet_steps", range(steps + 1).__contains__, f"at most {group}.num_steps, {steps}")
@@ -53,14 +76,6 @@ def check(config: Config, num_devices: int) -> None:
     _check_start(config)
     _check_shape(config)
     _check_network(config)
-    for key in ("train.batch_size", "buffer.capacity"):
-        _require_multiple(config, key, num_devices, "devices")
-    _require_multiple(config, "train.num_steps", config.train.steps_per_call, "train.steps_per_call")
-    if config.buffer.capacity < config.train.batch_size:
-        raise BadInput(
-            f"buffer.capacity {config.buffer.capacity} is smaller than train.batch_size {config.train.batch_size}; "
-            f"use at least {config.train.batch_size}"
-        )
 
 
 def _require_multiple(config: Config, key: str, divisor: int, of: str) -> None:

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from ebm_jax.arguments import is_array
 from ebm_jax.kinds import printable, shown
 from ebm_jax.schema import value_of, with_values
-from ebm_jax.types import BadInput, Config, Labels, Places
+from ebm_jax.types import BadInput, Config, Given, Labels, Places
 
 SHOWN = 12  # names of classes in a message, at most
 SOFT = {"soft": None, "size": 1, "position": 2, "rotation": 2}  # vector labels: their length
@@ -29,7 +30,7 @@ def classes(places: Places, k: int) -> Labels:
 
 def one_hot(places: Places, k: int) -> Labels:
     """The k corners of the simplex in turn."""
-    return jnp.eye(k)[places % k]
+    return jnp.eye(k, dtype=jnp.float32)[places % k]
 
 
 def size(places: Places, k: int) -> Labels:
@@ -39,7 +40,7 @@ def size(places: Places, k: int) -> Labels:
 
 def position(places: Places, k: int) -> Labels:
     """The points (x, y) of an 8x8 lattice on the unit square, row by row; k is 2."""
-    return jnp.stack([places % 8, places // 8 % 8], -1) / 7.0
+    return jnp.stack([places % 8, places // 8 % 8], -1).astype(jnp.float32) / 7.0
 
 
 def rotation(places: Places, k: int) -> Labels:
@@ -61,21 +62,50 @@ def label_shape(config: Config) -> tuple[int, ...] | None:
     return (config.model.num_classes,) if config.data.condition in SOFT else None
 
 
-def check_labels(config: Config, labels: Labels, num_images: Any) -> None:
-    """Refuse labels that do not fit the model or the number of images; under jit only their shape is checked.
+def check_labels(config: Config, labels: Given, num_images: Any = None) -> None:
+    """Refuse labels that do not fit the model or the number of images; while JAX traces, their values are not checked.
+
+    Args:
+      num_images: None: as many as there are labels, one or more.
 
     Raises:
-      BadInput: with the wrong shape or the first wrong class, and what fits.
+      BadInput: with the wrong type or shape, or the first wrong class, and what fits.
     """
     num_classes, shape = config.model.num_classes, label_shape(config)
-    if labels.shape != (num_images, *(shape or ())):
-        one = "integer" if shape is None else f"vector of {num_classes}"
-        raise BadInput(f"labels of shape {labels.shape} for {num_images} images; give one {one} for each image")
+    one = "integer" if shape is None else f"vector of {num_classes}"
+    if not is_array(labels):
+        raise BadInput(
+            f"labels are of the type {type(labels).__name__}; give an array of JAX or NumPy, one {one} an image"
+        )
+    number = num_images if num_images is not None or labels.ndim == 0 else labels.shape[0]
+    if labels.shape != (number, *(shape or ())):
+        images = "the images" if num_images is None else f"{num_images} images"
+        raise BadInput(f"labels of shape {labels.shape} for {images}; give one {one} for each image")
+    if number == 0:
+        raise BadInput(f"labels of shape {labels.shape} are an empty batch; give 1 or more")
+    if shape is None and not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise BadInput(f"labels are of {labels.dtype}; this model's are classes: give integers")
     if shape is not None or num_classes == 1 or isinstance(labels, Tracer):
         return
     wrong = np.asarray(labels)[(np.asarray(labels) < 0) | (np.asarray(labels) >= num_classes)]
     if len(wrong):
         raise BadInput(f"label {wrong[0]} is out of range; this model has the classes 0 to {num_classes - 1}")
+
+
+def checked_labels(config: Config, labels: Given, num_images: Any = None) -> Labels:
+    """The labels as the network takes them, int32 [b] or float32 [b, k]; without any, those of an unconditional model.
+
+    Raises:
+      BadInput: as `check_labels`; or there are none, and the model is conditional.
+    """
+    num_classes, shape = config.model.num_classes, label_shape(config)
+    if labels is None and (num_classes > 1 or shape is not None):
+        kind = f"{num_classes} classes" if shape is None else f"data.condition {config.data.condition}"
+        raise BadInput(f"this energy is conditional on {kind}: give one label for each image")
+    if labels is None:
+        return jnp.zeros((num_images,), jnp.int32)
+    check_labels(config, labels, num_images)
+    return jnp.asarray(labels, jnp.int32 if shape is None else jnp.float32)
 
 
 def example_labels(config: Config, places: Places) -> Labels:

@@ -1,4 +1,4 @@
-"""Random arrays that compile fast everywhere: `jax.random`'s own numbers, bit for bit."""
+"""Random arrays that compile fast everywhere: `jax.random`'s own numbers, bit for bit, in float32 whatever x64 says."""
 
 import math
 from collections.abc import Callable
@@ -8,26 +8,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, DTypeLike, Float, UInt8
 
 from ebm_jax.types import Images, PRNGKey
 
 Sizes = tuple[Any, ...]  # integers, or the symbolic sizes of jax.export
 
 
-def normal(key: PRNGKey, shape: Sizes) -> Float[Array, "..."]:
-    """`jax.random.normal(key, shape)`."""
-    return _flat_on_cpu(jax.random.normal, key, shape)
+def normal(key: PRNGKey, shape: Sizes, dtype: DTypeLike = jnp.float32) -> Float[Array, "..."]:
+    """`jax.random.normal(key, shape, dtype)`."""
+    return _flat_on_cpu(lambda key, shape: jax.random.normal(key, shape, dtype), key, shape)
 
 
-def uniform(key: PRNGKey, shape: Sizes) -> Float[Array, "..."]:
-    """`jax.random.uniform(key, shape)`, in [0, 1)."""
-    return _flat_on_cpu(jax.random.uniform, key, shape)
+def uniform(key: PRNGKey, shape: Sizes, dtype: DTypeLike = jnp.float32) -> Float[Array, "..."]:
+    """`jax.random.uniform(key, shape, dtype)`, in [0, 1)."""
+    return _flat_on_cpu(lambda key, shape: jax.random.uniform(key, shape, dtype), key, shape)
 
 
 def bernoulli(key: PRNGKey, probability: float, shape: Sizes) -> Bool[Array, "..."]:
-    """`jax.random.bernoulli(key, probability, shape)`."""
-    return _flat_on_cpu(lambda key, shape: jax.random.bernoulli(key, probability, shape), key, shape)
+    """`jax.random.bernoulli(key, probability, shape)`, decided in float32."""
+    chance = jnp.float32(probability)
+    return _flat_on_cpu(lambda key, shape: jax.random.bernoulli(key, chance, shape), key, shape)
 
 
 def dequantise(key: PRNGKey, images: UInt8[Array, "b *event"] | Images) -> Images:

@@ -1,4 +1,8 @@
-"""Functions of weights and a key, made from a config: energies, and any number of samples on any number of devices."""
+"""Functions of weights and a key, made from a config: energies, and any number of samples on any number of devices.
+
+The functions that `ebm_jax` exports check what they are given (`inputs.py`); the others, of which whole runs are made,
+take it as it is.
+"""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -10,17 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ebm_jax import applications
-from ebm_jax.assemble import make_apply, make_base, make_stages
+from ebm_jax import applications, arguments, assemble, checks, inputs
+from ebm_jax.assemble import make_apply, make_base
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
-from ebm_jax.labels import check_labels, label_shape, sample_labels
+from ebm_jax.labels import label_shape, sample_labels
 from ebm_jax.metrics import density
 from ebm_jax.models import energy
 from ebm_jax.sampling import pool, replay
 from ebm_jax.sampling.kernel import Stages
 from ebm_jax.sampling.pool import Pool
-from ebm_jax.types import Config, Energies, EnergyFn, Images, Labels, Params, Places, PRNGKey
+from ebm_jax.types import BadInput, Config, Energies, EnergyFn, Given, Images, Labels, Params, Places, PRNGKey
 
 Chain = Callable[[PRNGKey, Images, EnergyFn, Stages], Any]
 """(key, start, energy, stages) -> a tree of arrays, one row for each chain; such as `applications.generate`."""
@@ -45,41 +49,109 @@ def make_density_report(config: Config) -> Callable[[Params], tuple[density.Grid
     return report_of
 
 
-def make_energy_fn(config: Config) -> Callable[..., Energies]:
-    """`energy_fn(params, images, labels=None) -> energies`: images [b, h, w, c] in [0, 1], labels [b], energies [b].
+def init_params(config: Config, key: Given) -> Params:
+    """Untrained parameters of the network, spectrally normalised where the config says so.
 
-    It raises BadInput for labels of the wrong shape and, outside jit, for classes out of range; inside jit such a
-    class has the energy NaN.
+    Args:
+      key: one typed PRNG key, `jax.random.key(SEED)`.
+
+    Returns:
+      A nested dict of float32 arrays, whatever x64 says.
+
+    Raises:
+      BadInput: the config cannot work, its network is none, or `key` is no such key.
     """
-    apply = energy.of_members(make_apply(config))
+    config = checks.usable(config)
+    arguments.check_key("key", key)
+    return assemble.init_params(config, key)
 
-    def energy_fn(params: Params, images: Images, labels: Labels | None = None) -> Energies:
-        if labels is not None:
-            check_labels(config, labels, images.shape[0])
-        return apply(params, images, labels)
+
+def make_stages(config: Config) -> Stages:
+    """A chain of the group `sample` for `ebm_jax.applications` and `sampling.kernel.run_stages`.
+
+    Returns:
+      Pairs (kernel, number of steps): `sample.num_steps` steps in all, the last `sample.quiet_steps` without noise.
+
+    Raises:
+      BadInput: the config cannot work, such as more quiet steps than steps.
+    """
+    return assemble.make_stages(checks.usable(config))
+
+
+def make_energy_fn(config: Config) -> Callable[..., Energies]:
+    """The function `energy_fn(params, images, labels=None) -> energies`, low where images are likely.
+
+    It is pure: it can be jitted, vmapped and differentiated. Its checks of shapes and types work there too and cost a
+    compiled program nothing.
+
+    Args of `energy_fn`:
+      params: of this config's network, from `load`, `init_params` or training; those of `stack` are an ensemble, which
+        has the mean of the members' energies.
+      images: [b, *data.shape], b >= 1, of float32, bfloat16, float16 or float64; pixels in [0, 1]. The network sees
+        float32.
+      labels: classes, integers [b] of 0 to model.num_classes - 1, or vectors [b, k]; an unconditional model needs none.
+
+    Returns:
+      `energy_fn`; its energies are float32 [b], whatever x64 says.
+
+    Raises:
+      BadInput: the config cannot work. `energy_fn` raises it for arguments of another shape or type, for parameters of
+        another network and, outside jit, for a class out of range; inside jit such a class has the energy NaN.
+    """
+    takes = inputs.of(config)
+    apply = energy.of_members(make_apply(takes.config))
+
+    def energy_fn(params: Given, images: Given, labels: Given = None) -> Energies:
+        takes.check_params(params)
+        x = takes.images(images)
+        return apply(params, x, takes.labels(labels, x.shape[0]))
 
     return energy_fn
 
 
 def make_sample_fn(config: Config) -> Callable[..., Images]:
-    """`sample_fn(params, key, *, labels=None, init=None) -> images`: float32 [n, h, w, c].
+    """The function `sample_fn(params, key, *, labels=None, init=None) -> images`: chains of `sample.num_steps` steps.
 
-    The images lie in [0, 1] if `chain.base` is uniform. The chains take `sample.num_steps` steps from `init`
-    [n, h, w, c], or from the law of `chain.base`. The function is pure: it can be jitted, vmapped and called again.
-    `init` or `labels` ([n] or [n, k]) gives n, else `sample.num_images` does. Without labels a conditional model takes
-    `sample.labels` in turn, or else its classes or the values of its condition. It checks labels as `make_energy_fn`
-    does.
+    It is pure: it can be jitted, vmapped and called again. `init` or `labels` says how many chains there are, else
+    `sample.num_images` does. Without labels a conditional model takes `sample.labels` in turn, or else its classes or
+    the values of its condition.
+
+    Args of `sample_fn`:
+      params: as for `make_energy_fn`.
+      key: one typed PRNG key, `jax.random.key(SEED)`.
+      labels: as for `make_energy_fn`, one a chain.
+      init: [n, *data.shape], n >= 1, where chains start, of float32, bfloat16, float16 or float64; None: noise of the
+        law `chain.base`. The chains are float32 from the start.
+
+    Returns:
+      `sample_fn`; its images are float32 [n, *data.shape], in [0, 1] if `chain.base` is uniform.
+
+    Raises:
+      BadInput: as `make_energy_fn`; `sample_fn` raises it for its arguments.
     """
-    apply, chains = energy.of_members(make_apply(config)), make_chains(config)
+    takes = inputs.of(config)
+    draw = _sample_fn(takes.config)
 
-    def sample_fn(params: Params, key: PRNGKey, *, labels: Labels | None = None, init: Images | None = None) -> Images:
+    def sample_fn(params: Given, key: Given, *, labels: Given = None, init: Given = None) -> Images:
+        takes.check_params(params)
+        arguments.check_key("key", key)
+        start = None if init is None else takes.images(init, "init")
+        number = takes.config.sample.num_images if start is None else start.shape[0]
         if labels is None:
-            labels = sample_labels(config, jnp.arange(config.sample.num_images if init is None else len(init)))
-        number = labels.shape[0] if init is None else init.shape[0]
-        check_labels(config, labels, number)
-        return chains(key, number, energy.bind(apply, params, labels), init)
+            labels = sample_labels(takes.config, jnp.arange(number, dtype=jnp.int32))
+        return draw(params, key, takes.labels(labels, None if start is None else number), start)
 
     return sample_fn
+
+
+def _sample_fn(config: Config) -> Callable[[Params, PRNGKey, Labels, Images | None], Images]:
+    """The function (params, key, labels, init) -> images, without checks."""
+    apply, chains = energy.of_members(make_apply(config)), make_chains(config)
+
+    def draw(params: Params, key: PRNGKey, labels: Labels, init: Images | None) -> Images:
+        return chains(key, labels.shape[0] if init is None else init.shape[0], energy.bind(apply, params, labels), init)
+
+    return draw
 
 
 def make_chains(config: Config, chain: Chain = applications.generate) -> Callable[..., Any]:
@@ -88,7 +160,7 @@ def make_chains(config: Config, chain: Chain = applications.generate) -> Callabl
     The chains start from `init`, or from the law of `chain.base`, and go through the stages of the group `sample`. All
     fresh samples of a run come from here.
     """
-    stages, base = make_stages(config), make_base(config)
+    stages, base = assemble.make_stages(config), make_base(config)
 
     def chains(key: PRNGKey, number: Any, energy_fn: EnergyFn, init: Images | None = None) -> Any:
         key_init, key_chain = jax.random.split(key)
@@ -116,12 +188,12 @@ def make_sampler(config: Config, mesh: Mesh) -> Callable:
 
     The chains start from noise; each has the label of its place (`labels.sample_labels`).
     """
-    sample_fn, energy_fn = make_sample_fn(config), make_energy_fn(config)
+    draw, apply = _sample_fn(config), energy.of_members(make_apply(config))
 
     def program(params: Params, key: PRNGKey, places: Places) -> tuple[Images, Labels, Energies]:
         labels = sample_labels(config, places)
-        images = sample_fn(params, key, labels=labels)
-        return images, labels, energy_fn(params, images, labels)
+        images = draw(params, key, labels, None)
+        return images, labels, apply(params, images, labels)
 
     return over_places(config, mesh, program)
 
@@ -148,31 +220,86 @@ def _share(config: Config, mesh: Mesh) -> int:
 
 def _places(first: int | jax.Array, share: int) -> Places:
     """The places of this device's chains among all; the batch begins at place `first`."""
-    return first + jax.lax.axis_index(parallel.AXIS) * share + jnp.arange(share)
+    return first + jax.lax.axis_index(parallel.AXIS) * share + jnp.arange(share, dtype=jnp.int32)
 
 
-def init_sampling_buffer(config: Config, key: PRNGKey) -> Pool:
-    """A sampling buffer of `sample.buffer_capacity` chains of noise, for `make_buffered_sample_fn`."""
+def init_sampling_buffer(config: Config, key: Given) -> Pool:
+    """A sampling buffer of `sample.buffer_capacity` chains of noise, for `make_buffered_sample_fn`.
+
+    Args:
+      key: one typed PRNG key, `jax.random.key(SEED)`.
+
+    Raises:
+      BadInput: the config cannot work, the buffer would hold no chain, or `key` is no such key.
+    """
+    config = checks.usable(config)
+    arguments.check_key("key", key)
+    if not config.sample.buffer_capacity:
+        raise BadInput("sample.buffer_capacity 0 makes a buffer without chains; use 1000, for example")
+    return _new_buffer(config, key)
+
+
+def _new_buffer(config: Config, key: PRNGKey) -> Pool:
     dtype = jnp.dtype(config.buffer.dtype)
     return pool.init(key, config.sample.buffer_capacity, make_base(config), dtype, label_shape(config))
 
 
 def make_buffered_sample_fn(config: Config) -> Callable[..., tuple[Images, Labels, Pool]]:
-    """`fn(params, key, buffer, labels) -> (images, labels, buffer)`: one round of a sampling buffer.
+    """The function `fn(params, key, buffer, labels) -> (images, labels, buffer)`: one round of a sampling buffer.
 
     The round draws one chain from the buffer for each label, runs it for `sample.num_steps` steps and puts it back. A
     chain restarts from noise with probability `sample.restart_prob` and then takes its new label; other chains take it
     with probability `sample.relabel_prob`. The members of stacked parameters (`ebm_jax.stack`) share the buffer: a
     round uses the mean of their energies, or one member, by turns (`sample.ensemble`).
 
+    Args of `fn`:
+      params, key: as for `make_sample_fn`.
+      buffer: of `init_sampling_buffer`, or of the round before.
+      labels: [n] or [n, k], at most as many as the buffer has chains.
+
     Returns:
-      float32 [n, h, w, c] in [0, 1], the labels [n] of these chains, and the buffer for the next call.
+      `fn`; it gives float32 [n, *data.shape], the labels of these chains, int32 [n] or float32 [n, k], and the buffer
+      for the next call.
+
+    Raises:
+      BadInput: as `make_sample_fn`; `fn` raises it for its arguments.
     """
-    apply, stages, base = energy.of_members(make_apply(config)), make_stages(config), make_base(config)
+    takes = inputs.of(config)
+    play = _round_fn(takes.config)
+
+    def fn(params: Given, key: Given, buffer: Given, labels: Given) -> tuple[Images, Labels, Pool]:
+        takes.check_params(params)
+        arguments.check_key("key", key)
+        fitting = takes.labels(labels)
+        _check_buffer(takes.config, buffer, fitting.shape[0])
+        return play(params, key, buffer, fitting)
+
+    return fn
+
+
+def _check_buffer(config: Config, buffer: Given, number: int) -> None:
+    """Refuse what is no sampling buffer of this config, or too small for `number` chains."""
+    cure = "give the buffer of ebm_jax.init_sampling_buffer, or of the round before"
+    if not isinstance(buffer, Pool):
+        raise BadInput(f"buffer is of the type {type(buffer).__name__}; {cure}")
+    capacity = buffer.chains.images.shape[0]
+    fitting = jax.eval_shape(partial(_new_buffer, config), jax.random.key(0)).chains
+    rows, expected = buffer.chains.images, fitting.images
+    if (rows.shape[1:], rows.dtype) != (expected.shape[1:], expected.dtype):
+        raise BadInput(
+            f"buffer has rows of {rows.shape[1]} values of {rows.dtype}; this config's have {expected.shape[1]} of "
+            f"{expected.dtype}; {cure} under the same config"
+        )
+    if number > capacity:
+        raise BadInput(f"{number} labels for a buffer of {capacity} chains; give at most {capacity} at once")
+
+
+def _round_fn(config: Config) -> Callable[[Params, PRNGKey, Pool, Labels], tuple[Images, Labels, Pool]]:
+    """The function of `make_buffered_sample_fn`, without checks."""
+    apply, stages, base = energy.of_members(make_apply(config)), assemble.make_stages(config), make_base(config)
     in_turns = config.sample.ensemble == "turns"
 
     def fn(params: Params, key: PRNGKey, buffer: Pool, labels: Labels) -> tuple[Images, Labels, Pool]:
-        check_labels(config, labels, labels.shape[0])
         members = energy.num_members(params)
 
         def energy_of(rounds: jax.Array, labels: Labels) -> EnergyFn:
@@ -192,9 +319,9 @@ def make_rounds(config: Config, mesh: Mesh) -> tuple[Callable, Callable, Any]:
     The second function does one round and consumes its buffer. A round draws as many chains as `make_sampler` runs at
     once; its labels continue where the round before ended. The tree has the buffer's shapes, types and shardings.
     """
-    sample_fn, share = make_buffered_sample_fn(config), _share(config, mesh)
+    sample_fn, share = _round_fn(config), _share(config, mesh)
     specs = pool.partition(parallel.SHARDED)
-    init = jax.jit(partial(init_sampling_buffer, config), out_shardings=parallel.shardings(mesh, specs))
+    init = jax.jit(partial(_new_buffer, config), out_shardings=parallel.shardings(mesh, specs))
 
     def local(params: Params, key: PRNGKey, buffer: Pool) -> Pool:
         key = parallel.device_key(jax.random.fold_in(key, buffer.rounds))
@@ -202,7 +329,7 @@ def make_rounds(config: Config, mesh: Mesh) -> tuple[Callable, Callable, Any]:
         return sample_fn(parallel.varying(params), key, buffer, labels)[2]
 
     advance = parallel.over_devices(local, mesh, (parallel.REPLICATED, parallel.REPLICATED, specs), specs, (2,))
-    abstract = jax.eval_shape(partial(init_sampling_buffer, config), jax.random.key(0))
+    abstract = jax.eval_shape(partial(_new_buffer, config), jax.random.key(0))
     return init, advance, parallel.abstract(abstract, mesh, specs)
 
 

@@ -9,21 +9,21 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ebm_jax import applications, identity, trust
+from ebm_jax import applications, arguments, checks, identity, inputs, trust
 from ebm_jax.assemble import make_apply
 from ebm_jax.data import sources
 from ebm_jax.data.memory import Dataset
 from ebm_jax.distributed import parallel
-from ebm_jax.labels import names_of, numbered, sample_labels
+from ebm_jax.labels import checked_labels, names_of, numbered, sample_labels
 from ebm_jax.models import energy
 from ebm_jax.program import abstract_state
 from ebm_jax.report import console
 from ebm_jax.samplers import Chain, make_chains, make_energy_fn, make_sampler, on_host, over_places
 from ebm_jax.schema import flat, with_values
 from ebm_jax.storage import bucket, checkpoint
-from ebm_jax.storage.workdir import describe, read, read_config
+from ebm_jax.storage.workdir import describe, differences, read, read_config
 from ebm_jax.training.state import TrainState, network_params
-from ebm_jax.types import BadInput, Config, EnergyFn, Folder, Labels, Params, Places, PRNGKey
+from ebm_jax.types import BadInput, Config, EnergyFn, Folder, Given, Params, Places, PRNGKey
 
 Note = Callable[[str], None]
 """Takes a few words on the progress of a long piece of work, for the person who waits."""
@@ -37,12 +37,16 @@ def load(workdir: str | Folder, *, snapshots: int = 1, trusted: bool = False) ->
     parameters, an ensemble. `open_run` gives the run as one value.
 
     Args:
-      snapshots: how many of the newest valid checkpoints to take; each is a member.
+      snapshots: how many of the newest valid checkpoints to take, 1 or more; each is a member.
       trusted: whether the run's config.json may name code and places to write to that this user never named (trust.py).
+
+    Returns:
+      The config, locked, and a nested dict of float32 arrays, whatever x64 says; an ensemble's are [members, ...].
 
     Raises:
       BadInput: no run, no checkpoint, only damaged ones, or fewer than `snapshots`; or code that is not trusted.
     """
+    arguments.check_whole("snapshots", snapshots, 1)
     folder = bucket.folder_of(workdir)
     found = _restored(folder, _read(folder, trusted), parallel.first_device_mesh(), snapshots)
     return found.config, found.params
@@ -77,16 +81,30 @@ class TrainedRun(NamedTuple):
     class_names: tuple[str, ...] = ()
     """The names of the data's classes in the order of their labels; empty: they have none."""
 
-    def energy_fn(self, labels: Labels | None = None) -> EnergyFn:
-        """The energy of images under these labels [b] or [b, k]; None for an unconditional model."""
+    def energy_fn(self, labels: Given = None) -> EnergyFn:
+        """The energy of images under these labels, [b] or [b, k]; None for an unconditional model.
+
+        Its arguments, types and errors are those of `make_energy_fn`.
+
+        Raises:
+          BadInput: the config cannot work.
+        """
         energy_fn = make_energy_fn(self.config)
         return lambda images: energy_fn(self.params, images, labels)
 
-    def energy_of(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The energies float32 [n] of any number of images on the host, `sample.batch_size` at a time."""
-        return self.map(
-            lambda energy_of, x, y: energy_of(x, y), images, labels, batch_size=self.config.sample.batch_size
-        )
+    def energy_of(self, images: Given, labels: Given = None) -> np.ndarray:
+        """The energies float32 [n] of any number of images on the host, `sample.batch_size` at a time.
+
+        Args:
+          images: floats [n, *data.shape], n >= 1; pixels in [0, 1].
+          labels: [n] or [n, k]; an unconditional model needs none.
+
+        Raises:
+          BadInput: as `make_energy_fn`.
+        """
+        arguments.check_images("images", images, tuple(self.config.data.shape))
+        rows = np.asarray(images, np.float32), np.asarray(checked_labels(self.config, labels, len(images)))
+        return self.map(lambda energy_of, x, y: energy_of(x, y), *rows, batch_size=self.config.sample.batch_size)
 
     def map(self, fn: Callable[..., Any], *rows: np.ndarray, batch_size: int, note: Note = lambda words: None) -> Any:
         """`fn(energy_of, *rows of a batch)` over all rows, `batch_size` at a time, spread over all devices.
@@ -94,10 +112,17 @@ class TrainedRun(NamedTuple):
         Args:
           fn: takes energy_of, (images, labels=None) -> energies, and arrays of one batch [b, ...]; `map` compiles it.
           rows: arrays [n, ...], n >= 1.
+          batch_size: 1 or more.
 
         Returns:
           The tree that `fn` gives, with leaves [n, ...] on the host.
+
+        Raises:
+          BadInput: there are no rows, they differ in number, or `batch_size` is below 1.
         """
+        arguments.check_whole("batch_size", batch_size, 1)
+        if len({len(array) for array in rows}) != 1 or not len(rows[0]):
+            raise BadInput(f"rows of {[len(array) for array in rows]}; give arrays of one length, 1 or more")
         apply, n, devices = energy.of_members(make_apply(self.config)), len(rows[0]), self.mesh.size
         size = -(-min(batch_size, n) // devices) * devices
         compiled = jax.jit(lambda params, *batch: fn(partial(apply, params), *batch))
@@ -109,8 +134,16 @@ class TrainedRun(NamedTuple):
             note(f"{min(start + size, n):,} of {n:,} images")
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:n], *parts)
 
-    def samples(self, key: PRNGKey, note: Note = lambda words: None) -> Generated:
-        """`sample.num_images` chains from noise under the labels of `sample.labels`, or under all labels in turn."""
+    def samples(self, key: Given, note: Note = lambda words: None) -> Generated:
+        """`sample.num_images` chains from noise under the labels of `sample.labels`, or under all labels in turn.
+
+        Args:
+          key: one typed PRNG key, `jax.random.key(SEED)`.
+
+        Raises:
+          BadInput: `key` is no such key; the config cannot work, or is of another network.
+        """
+        self._check(key)
         number = self.config.sample.num_images
         images = np.empty((number, *self.config.data.shape), np.float32)  # two copies of the largest sets do not fit
         others, done = [], 0
@@ -124,7 +157,7 @@ class TrainedRun(NamedTuple):
 
     def chains(
         self,
-        key: PRNGKey,
+        key: Given,
         chain: Chain = applications.generate,
         *,
         energy_of: Callable[[Params, Places], EnergyFn] | None = None,
@@ -133,13 +166,18 @@ class TrainedRun(NamedTuple):
         """Run another chain, or a chain under another energy, from the noise that `samples` starts from.
 
         Args:
+          key: one typed PRNG key, `jax.random.key(SEED)`.
           energy_of: (parameters, places among the `sample.num_images` chains) -> the energy of the chains there; None:
             the run's own energy, under the labels of `samples`.
           params: the parameters for `energy_of`, on every device of the mesh; None: the run's own.
 
         Returns:
           The chain's tree of arrays, [n, ...] on the host.
+
+        Raises:
+          BadInput: as `samples`.
         """
+        self._check(key)
         config, apply = self.config, energy.of_members(make_apply(self.config))
         chains = make_chains(config, chain)
 
@@ -170,6 +208,11 @@ class TrainedRun(NamedTuple):
         """The class names of labels [n]; [] for vectors, an unconditional model, or classes without names."""
         return names_of(self.config, labels, self.class_names)
 
+    def _check(self, key: Given) -> None:
+        """Refuse what is no key, and a config of another network than the parameters'."""
+        arguments.check_key("key", key)
+        inputs.of(self.config).check_params(self.params)
+
 
 def open_run(
     folder: str | Folder,
@@ -181,6 +224,8 @@ def open_run(
 ) -> TrainedRun:
     """The run in a folder, with `sample.weights` of its newest `sample.snapshots` valid checkpoints.
 
+    Its parameters are float32, whatever x64 says.
+
     Args:
       config: the run's own, or with other values in the groups `sample` and `eval`, or with another place of the same
         data; None: the run's own.
@@ -189,13 +234,18 @@ def open_run(
       trusted: as for `load`; a `config` that is given is the caller's, and trusted.
 
     Raises:
-      BadInput: no run, no checkpoint, only damaged ones, fewer than `sample.snapshots`; a member of another network;
-        other data than the run's; code that is not trusted.
+      BadInput: no run, no checkpoint, only damaged ones, fewer than `sample.snapshots`; a member of another network; a
+        config that cannot work, or of another run; other data than the run's; code that is not trusted.
     """
     folder = bucket.folder_of(folder)
-    asked = _read(folder, trusted) if config is None else config
+    asked = with_numbers(_read(folder, trusted) if config is None else config, folder)
+    if config is not None:
+        asked = checks.usable(asked)
+        if differing := differences(read_config(folder), asked, anywhere=True):
+            raise BadInput(
+                f"config is of another run than {folder}: {describe(differing)}; change only its groups sample and eval"
+            )
     identity.check_place(folder, asked)
-    asked = with_numbers(asked, folder)
     found = _restored(folder, asked, parallel.first_device_mesh() if mesh is None else mesh, asked.sample.snapshots)
     parts = [found.params]
     for other in other_runs(asked) if ensemble else []:

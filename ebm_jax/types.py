@@ -20,6 +20,9 @@ Scalar = Float[Array, ""]
 Params = PyTree[Float[Array, "..."]]
 Metrics = dict[str, Float[Array, "*members"]]
 
+Given = Any
+"""An argument that the function checks itself, with one line of `BadInput`; its docstring says what it takes."""
+
 EnergyFn = Callable[[Images], Energies]
 Shape = tuple[int, int, int]  # height, width, channels of an image
 

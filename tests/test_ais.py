@@ -17,15 +17,18 @@ from ebm_jax.distributed import parallel
 from ebm_jax.metrics import ais, density
 from ebm_jax.models import networks
 from ebm_jax.sampling.base import normal, uniform
-from ebm_jax.sampling.hmc import hmc, no_walls
-from ebm_jax.sampling.kernel import unbounded
+from ebm_jax.sampling.hmc import hmc
+from ebm_jax.sampling.kernel import unbounded, unit_box
 from ebm_jax.sampling.mala import mala
 from ebm_jax.types import BadInput
 
-ON_THE_BOX = {"mala": mala, "hmc": lambda step_size: hmc(step_size, 3)}
+ON_THE_BOX = {
+    "mala": partial(mala, project=unit_box),
+    "hmc": lambda step_size: hmc(step_size, 3, project=unit_box),
+}
 ON_THE_LINE = {
     "mala": partial(mala, project=unbounded),
-    "hmc": lambda step_size: hmc(step_size, 3, project=unbounded, reflect=no_walls),
+    "hmc": lambda step_size: hmc(step_size, 3, project=unbounded),
 }
 MEANS, STDS, OFFSET = np.array([0.5, -1.0, 0.2]), np.array([0.3, 1.0, 2.0]), 3.0
 CENTRES, WIDTHS = np.array([[0.1, 0.75], [0.8, 0.3]]), np.array([0.08, 0.15])

@@ -7,7 +7,7 @@ import pytest
 
 from ebm_jax import applications
 from ebm_jax.models import observations
-from ebm_jax.sampling.kernel import alternating, run, run_stages, trace_stages, unbounded
+from ebm_jax.sampling.kernel import alternating, run, run_stages, trace_stages, unbounded, unit_box
 from ebm_jax.sampling.langevin import langevin
 from ebm_jax.sampling.mala import mala
 from ebm_jax.types import BadInput
@@ -62,7 +62,9 @@ def painted(kernel, known, num_steps):
     return np.asarray(jax.jit(paint)(jax.random.key(0), jnp.asarray(IMAGES), jnp.asarray(known)))
 
 
-@pytest.mark.parametrize("kernel", [langevin(10.0, 0.005, grad_clip=0.01), mala(1e-4)])
+@pytest.mark.parametrize(
+    "kernel", [langevin(10.0, 0.005, grad_clip=0.01, project=unit_box), mala(1e-4, project=unit_box)]
+)
 def test_known_pixels_come_back_bit_by_bit_and_the_others_move_in_the_box(kernel):
     """Half of the known values are 0 or 1: there a Metropolis test on the whole box would reject for ever."""
     start, x = painted(kernel, KNOWN, 0), painted(kernel, KNOWN, 10)
@@ -76,7 +78,7 @@ def test_known_pixels_come_back_bit_by_bit_and_the_others_move_in_the_box(kernel
 
 
 def test_one_mask_is_that_of_all_images():
-    kernel = langevin(0.01)
+    kernel = langevin(0.01, project=unit_box)
     np.testing.assert_array_equal(painted(kernel, KNOWN[0], 2), painted(kernel, np.repeat(KNOWN[:1], 4, 0), 2))
 
 
@@ -99,7 +101,10 @@ def test_a_restored_image_is_within_the_likelihoods_width_of_what_was_observed(f
     truth = np.random.default_rng(0).uniform(size=(8, 4, 4, 3)).astype(np.float32)
     observed, weight, strength = forward(jnp.asarray(truth)), 1e4, 0.5
     likelihood = observations.gaussian_likelihood(forward, observed, weight)
-    stages = ((langevin(strength / weight), 400), (langevin(strength / weight, temperature=0.0), 200))
+    stages = (
+        (langevin(strength / weight, project=unit_box), 400),
+        (langevin(strength / weight, temperature=0.0, project=unit_box), 200),
+    )
     prior = gaussian(np.full(48, 0.5), np.eye(48))
     restore = partial(applications.restore, energy_fn=prior, likelihood=likelihood, stages=stages)
     x = jax.jit(restore)(jax.random.key(0), jnp.full(truth.shape, 0.5))
@@ -116,7 +121,7 @@ def class_energy(labels):
 
 def test_a_transition_ends_at_the_class_asked_for():
     images, labels = jnp.zeros((4, 2)) + 0.1, jnp.arange(4)
-    stages = ((langevin(0.01, temperature=0.0), 100),)
+    stages = ((langevin(0.01, temperature=0.0, project=unit_box), 100),)
     x = applications.transition(jax.random.key(0), images, labels, class_energy, stages)
     np.testing.assert_allclose(x, [[0, 0], [0, 1], [1, 0], [1, 1]], atol=1e-5)
 
@@ -198,7 +203,8 @@ def test_classes_follow_bayes_rule():
     assert jnp.issubdtype(labels.dtype, jnp.integer)
 
 
-STAGES = ((langevin(0.02), 5), (langevin(0.01, 0.1), 4), (langevin(0.01, temperature=0.0), 3))
+in_the_box = partial(langevin, project=unit_box)
+STAGES = ((in_the_box(0.02), 5), (in_the_box(0.01, 0.1), 4), (in_the_box(0.01, temperature=0.0), 3))
 
 
 @cache
@@ -228,7 +234,10 @@ def test_a_film_is_the_chain_itself_from_its_start_to_its_end(every):
             lambda _: applications.compose(jax.random.key(0), jnp.zeros((1, 1)), [jnp.sum], (), [1.0, 2.0]),
             "2 weights for 1 energies; give one for each",
         ),
-        (lambda _: applications.film(jax.random.key(0), jnp.zeros((1, 1)), jnp.sum, (), 0), "every 0 steps; give 1"),
+        (
+            lambda _: applications.film(jax.random.key(0), jnp.zeros((1, 1)), jnp.sum, (), 0),
+            "every 0 is out of range; give a whole number, 1 or more",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_line(call, line):

@@ -45,13 +45,18 @@ def config(monkeypatch):
     return changed(digits.get_config(), chain__base="normal", buffer__capacity=64, **still)
 
 
+def params_of(config):
+    """Parameters that fit the config; this energy reads none."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), assemble.abstract_params(config))
+
+
 def is_normal(x):
     x = np.asarray(x).ravel()
     return stats.kstest(x, stats.norm().cdf).pvalue > 1e-3 and x.min() < -1
 
 
 def test_samples_the_buffer_and_annealing_all_start_from_the_law_of_the_config_and_no_box_holds_them(config):
-    assert is_normal(samplers.make_sample_fn(config)({}, jax.random.key(0)))
+    assert is_normal(samplers.make_sample_fn(config)(params_of(config), jax.random.key(0)))
     memory = assemble.make_method(config).init(jax.random.key(1))
     assert is_normal(replay.as_images(memory.images, SHAPE))
     drawn = replay.draw(jax.random.key(2), memory, jnp.zeros(64, jnp.int32), assemble.make_base(config), 1.0)
@@ -65,7 +70,7 @@ def test_samples_the_buffer_and_annealing_all_start_from_the_law_of_the_config_a
 
 def test_the_uniform_law_keeps_all_of_it_in_the_box(config):
     config = changed(config, chain__base="uniform")
-    images = samplers.make_sample_fn(config)({}, jax.random.key(0))
+    images = samplers.make_sample_fn(config)(params_of(config), jax.random.key(0))
     assert stats.kstest(np.asarray(images).ravel(), stats.uniform().cdf).pvalue > 1e-3
 
 

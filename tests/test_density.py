@@ -9,6 +9,7 @@ from test_step import contrastive_divergence, over_devices
 from ebm_jax.distributed import parallel
 from ebm_jax.models import energy, networks
 from ebm_jax.sampling.base import uniform
+from ebm_jax.sampling.kernel import unit_box
 from ebm_jax.sampling.langevin import langevin
 from ebm_jax.training.optimizer import clipped_adam
 from ebm_jax.types import Batch
@@ -65,7 +66,7 @@ def test_training_comes_closer_to_the_truth_than_any_model_that_misses_a_mode_or
     network = networks.Mlp(width=64, num_classes=1, spectral_norm=False)
     apply = energy.from_module(network)
     method = contrastive_divergence(
-        langevin(step_size),
+        langevin(step_size, project=unit_box),
         20,
         energy_l2=1e-4,
         base=uniform((2,)),

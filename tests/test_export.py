@@ -177,6 +177,35 @@ def replace_program(folder):
     change_manifest(folder, files=files | {"energy.bin": hashlib.sha256(content).hexdigest()})
 
 
+def test_wrong_arguments_of_an_exported_program_are_named_in_one_line(folder):
+    model, images = exported.load(folder), np.full((2, 8, 8, 1), 0.5, np.float32)
+    params, key, labels = model.params, jax.random.key(0), model.labels(2)
+    wrong = {
+        r"images are of uint8; .*for uint8 pixels give images / 255": (
+            params,
+            np.zeros((2, 8, 8, 1), np.uint8),
+            labels,
+        ),
+        r"images of shape \(2, 1, 8, 8\) do not fit .*nx8x8x1": (params, images.transpose(0, 3, 1, 2), labels),
+        r"images of shape \(0, 8, 8, 1\) do not fit": (params, images[:0], labels[:0]),
+        r"labels of shape \(2, 1\) do not fit": (params, images, labels[:, None]),
+        r"labels are of float32; give an array of int32": (params, images, labels.astype(np.float32)),
+        r"1 labels for 2 images; give one for each": (params, images, labels[:1]),
+        r"params are not this model's": ({"params": params}, images, labels),
+    }
+    for message, arguments in wrong.items():
+        with pytest.raises(ValueError, match=f"^{message}[^\n]*$"):
+            model.energy(*arguments)
+    for given in (0, np.zeros(2, np.uint32), jax.random.split(key)):
+        with pytest.raises(ValueError, match=r"^key is not one typed PRNG key; give jax.random.key\(SEED\)$"):
+            model.sampler(params, given, labels)
+    expected = model.energy(params, images, labels)
+    with jax.enable_x64(True):
+        wide = model.energy(params, jnp.asarray(images, jnp.float64), jnp.asarray(labels, jnp.int64))
+    np.testing.assert_array_equal(wide, expected)
+    assert wide.dtype == jnp.float32
+
+
 BROKEN = {
     "another format": (lambda folder: change_manifest(folder, format=99), "manifest.json has format 99, this reader"),
     "an older calling convention": (

@@ -17,6 +17,7 @@ from ebm_jax.distributed import parallel
 from ebm_jax.methods.contrastive import healthy
 from ebm_jax.methods.method import Limits, Range
 from ebm_jax.sampling import replay
+from ebm_jax.sampling.kernel import unit_box
 from ebm_jax.sampling.langevin import langevin
 from ebm_jax.training import guard, monitors, state
 from ebm_jax.types import BadInput, Batch
@@ -258,7 +259,7 @@ def test_a_guard_that_cannot_work_is_refused(key, value):
 
 
 def test_the_monitors_are_means_over_all_chains_of_all_devices():
-    mesh, step, whole = setup(8, kernel=langevin(5.0, 0.0), capacity=BATCH)
+    mesh, step, whole = setup(8, kernel=langevin(5.0, 0.0, project=unit_box), capacity=BATCH)
     start = np.asarray(whole.memory.images)
     whole, metrics = step(whole, parallel.place_batch(mesh, batch_for()))
     end = np.asarray(whole.memory.images)  # capacity = batch: every chain was drawn and stored in its place
@@ -286,7 +287,7 @@ def test_infinite_and_nan_values_are_counted_and_integers_have_none():
 
 
 def test_the_monitors_add_no_collective_to_the_steps_one_all_reduce():
-    mesh, step, whole = setup(8, kernel=langevin(0.1, 0.01), capacity=32)
+    mesh, step, whole = setup(8, kernel=langevin(0.1, 0.01, project=unit_box), capacity=32)
     text = step.lower(whole, parallel.place_batch(mesh, batch_for())).compile().as_text()
     collectives = [line for line in text.splitlines() if " all-reduce" in line or " all-gather" in line]
     assert sum(" all-reduce(" in line for line in collectives) == len(collectives) == 1

@@ -10,8 +10,9 @@ from blackjax.mcmc import integrators, metrics
 from scipy import stats
 
 from ebm_jax.sampling.hmc import Phase, hmc, leapfrog, no_walls, unit_box_walls
-from ebm_jax.sampling.kernel import point, run, unbounded
+from ebm_jax.sampling.kernel import point, run, unbounded, unit_box
 from ebm_jax.sampling.mala import mala
+from ebm_jax.types import BadInput
 
 CHAINS = 50_000
 FLOAT32 = float(np.finfo(np.float32).eps)
@@ -71,7 +72,7 @@ def test_on_the_box_the_law_is_the_density_cut_off_at_its_walls(step_size):
     mean, std = 0.9, 0.5
     law = stats.truncnorm((0 - mean) / std, (1 - mean) / std, mean, std)
     start = np.random.default_rng(0).uniform(size=(CHAINS, 1))
-    x, info = end(hmc(step_size, 2), start, normal_energy(mean, std), 20)
+    x, info = end(hmc(step_size, 2, project=unit_box), start, normal_energy(mean, std), 20)
     assert ((x >= 0) & (x <= 1)).all()
     assert_no_atoms(x)
     assert_follows(x[:, 0], law)
@@ -80,18 +81,18 @@ def test_on_the_box_the_law_is_the_density_cut_off_at_its_walls(step_size):
 
 def test_under_a_flat_energy_trajectories_bounce_and_none_is_rejected():
     start = np.random.default_rng(0).uniform(size=(CHAINS, 2))
-    x, info = end(hmc(0.7, 3), start, lambda x: 0.0 * x.sum(1), 2)
+    x, info = end(hmc(0.7, 3, project=unit_box), start, lambda x: 0.0 * x.sum(1), 2)
     np.testing.assert_array_equal(info.acceptance, 1.0)
     for values in x.T:
         assert_follows(values, stats.uniform())
-    _, without_walls = end(hmc(0.7, 3, reflect=no_walls), start, lambda x: 0.0 * x.sum(1), 1)
+    _, without_walls = end(hmc(0.7, 3, project=unit_box, reflect=no_walls), start, lambda x: 0.0 * x.sum(1), 1)
     assert without_walls.acceptance.mean() < 0.5, "without walls what leaves the box is rejected"
 
 
 def test_without_walls_the_law_on_the_box_is_exact_by_rejection():
     law = stats.truncnorm((0 - 0.9) / 0.5, (1 - 0.9) / 0.5, 0.9, 0.5)
     start = np.random.default_rng(0).uniform(size=(CHAINS, 1))
-    x, _ = end(hmc(0.2, 2, reflect=no_walls), start, normal_energy(0.9, 0.5), 40)
+    x, _ = end(hmc(0.2, 2, project=unit_box, reflect=no_walls), start, normal_energy(0.9, 0.5), 40)
     assert_no_atoms(x)
     assert_follows(x[:, 0], law)
 
@@ -228,12 +229,12 @@ def test_a_trajectory_is_blackjaxs_velocity_verlet():
 
 
 def test_a_start_outside_the_box_is_brought_into_it():
-    state = hmc(0.1, 2).init(jnp.full((1, 2), 3.0), normal_energy(0.5, 1.0))
+    state = hmc(0.1, 2, project=unit_box).init(jnp.full((1, 2), 3.0), normal_energy(0.5, 1.0))
     np.testing.assert_array_equal(state.x, 1.0)
     np.testing.assert_allclose(state.energy, 0.25)
     np.testing.assert_allclose(state.grad, 0.5)
 
 
 def test_no_leaps_are_refused():
-    with pytest.raises(ValueError, match="0 leaps"):
-        hmc(0.1, 0)
+    with pytest.raises(BadInput, match="0 leaps"):
+        hmc(0.1, 0, project=unit_box)

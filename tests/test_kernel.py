@@ -152,7 +152,7 @@ def test_an_annealed_chain_ends_in_the_deeper_well_more_often_than_a_cold_one():
         return -jnp.logaddexp(left, right + depth / 0.1) * 0.1
 
     def share(values, num_steps):
-        kernel = scheduled(lambda temperature: mala(0.01, temperature=temperature), values)
+        kernel = scheduled(lambda temperature: mala(0.01, temperature=temperature, project=unit_box), values)
         x, _ = run(kernel, jax.random.key(0), jnp.full((2_000, 1), 0.25), wells, num_steps)
         return (x[:, 0] > 0.5).mean()
 

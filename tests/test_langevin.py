@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from conftest import equations
 
-from ebm_jax.sampling.kernel import run, unbounded
+from ebm_jax.sampling import KERNELS
+from ebm_jax.sampling.kernel import run, unbounded, unit_box
 from ebm_jax.sampling.langevin import langevin
 
 FLOAT32 = float(np.finfo(np.float32).eps)
@@ -131,7 +132,7 @@ def test_gradient_is_clipped_element_by_element_and_reported_unclipped(noise_sca
 
 @pytest.mark.parametrize("noise_scale", [None, 0.5])
 def test_chains_stay_in_the_unit_box_and_reach_both_walls(noise_scale):
-    x, _ = sample(langevin(0.1, noise_scale), np.full((64, 16), 0.5, np.float32), flat, 20)
+    x, _ = sample(langevin(0.1, noise_scale, project=unit_box), np.full((64, 16), 0.5, np.float32), flat, 20)
     assert x.min() == 0.0
     assert x.max() == 1.0
     assert ((x > 0) & (x < 1)).any()
@@ -139,8 +140,8 @@ def test_chains_stay_in_the_unit_box_and_reach_both_walls(noise_scale):
 
 def test_start_is_projected():
     start = jnp.array([[-3.0, 0.5, 4.0]])
-    np.testing.assert_array_equal(langevin(0.5).init(start, quadratic()).x, [[0.0, 0.5, 1.0]])
-    _, info = sample(langevin(0.5, temperature=0.0), start, quadratic(2.0), 1)
+    np.testing.assert_array_equal(langevin(0.5, project=unit_box).init(start, quadratic()).x, [[0.0, 0.5, 1.0]])
+    _, info = sample(langevin(0.5, temperature=0.0, project=unit_box), start, quadratic(2.0), 1)
     assert info.energy[0, 0] == 0.5**2 + 1.0**2
 
 
@@ -171,7 +172,7 @@ def test_run_is_one_scan_in_which_the_energy_is_traced_once():
         calls.append(x)
         return quadratic()(x)
 
-    program = jax.jit(lambda key, x: run(langevin(0.1), key, x, energy, 50))
+    program = jax.jit(lambda key, x: run(langevin(0.1, project=unit_box), key, x, energy, 50))
     start = jnp.zeros((4, 3))
     jaxpr = jax.make_jaxpr(program)(jax.random.key(0), start)
     loops = [equation.primitive.name for equation in equations(jaxpr)]
@@ -185,7 +186,7 @@ def test_vmap_over_keys_gives_the_chains_of_each_key():
     x, keys = jnp.full((4, 4), 0.5), jax.random.split(jax.random.key(0), 4)
 
     def chain(key):
-        return run(langevin(0.1), key, x, quadratic(), 5)[0]
+        return run(langevin(0.1, project=unit_box), key, x, quadratic(), 5)[0]
 
     one_by_one = np.array([jax.jit(chain)(key) for key in keys])
     assert np.ptp(one_by_one, axis=0).min() > 0
@@ -214,3 +215,18 @@ def test_chain_is_differentiable_in_a_parameter_of_the_energy():
 
     expected = -num_steps * s * (1 - s * k) ** (num_steps - 1) * x0
     assert abs(jax.jit(jax.grad(end))(k) - expected) < 4 * num_steps * FLOAT32 * abs(expected)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_no_kernel_guesses_the_set_that_chains_stay_in(name):
+    own = {"num_leaps": 3} if name == "hmc" else {}
+    with pytest.raises(TypeError, match=r"required .*argument: 'project'"):
+        KERNELS[name](0.1, **own)
+    kernel, start = KERNELS[name](0.1, project=unbounded, **own), jnp.zeros((2_000, 1))
+
+    def energy(x):  # of N(3, 1), far outside the box of pixels
+        return 0.5 * jnp.square(x - 3.0).sum(1)
+
+    x, _ = jax.jit(lambda key: run(kernel, key, start, energy, 100))(jax.random.key(0))
+    # variance at most 1 / (1 - s/2) = 1.06; a step takes 0.9 of the way, one of HMC cos(0.3) = 0.955
+    assert abs(x.mean() - 3.0) < 5 * np.sqrt(1.06 / 2_000) + 3 * 0.956**100

@@ -51,7 +51,9 @@ def test_the_law_is_exact_at_a_step_at_which_langevins_is_not(grad_clip, tempera
 def test_on_the_box_the_law_is_the_density_cut_off_at_its_faces():
     low, high = (0 - 0.9) / 0.5, (1 - 0.9) / 0.5
     law = stats.truncnorm(low, high, 0.9, 0.5)
-    x, _ = end(mala(0.02), np.random.default_rng(0).uniform(size=(CHAINS, 1)), normal_energy(0.9, 0.5), 100)
+    x, _ = end(
+        mala(0.02, project=unit_box), np.random.default_rng(0).uniform(size=(CHAINS, 1)), normal_energy(0.9, 0.5), 100
+    )
     assert ((x >= 0) & (x <= 1)).all()
     assert not np.isin(x, (0.0, 1.0)).any(), "a clipped chain leaves atoms at the faces"
     assert_follows(x[:, 0], law)
@@ -77,7 +79,7 @@ def test_a_move_is_accepted_as_often_as_its_info_says():
 
 
 def test_a_start_outside_the_box_is_brought_into_it():
-    x, _ = end(mala(1e-4), np.full((4, 2), 3.0), normal_energy(0.5, 1.0), 1)
+    x, _ = end(mala(1e-4, project=unit_box), np.full((4, 2), 3.0), normal_energy(0.5, 1.0), 1)
     assert ((x >= 0) & (x <= 1)).all()
     inside = mala(1e-4, project=unit_box).init(jnp.full((1, 2), 3.0), normal_energy(0.5, 1.0))
     np.testing.assert_allclose(inside.x, 1.0 - 4 * np.sqrt(2e-4), rtol=1e-6)  # four standard deviations of the noise
@@ -108,8 +110,8 @@ def test_clipped_proposals_move_on_a_wall_where_full_ones_are_all_rejected():
         return 4e3 * jnp.abs(x[:, 0] - 0.5)
 
     start = np.full((1_000, 1), 0.9)  # the full drift, 3e-4 · 4e3 = 1.2, leaves the box on the other side
-    stuck, info = end(mala(3e-4), start, wall, 50)
+    stuck, info = end(mala(3e-4, project=unit_box), start, wall, 50)
     np.testing.assert_array_equal(stuck, np.float32(0.9))
     assert (info.acceptance < 1e-6).all()
-    freed, _ = end(mala(3e-4, grad_clip=60.0), start, wall, 50)
+    freed, _ = end(mala(3e-4, grad_clip=60.0, project=unit_box), start, wall, 50)
     assert np.abs(freed - 0.5).max() < 0.1

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import changed
 
+import ebm_jax
 from configs import digits
 from ebm_jax import assemble, export, program, samplers, schema
 from ebm_jax.data import sources
@@ -279,3 +280,37 @@ def test_what_is_no_network_is_refused_in_one_line_before_a_state_is_made(name, 
         program.abstract_state(config, parallel.device_mesh(jax.devices()[:1]))
     assert str(caught.value).startswith(f"model.name 'test_network:{name}'")
     assert "\n" not in str(caught.value)
+
+
+DOORS = {
+    "init_params": lambda config: ebm_jax.init_params(config, jax.random.key(0)),
+    "make_energy_fn": ebm_jax.make_energy_fn,
+    "make_sample_fn": ebm_jax.make_sample_fn,
+}
+broken = two_functions(lambda key, images, labels: {"w": jnp.ones((3, 3)) @ images}, mean)
+eager = two_functions(scale, lambda params, images, labels, temperature: mean(params, images, labels))
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("column", r"its energies of 3 images are .*return .*shape=\(3,\)"),
+        ("broken", r"its init fails for images \(3, 8, 8, 1\) \(TypeError: "),
+        ("eager", r"its apply fails for images \(3, 8, 8, 1\) \(TypeError: .*temperature"),
+        ("bowll", "is not in test_network"),
+    ],
+)
+def test_what_is_no_network_is_refused_in_one_line_by_the_python_functions_too(door, name, message):
+    with pytest.raises(BadInput, match=f"model.name 'test_network:{name}'.*{message}") as caught:
+        DOORS[door](config_of(name))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_own_network_that_reads_labels_gets_zeros_where_an_unconditional_energy_is_given_none():
+    config = config_of("Bumps")
+    params = ebm_jax.init_params(config, jax.random.key(0))
+    energy_fn, images = ebm_jax.make_energy_fn(config), jnp.full((2, 8, 8, 1), 0.5)
+    np.testing.assert_array_equal(energy_fn(params, images), energy_fn(params, images, jnp.zeros(2, jnp.int32)))
+    with pytest.raises(BadInput, match=r"params are of another network than the config's: centre is absent there"):
+        ebm_jax.make_energy_fn(config_of("bowl"))(params, images)

@@ -13,7 +13,7 @@ from ebm_jax.methods import losses
 from ebm_jax.methods.contrastive import contrastive, healthy
 from ebm_jax.methods.method import Limits
 from ebm_jax.sampling.base import uniform
-from ebm_jax.sampling.kernel import Info, Kernel
+from ebm_jax.sampling.kernel import Info, Kernel, unit_box
 from ebm_jax.sampling.langevin import LangevinState, langevin
 from ebm_jax.training.state import init_state, network_params, partition
 from ebm_jax.training.step import make_train_step
@@ -123,13 +123,22 @@ def test_the_state_is_donated():
     assert state.params["w"].is_deleted()
 
 
+def test_a_state_without_spectral_vectors_can_be_consumed():
+    mesh, step, other = setup()
+    state = init_state(jax.random.key(3), params_for(), {}, optax.sgd(0.1), other.memory)
+    after, _ = step(state, parallel.place_batch(mesh, batch_for()))
+    assert after.step == 1
+    assert state.params["w"].is_deleted()
+    assert state.ema["w"].is_deleted()
+
+
 def test_a_chain_runs_under_the_label_it_is_stored_with_from_step_to_step():
     targets = jnp.array([0.2, 0.9])
 
     def pull(params, images, labels=None, dropout_key=None):
         return 0.5 * jnp.square(images - targets[labels][:, None, None, None]).sum((1, 2, 3)) + 0.0 * params["c"].sum()
 
-    kernel = langevin(1.0, temperature=0.0)  # one step of length one lands on the target
+    kernel = langevin(1.0, temperature=0.0, project=unit_box)  # one step of length one lands on the target
     mesh, step, state = setup(8, apply=pull, kernel=kernel, capacity=BATCH, restart_prob=0.3)
     for seed in range(5):
         state, _ = step(state, parallel.place_batch(mesh, batch_for(seed)))
@@ -185,7 +194,7 @@ def test_the_running_mean_of_the_weights_is_the_geometric_sum(decay):
 
 
 def test_devices_run_different_noise():
-    mesh, step, state = setup(8, kernel=langevin(1e-9, 0.3), restart_prob=0.0)
+    mesh, step, state = setup(8, kernel=langevin(1e-9, 0.3, project=unit_box), restart_prob=0.0)
     state = state._replace(memory=state.memory._replace(images=jnp.full_like(state.memory.images, 0.5)))
     state, _ = step(state, parallel.place_batch(mesh, batch_for()))
     images = jax.device_get(state.memory.images)

@@ -19,7 +19,6 @@ from ebm_jax.report import figures
 from ebm_jax.sampling.base import WORDS
 from ebm_jax.sampling.kernel import Info, Kernel
 from ebm_jax.sampling.kernel import run as run_chain
-from ebm_jax.sampling.mala import mala
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import Config, Images, Labels, PRNGKey
 
@@ -120,7 +119,7 @@ def _acceptance(
     temperature = _langevin_temperature(run.config)
     if temperature == 0:
         return None, "none: the chain has no noise, and MALA no temperature 0"
-    kernel = mala(chain.step_size, grad_clip=chain.grad_clip, temperature=temperature)
+    kernel = assemble.make_kernel(run.config, temperature, name="mala")
     _, _, tested = _traced(run, kernel, MALA_STEPS, key, x, labels)
     return float(tested.mean()), (
         f"langevin has no Metropolis test: this is that of MALA at the same step size {chain.step_size:g}, clip and "

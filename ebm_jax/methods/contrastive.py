@@ -59,7 +59,7 @@ def contrastive(
         chain_energy = partial(model.energy, drawn.labels)
         chain = [(kernels.resampled(kernel, chain_energy), n) for kernel, n in stages] if dropout_in_chains else stages
         x, info = kernels.run_stages(chain, keys.chain, drawn.x, chain_energy())
-        metrics = {"chain_grad_norm": info.grad_norm.mean(), "chain_visits": drawn.visits.mean()}
+        metrics = {"chain_grad_norm": info.grad_norm.mean(), "chain_visits": drawn.visits.mean(dtype=jnp.float32)}
 
         def loss(data: Energies, samples: Energies) -> tuple[Scalar, Metrics]:
             return objective(data, samples), {"energy_data": data.mean(), "energy_samples": samples.mean()}
@@ -100,7 +100,10 @@ def of_chains(start: Images, end: Images) -> Metrics:
     `chain_movement`: mean |x_K - x_0| over the pixels; not finite if one pixel is not. `saturated`: share of the pixels
     of x_K that are exactly 0 or 1.
     """
-    return {"chain_movement": jnp.abs(end - start).mean(), "saturated": ((end == 0.0) | (end == 1.0)).mean()}
+    return {
+        "chain_movement": jnp.abs(end - start).mean(),
+        "saturated": ((end == 0.0) | (end == 1.0)).mean(dtype=jnp.float32),
+    }
 
 
 def _itself(buffer: ReplayBuffer) -> ReplayBuffer:

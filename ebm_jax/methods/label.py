@@ -40,7 +40,7 @@ def label_contrast(base: Base, *, wrong_labels: WrongLabels, num_classes: int, l
 
 def of_any_class(key: PRNGKey, labels: Int[Array, " b"], num_classes: int) -> Int[Array, " b"]:
     """Another label for each, uniform among the other num_classes - 1."""
-    return (labels + jax.random.randint(key, labels.shape, 1, num_classes)) % num_classes
+    return (labels + jax.random.randint(key, labels.shape, 1, num_classes, jnp.int32)) % num_classes
 
 
 def of_the_batch(key: PRNGKey, labels: Int[Array, " b"], num_classes: int) -> Int[Array, " b"]:
@@ -49,7 +49,7 @@ def of_the_batch(key: PRNGKey, labels: Int[Array, " b"], num_classes: int) -> In
     The two labels may be equal. Such a pair contrasts nothing: its two energies are equal, and so are their gradients.
     """
     del num_classes
-    return jnp.roll(labels, jax.random.randint(key, (), 1, max(labels.shape[0], 2)))
+    return jnp.roll(labels, jax.random.randint(key, (), 1, max(labels.shape[0], 2), jnp.int32))
 
 
 WRONG_LABELS = {"any": of_any_class, "batch": of_the_batch}

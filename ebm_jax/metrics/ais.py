@@ -112,7 +112,7 @@ def pilot(
       acceptance: the target, in (0, 1).
       largest_step: the first step size, and the largest.
     """
-    shares = jnp.linspace(0.0, 1.0, num_steps + 1)[1:] ** 4
+    shares = jnp.linspace(0.0, 1.0, num_steps + 1, dtype=jnp.float32)[1:] ** 4
 
     def body(carry, now):
         x, log_step = carry

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
-from ebm_jax.types import EnergyFn
+from ebm_jax import arguments
+from ebm_jax.types import BadInput, EnergyFn
 
 CHUNK = 16_384  # points at a time
 
@@ -27,7 +28,12 @@ class GridReport(NamedTuple):
 
 
 def grid(side: int) -> np.ndarray:
-    """Midpoints float64 [side · side, 2] of the box's equal cells; the second coordinate runs fastest."""
+    """Midpoints float64 [side · side, 2] of the box's equal cells; the second coordinate runs fastest.
+
+    Raises:
+      BadInput: `side` is below 1.
+    """
+    arguments.check_whole("side", side, 1)
     axis = (np.arange(side) + 0.5) / side
     return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
 
@@ -43,17 +49,27 @@ def grid_report(energy_fn: EnergyFn, log_density: Callable[[np.ndarray], np.ndar
     Args:
       energy_fn: evaluated in float32, so an energy is off by 6e-8 of its size.
       log_density: maps points float64 [m, 2] to [m], up to a constant; -inf outside the support.
-      side: number of cells along each side of the box.
+      side: number of cells along each side of the box, 1 or more.
+
+    Raises:
+      BadInput: `side` is below 1, or the energy gives another number of values than one for each point.
     """
     points = grid(side)
     return report_of_energies(grid_energies(energy_fn, points), log_density(points))
 
 
 def grid_energies(energy_fn: EnergyFn, points: np.ndarray) -> np.ndarray:
-    """Energies float64 [m] of points [m, 2], computed in float32 a chunk at a time."""
+    """Energies float64 [m] of points [m, 2], computed in float32 a chunk at a time.
+
+    Raises:
+      BadInput: the energy gives another number of values than one for each point.
+    """
     compiled = jax.jit(energy_fn)
     chunks = np.array_split(points, -(-len(points) // CHUNK))
-    return np.concatenate([np.asarray(compiled(jnp.asarray(chunk, jnp.float32)), np.float64) for chunk in chunks])
+    found = [np.asarray(compiled(jnp.asarray(chunk, jnp.float32)), np.float64) for chunk in chunks]
+    if found[0].shape != (len(chunks[0]),):
+        raise BadInput(f"the energy of {len(chunks[0])} points has the shape {found[0].shape}; return one for each")
+    return np.concatenate(found)
 
 
 def report_of_energies(energies: np.ndarray, log_density: np.ndarray) -> GridReport:

@@ -62,7 +62,7 @@ def log_sum_exp_over_classes(energy_of: Callable[..., Energies], num_classes: in
 
 
 def _of_classes(energy_of: Callable[..., Energies], images: Images, num_classes: int) -> Float[Array, "k b"]:
-    labels = jnp.tile(jnp.arange(num_classes)[:, None], len(images))
+    labels = jnp.tile(jnp.arange(num_classes, dtype=jnp.int32)[:, None], len(images))
     return jax.lax.map(lambda labels: energy_of(images, labels), labels)
 
 

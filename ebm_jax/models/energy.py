@@ -117,7 +117,7 @@ def class_energies(apply: ApplyFn, params: Params, num_classes: int) -> Callable
     """The function from images to U(x, y) for every class y, [b, num_classes]: a classifier's negated logits."""
 
     def energies_of(images: Images) -> Float[Array, "b k"]:
-        labels = jnp.tile(jnp.arange(num_classes)[:, None], len(images))
+        labels = jnp.tile(jnp.arange(num_classes, dtype=jnp.int32)[:, None], len(images))
         return jax.lax.map(lambda labels: apply(params, images, labels), labels).T
 
     return energies_of
@@ -131,7 +131,13 @@ class Stacked(NamedTuple):
 
 
 def stack(members: Sequence[Params]) -> Stacked:
-    """The parameters of several networks of one architecture, stacked.
+    """The parameters of several networks of one architecture, stacked: an ensemble for all that takes parameters.
+
+    Args:
+      members: nested dicts of float32 arrays, one for each network, 1 or more.
+
+    Returns:
+      Their arrays as float32 [members, ...].
 
     Raises:
       BadInput: there are none, or two differ in architecture.

@@ -91,7 +91,7 @@ class ClassBias(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features, labels: Labels | None) -> Features:
-        table = self.param("table", nn.initializers.zeros, (self.num_classes, x.shape[-1]))
+        table = self.param("table", nn.initializers.zeros, (self.num_classes, x.shape[-1]), jnp.float32)
         return x + class_rows(table.astype(x.dtype), labels, 0.0)
 
 
@@ -102,7 +102,7 @@ class ClassGain(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features, labels: Labels | None) -> Features:
-        table = self.param("table", nn.initializers.ones, (self.num_classes, x.shape[-1]))
+        table = self.param("table", nn.initializers.ones, (self.num_classes, x.shape[-1]), jnp.float32)
         return x * class_rows(table.astype(x.dtype), labels, 1.0)
 
 
@@ -116,7 +116,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> Features:
         size = 4 if self.half else 3
-        kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features))
+        kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features), jnp.float32)
         return (convolution_half if self.half else convolution_same)(x, kernel.astype(x.dtype))
 
 
@@ -175,5 +175,5 @@ class SelfAttention(nn.Module):
         value = leaky_relu(dense(c, use_bias=False, name="value")(rows))
         logits = jnp.einsum("bqk,bpk->bqp", query, key, preferred_element_type=jnp.float32)
         attention = jax.nn.softmax(logits).astype(x.dtype)
-        gamma = self.param("gamma", nn.initializers.zeros, ()).astype(x.dtype)
+        gamma = self.param("gamma", nn.initializers.zeros, (), jnp.float32).astype(x.dtype)
         return x + gamma * jnp.einsum("bqp,bpc->bqc", attention, value).reshape(x.shape)

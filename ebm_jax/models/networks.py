@@ -58,7 +58,7 @@ def kernel_inits(spectral_norm: bool) -> tuple[Callable, Callable]:
 
 def head(h: Float[Array, "b features"]) -> Energies:
     """The last layer: linear, one energy, in float32, not spectrally normalised. Call it inside a Flax module."""
-    return nn.Dense(1, kernel_init=glorot, name=HEAD)(h.astype(jnp.float32))[:, 0]
+    return nn.Dense(1, kernel_init=glorot, dtype=jnp.float32, name=HEAD)(h)[:, 0]
 
 
 class StridedNet(nn.Module):

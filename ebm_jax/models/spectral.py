@@ -104,7 +104,9 @@ def init(key: PRNGKey, params: Params, form_of: FormOf) -> Vectors:
     leaves = [(_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params) if leaf.ndim > 1]
     kernels = [(".".join(path), kernel, form) for path, kernel in leaves if (form := form_of(path)) is not None]
     widest = max((kernel.shape[-1] for _, kernel, _ in kernels), default=1)
-    starts = jax.random.normal(key, (len(kernels), widest))  # one draw: each takes a compiler half a second
+    starts = jax.random.normal(
+        key, (len(kernels), widest), jnp.float32
+    )  # one draw: each takes a compiler half a second
     return {
         name: PAIRS[form](_converged(kernel, _unit(start[: kernel.shape[-1]])))
         for (name, kernel, form), start in zip(kernels, starts, strict=True)

@@ -27,7 +27,7 @@ def uniform(event_shape: tuple[int, ...]) -> Base:
     """The uniform law on [0, 1]^d: density 1."""
 
     def energy_fn(x: Images) -> Array:
-        return jnp.zeros(x.shape[0])
+        return jnp.zeros(x.shape[0], x.dtype)
 
     return Base(energy_fn, _in_rows(random.uniform, event_shape), unit_box)
 

@@ -9,7 +9,7 @@ from jax import lax
 
 from ebm_jax import random
 from ebm_jax.sampling.kernel import Info, Kernel, Point, Project, metropolis, norms, point, unit_box
-from ebm_jax.types import Energies, EnergyFn, Images, PRNGKey, Scalar
+from ebm_jax.types import BadInput, Energies, EnergyFn, Images, PRNGKey, Scalar
 
 Reflect = Callable[[Images, Images], tuple[Images, Images]]
 """(positions after a drift, momenta) -> both after the bounces on the way. It is reversible and keeps volumes."""
@@ -56,33 +56,36 @@ def hmc(
     step_size: float | Scalar,
     num_leaps: int,
     *,
+    project: Project,
     temperature: float | Scalar = 1.0,
-    project: Project = unit_box,
-    reflect: Reflect = unit_box_walls,
+    reflect: Reflect | None = None,
 ) -> Kernel:
     """Hamiltonian Monte Carlo (Duane et al. 1987) with law exp(-U/T) on the support.
 
         p ~ N(0, T I);   (y, p') = leapfrog(x, p);   H = U + |p|²/2
         x ← y with probability min(1, exp((H(x, p) - H(y, p')) / T))
 
-    Trajectories bounce at the walls of the unit box (Neal 2011, "MCMC using Hamiltonian dynamics", section 5.5.1), so
-    no proposal is lost there. The support is the set that `project` leaves alone; a proposal outside it is rejected.
-    The walls must not be narrower than the support: a chain on the whole space needs `unbounded` and `no_walls`.
+    The support is the set that `project` leaves alone; a proposal outside it is rejected. On the unit box trajectories
+    bounce at the walls (Neal 2011, "MCMC using Hamiltonian dynamics", section 5.5.1), so no proposal is lost there. The
+    walls must not be narrower than the support.
 
     One leap is MALA's move with s = ε²/2.
 
     Args:
       step_size: ε > 0, time of one leap.
       num_leaps: L >= 1 leaps a step, one gradient each; a trajectory lasts the time ε L.
+      project: moves the start into the support, such as `kernel.unit_box` for pixels or `kernel.unbounded`; afterwards
+        it only tells whether a point is inside.
       temperature: T > 0.
-      project: moves the start into the support; afterwards it only tells whether a point is inside.
-      reflect: the walls where trajectories bounce, `unit_box_walls` or `no_walls`.
+      reflect: the walls where trajectories bounce; None: `unit_box_walls` if `project` is `kernel.unit_box`, else
+        `no_walls`.
 
     Raises:
-      ValueError: num_leaps is below 1.
+      BadInput: num_leaps is below 1.
     """
     if num_leaps < 1:
-        raise ValueError(f"a trajectory of {num_leaps} leaps goes nowhere; give num_leaps >= 1")
+        raise BadInput(f"a trajectory of {num_leaps} leaps goes nowhere; give num_leaps >= 1")
+    walls = reflect or (unit_box_walls if project is unit_box else no_walls)
 
     def kinetic(phase: Phase) -> Energies:
         return 0.5 * jnp.square(norms(phase.momentum))
@@ -92,8 +95,9 @@ def hmc(
 
     def step(key: PRNGKey, state: Point, energy_fn: EnergyFn) -> tuple[Point, Info]:
         key_momentum, key_accept = jax.random.split(key)
-        start = Phase(state, jnp.sqrt(temperature) * random.normal(key_momentum, state.x.shape))
-        end = leapfrog(start, energy_fn, step_size, num_leaps, reflect)
+        std = jnp.sqrt(jnp.asarray(temperature, state.x.dtype))
+        start = Phase(state, std * random.normal(key_momentum, state.x.shape, state.x.dtype))
+        end = leapfrog(start, energy_fn, step_size, num_leaps, walls)
         log_ratio = (state.energy - end.at.energy + kinetic(start) - kinetic(end)) / temperature
         return metropolis(key_accept, state, end.at, log_ratio, project)
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ebm_jax.types import Energies, EnergyFn, Images, PRNGKey, Scalar
+from ebm_jax import arguments
+from ebm_jax.types import BadInput, Energies, EnergyFn, Given, Images, PRNGKey, Scalar
 
 HAIR = 1e-6  # of pixels in [0, 1]; a float32 near 1 still sees it
 Project = Callable[[Images], Images]
@@ -35,8 +36,23 @@ class Kernel(NamedTuple):
     """(key, state, energy_fn) -> (state, info)"""
 
 
-def run(kernel: Kernel, key: PRNGKey, x: Images, energy_fn: EnergyFn, num_steps: int) -> tuple[Images, Info]:
-    """`num_steps` steps of all chains `x` at once, as one `lax.scan`. Info fields are [num_steps, b]."""
+def run(kernel: Kernel, key: Given, x: Given, energy_fn: EnergyFn, num_steps: int) -> tuple[Images, Info]:
+    """`num_steps` steps of all chains at once, as one `lax.scan`.
+
+    Args:
+      key: one typed PRNG key.
+      x: [b, *event], b >= 1, where the chains start: float32, or bfloat16 and float16, which become float32. Under x64
+        a start in float64 makes chains in float64.
+      num_steps: 0 or more.
+
+    Returns:
+      [b, *event], and an Info with fields [num_steps, b].
+
+    Raises:
+      BadInput: one of these is none of that.
+    """
+    x = _checked(key, x)
+    arguments.check_whole("num_steps", num_steps, 0)
 
     def body(state, key):
         return kernel.step(key, state, energy_fn)
@@ -49,13 +65,26 @@ Stages = Sequence[tuple[Kernel, int]]
 """The kernels of a whole chain in order, each with its number of steps."""
 
 
-def run_stages(stages: Stages, key: PRNGKey, x: Images, energy_fn: EnergyFn) -> tuple[Images, Info]:
-    """`run` each kernel in turn from where the one before ended. Info fields are [all steps, b]."""
-    infos = []
+def run_stages(stages: Stages, key: Given, x: Given, energy_fn: EnergyFn) -> tuple[Images, Info]:
+    """`run` each kernel in turn from where the one before ended. Info fields are [all steps, b].
+
+    Raises:
+      BadInput: there is no stage; or as `run`.
+    """
+    x, infos = _checked(key, x, stages), []
     for (kernel, num_steps), key_stage in zip(stages, jax.random.split(key, len(stages)), strict=True):
         x, info = run(kernel, key_stage, x, energy_fn, num_steps)
         infos.append(info)
     return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *infos)
+
+
+def _checked(key: Given, x: Given, stages: Stages | None = None) -> Images:
+    """The start as chains take it; refuse another key, start or number of stages."""
+    arguments.check_key("key", key)
+    arguments.check_images("x", x)
+    if stages is not None and not stages:
+        raise BadInput("stages is empty; give pairs (kernel, number of steps), such as those of ebm_jax.make_stages")
+    return arguments.as_floats(x)
 
 
 class ScheduledState(NamedTuple):
@@ -124,7 +153,7 @@ def metropolis(key: PRNGKey, old: Point, proposed: Point, log_ratio: Energies, p
     inside = (project(proposed.x) == proposed.x).all(tuple(range(1, proposed.x.ndim)))
     valid = inside & jnp.isfinite(proposed.energy) & ~jnp.isnan(log_ratio)
     acceptance = jnp.where(valid, jnp.exp(jnp.minimum(log_ratio, 0.0)), 0.0)
-    accepted = jax.random.uniform(key, acceptance.shape) < acceptance
+    accepted = jax.random.uniform(key, acceptance.shape, acceptance.dtype) < acceptance
 
     def chosen(new: Array, old: Array) -> Array:
         return jnp.where(accepted.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
@@ -134,10 +163,18 @@ def metropolis(key: PRNGKey, old: Point, proposed: Point, log_ratio: Energies, p
 
 
 def energy_and_grad(energy_fn: EnergyFn, x: Images) -> tuple[Energies, Images]:
-    """U(x) [b] and ∇ₓU(x) [b, *event] of every chain, from one forward and one backward pass."""
+    """U(x) [b] and ∇ₓU(x) [b, *event] of every chain, from one forward and one backward pass.
+
+    Raises:
+      BadInput: the energy gives another number of values than one for each chain.
+    """
 
     def total(x):
         energies = energy_fn(x)
+        if energies.shape != x.shape[:1]:
+            raise BadInput(
+                f"the energy of {x.shape} has the shape {energies.shape}; return one for each, {x.shape[:1]}"
+            )
         return energies.sum(), energies
 
     (_, energies), grads = jax.value_and_grad(total, has_aux=True)(x)
@@ -173,12 +210,16 @@ def unbounded(x: Images) -> Images:
     return x
 
 
-def trace_stages(stages: Stages, key: PRNGKey, x: Images, energy_fn: EnergyFn, every: int) -> Frames:
+def trace_stages(stages: Stages, key: Given, x: Given, energy_fn: EnergyFn, every: int) -> Frames:
     """The chains' positions after every `every` steps, counted over all stages, and at the end, without the start.
 
     The chains move as in `run_stages` with the same key. There are ceil(all steps / every) frames. If `every` does not
     divide the number of steps, the last frame comes after fewer steps than the others.
+
+    Raises:
+      BadInput: as `run_stages`.
     """
+    x = _checked(key, x, stages)
     total = sum(num_steps for _, num_steps in stages)
     frames, before = jnp.broadcast_to(x, (-(-total // every), *x.shape)), 0  # from x: varies over devices as x does
     for (kernel, num_steps), key_stage in zip(stages, jax.random.split(key, len(stages)), strict=True):
@@ -188,7 +229,7 @@ def trace_stages(stages: Stages, key: PRNGKey, x: Images, energy_fn: EnergyFn, e
             state, _ = kernel.step(key, state, energy_fn)
             return (state, frames.at[count // every].set(state.x)), None  # the last write to a frame stays
 
-        now = before + jnp.arange(num_steps), jax.random.split(key_stage, num_steps)
+        now = before + jnp.arange(num_steps, dtype=jnp.int32), jax.random.split(key_stage, num_steps)
         (state, frames), _ = lax.scan(body, (kernel.init(x, energy_fn), frames), now)
         x, before = state.x, before + num_steps
     return frames

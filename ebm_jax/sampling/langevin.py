@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from ebm_jax import random
-from ebm_jax.sampling.kernel import Info, Kernel, Project, energy_and_grad, norms, unit_box
+from ebm_jax.sampling.kernel import Info, Kernel, Project, energy_and_grad, norms
 from ebm_jax.types import EnergyFn, Images, PRNGKey, Scalar
 
 
@@ -19,9 +19,9 @@ def langevin(
     step_size: float | Scalar,
     noise_scale: float | Scalar | None = None,
     *,
+    project: Project,
     grad_clip: float = jnp.inf,
     temperature: float | Scalar = 1.0,
-    project: Project = unit_box,
 ) -> Kernel:
     """Langevin dynamics in one of two forms.
 
@@ -40,9 +40,10 @@ def langevin(
     Args:
       step_size: s > 0, the factor of the gradient.
       noise_scale: σ >= 0, standard deviation of one step's noise, or None for the tied form.
+      project: applied to the start and after every move; `kernel.unit_box` keeps pixels in [0, 1], and
+        `kernel.unbounded` leaves the whole space to an energy that is not of pixels.
       grad_clip: c > 0; every element of ∇U is clipped to [-c, c].
       temperature: T >= 0 multiplies the variance of the noise; 0 is noise-free descent.
-      project: applied to the start and after every move; `unit_box` keeps pixels in [0, 1].
     """
     tied = noise_scale is None
     # Plain numbers give a plain number: XLA folds it into the noise, in exported programs too
@@ -53,7 +54,7 @@ def langevin(
         return LangevinState(project(x))
 
     def step(key: PRNGKey, state: LangevinState, energy_fn: EnergyFn) -> tuple[LangevinState, Info]:
-        noise = noise_std * random.normal(key, state.x.shape)
+        noise = noise_std * random.normal(key, state.x.shape, state.x.dtype)
         at = state.x if tied else state.x + noise
         energy, grad = energy_and_grad(energy_fn, at)
         moved = at - step_size * jnp.clip(grad, -grad_clip, grad_clip)

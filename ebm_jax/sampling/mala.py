@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ebm_jax import random
-from ebm_jax.sampling.kernel import Info, Kernel, Point, Project, metropolis, norms, off_faces, point, unit_box
+from ebm_jax.sampling.kernel import Info, Kernel, Point, Project, metropolis, norms, off_faces, point
 from ebm_jax.types import Energies, EnergyFn, Images, PRNGKey, Scalar
 
 NOISES_DEEP = 4.0  # standard deviations: of 10,000 pixels so far from a face, one proposal in four leaves the box
@@ -14,9 +14,9 @@ DEEPEST = 0.25  # of pixels in [0, 1]
 def mala(
     step_size: float | Scalar,
     *,
+    project: Project,
     grad_clip: float = jnp.inf,
     temperature: float | Scalar = 1.0,
-    project: Project = unit_box,
 ) -> Kernel:
     """The Metropolis-adjusted Langevin algorithm (Roberts & Tweedie 1996), with law exp(-U/T) on the support.
 
@@ -28,10 +28,10 @@ def mala(
 
     Args:
       step_size: s > 0, the factor of the gradient.
+      project: moves the start into the support, such as `kernel.unit_box` for pixels or `kernel.unbounded`; afterwards
+        it only tells whether a point is inside. A start on a face of the support begins a little inside (`off_faces`).
       grad_clip: c > 0; every element of ∇U is clipped to [-c, c].
       temperature: T > 0.
-      project: moves the start into the support; afterwards it only tells whether a point is inside. A start on a face
-        of the support begins a little inside (`off_faces`).
     """
     variance = 2.0 * step_size * temperature
     depth = jnp.minimum(NOISES_DEEP * jnp.sqrt(variance), DEEPEST)
@@ -48,7 +48,8 @@ def mala(
     def step(key: PRNGKey, state: Point, energy_fn: EnergyFn) -> tuple[Point, Info]:
         key_noise, key_accept = jax.random.split(key)
         mean = drifted(state.x, state.grad)
-        y = point(mean + jnp.sqrt(variance) * random.normal(key_noise, mean.shape), energy_fn)
+        std = jnp.sqrt(jnp.asarray(variance, mean.dtype))
+        y = point(mean + std * random.normal(key_noise, mean.shape, mean.dtype), energy_fn)
         log_forth, log_back = log_proposal(y.x, mean), log_proposal(state.x, drifted(y.x, y.grad))
         log_ratio = (state.energy - y.energy) / temperature + log_back - log_forth
         return metropolis(key_accept, state, y, log_ratio, project)

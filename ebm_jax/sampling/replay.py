@@ -70,7 +70,7 @@ def init(
     """
     key_images, key_encode = jax.random.split(key)
     images = base.sample(key_images, capacity).reshape(capacity, -1)
-    labels = jnp.zeros(capacity, jnp.int32) if label_shape is None else jnp.zeros((capacity, *label_shape))
+    labels = jnp.zeros(capacity, jnp.int32) if label_shape is None else jnp.zeros((capacity, *label_shape), jnp.float32)
     zeros = jnp.zeros(capacity, jnp.int32)
     return ReplayBuffer(_padded(encode(key_encode, images, dtype)), labels, zeros, jnp.zeros((), jnp.int32))
 
@@ -96,9 +96,9 @@ def draw(
     slots = distinct_slots(key_slots, buffer.images.shape[0], n)
     noise = base.sample(key_noise, n)
     old, visits = as_images(buffer.images[slots], noise.shape[1:]), buffer.visits[slots]
-    restart = jax.random.bernoulli(key_restart, restart_prob, (n,))
+    restart = jax.random.bernoulli(key_restart, jnp.float32(restart_prob), (n,))
     x = jnp.where(restart.reshape(n, *(1,) * (noise.ndim - 1)), noise, old)
-    relabelled = jax.random.bernoulli(key_relabel, relabel_prob, (n,))
+    relabelled = jax.random.bernoulli(key_relabel, jnp.float32(relabel_prob), (n,))
     is_new = (restart | relabelled | (visits == 0)).reshape(n, *(1,) * (fresh_labels.ndim - 1))
     labels = jnp.where(is_new, fresh_labels, buffer.labels[slots])
     return Draw(x, labels, jnp.where(restart, 0, visits), slots)
@@ -127,7 +127,7 @@ def distinct_slots(key: PRNGKey, capacity: int, n: int) -> Slots:
     last n numbers take a uniform t <= j, or j itself if t is already taken.
     """
     last = jnp.arange(capacity - n, capacity, dtype=jnp.int32)
-    candidates = jax.random.randint(key, (n,), 0, last + 1)
+    candidates = jax.random.randint(key, (n,), 0, last + 1, jnp.int32)
 
     def choose(index, slots):
         taken = (slots == candidates[index]).any()
@@ -153,7 +153,7 @@ def encode(key: PRNGKey, x: Rows, dtype: DTypeLike) -> Num[Array, "n width"]:
         noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
         return ((lax.bitcast_convert_type(x, jnp.uint32) + noise) >> 16).astype(jnp.uint16)
     if dtype == jnp.uint8:
-        return jnp.clip(jnp.floor(255.0 * x + jax.random.uniform(key, x.shape)), 0, 255).astype(jnp.uint8)
+        return jnp.clip(jnp.floor(255.0 * x + jax.random.uniform(key, x.shape, jnp.float32)), 0, 255).astype(jnp.uint8)
     raise ValueError(f"a replay buffer stores float32, bfloat16 or uint8, not {dtype}")
 
 

@@ -17,13 +17,13 @@ MANIFEST, PARAMS, SAMPLER, ENERGY = "manifest.json", "params.npz", "sampler.bin"
 
 
 class Exported(NamedTuple):
-    """A model without its code."""
+    """A model without its code. Its programs raise ValueError, in one line, for arguments of another shape or type."""
 
     params: dict[str, Any]
     sampler: Callable[..., Any]
-    """(params, key, labels [n, ...]) -> images [n, *event]"""
+    """(params, key, labels [n, ...]) -> images float32 [n, *event]; `key` is one of jax.random.key"""
     energy: Callable[..., Any]
-    """(params, images [n, *event], labels [n, ...]) -> energies [n]"""
+    """(params, images [n, *event] of floats, labels [n, ...]) -> energies float32 [n]; pixels are in [0, 1]"""
     manifest: dict[str, Any]
 
     def labels(self, n: int) -> np.ndarray:
@@ -47,7 +47,10 @@ def load(folder: str | Path = Path(__file__).parent, max_bytes: int = 2**33) -> 
         if hashlib.sha256(_content(folder / name, max_bytes)).hexdigest() != manifest["files"][name]:
             raise ValueError(f"{folder / name} is damaged: its SHA-256 is not that of {MANIFEST}; copy it anew")
     sampler, energy = (_program(folder / name, manifest, max_bytes) for name in (SAMPLER, ENERGY))
-    return Exported(nested(_arrays(folder / PARAMS, max_bytes)), sampler, energy, manifest)
+    params = nested(_arrays(folder / PARAMS, max_bytes))
+    return Exported(
+        params, _checked_sampler(sampler, params, manifest), _checked_energy(energy, params, manifest), manifest
+    )
 
 
 def _arrays(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
@@ -62,6 +65,63 @@ def _arrays(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
             return dict(arrays)
     except Exception as error:  # NumPy, zipfile and zlib each raise their own
         raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())[:120]})") from error
+
+
+def _checked_sampler(
+    program: Callable[..., Any], params: dict[str, Any], manifest: dict[str, Any]
+) -> Callable[..., Any]:
+    def sampler(given: Any, key: Any, labels: Any) -> Any:
+        import jax
+
+        _check_params(given, params)
+        typed = hasattr(key, "dtype") and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if not typed or key.shape:
+            raise ValueError("key is not one typed PRNG key; give jax.random.key(SEED)")
+        return program(given, key, _rows("labels", labels, manifest["label_shape"], manifest["label_dtype"]))
+
+    return sampler
+
+
+def _checked_energy(
+    program: Callable[..., Any], params: dict[str, Any], manifest: dict[str, Any]
+) -> Callable[..., Any]:
+    def energy(given: Any, images: Any, labels: Any) -> Any:
+        _check_params(given, params)
+        images = _rows("images", images, manifest["event_shape"], "float32")
+        labels = _rows("labels", labels, manifest["label_shape"], manifest["label_dtype"])
+        if images.shape[0] != labels.shape[0]:
+            raise ValueError(f"{labels.shape[0]} labels for {images.shape[0]} images; give one for each")
+        return program(given, images, labels)
+
+    return energy
+
+
+def _check_params(given: Any, params: dict[str, Any]) -> None:
+    if _shapes(given) != _shapes(params):
+        raise ValueError("params are not this model's; give the params that load gave, or a tree of the same shapes")
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    import jax
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
+
+
+def _rows(name: str, given: Any, event_shape: list[int], dtype: str) -> Any:
+    """An array [n, *event_shape] of this type, n >= 1, from any type of the same kind."""
+    import jax.numpy as jnp
+
+    wanted = "x".join(["n", *map(str, event_shape)])
+    kind = jnp.floating if np.dtype(dtype).kind == "f" else jnp.integer
+    if not hasattr(given, "dtype") or not jnp.issubdtype(given.dtype, kind):
+        cure = "; for uint8 pixels give images / 255" if name == "images" else ""
+        raise ValueError(
+            f"{name} are of {getattr(given, 'dtype', type(given).__name__)}; give an array of {dtype}{cure}"
+        )
+    if given.ndim < 1 or tuple(given.shape[1:]) != tuple(event_shape) or given.shape[0] == 0:
+        raise ValueError(f"{name} of shape {tuple(given.shape)} do not fit this model; give {wanted}, n at least 1")
+    return jnp.asarray(given, dtype)
 
 
 def nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def scale_by_clipped_adam(
     adam = optax.scale_by_adam(b1, b2)
 
     def update(updates, state, params=None):
-        correction = 1.0 - b2 ** (state.count + 1.0)
+        correction = 1.0 - b2 ** (state.count.astype(jnp.float32) + 1.0)
 
         def clip(gradient, second_moment):
             bound = clip_scale * jnp.sqrt(second_moment / correction) + clip_offset

@@ -57,13 +57,16 @@ def init_state(
     optimizer: optax.GradientTransformation,
     memory: Memory,
 ) -> TrainState:
-    """The state before the first step; `vectors` are empty without spectral normalisation."""
+    """The state before the first step; `vectors` are empty without spectral normalisation.
+
+    The running mean begins with a copy: a step that consumes its state cannot consume one array twice.
+    """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         rescues=jnp.zeros((), jnp.int32),
         key=key,
         params=params,
-        ema=spectral.normalise(params, vectors),
+        ema=jax.tree.map(jnp.copy, spectral.normalise(params, vectors)),
         opt_state=optimizer.init(params),
         spectral=vectors,
         memory=memory,

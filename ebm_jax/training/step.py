@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from ebm_jax.distributed import parallel
@@ -48,7 +49,7 @@ def make_train_step(
         metrics |= monitors.of_kernels(state.params, vectors)
 
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        updates = optax.tree.scale(rescue_learning_rate**state.rescues, updates)
+        updates = optax.tree.scale(jnp.float32(rescue_learning_rate) ** state.rescues, updates)
         params = optax.apply_updates(state.params, updates)
         ema = optax.incremental_update(spectral.normalise(params, vectors), state.ema, 1.0 - ema_decay)
         return TrainState(state.step + 1, state.rescues, state.key, params, ema, opt_state, vectors, memory), metrics
