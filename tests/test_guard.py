@@ -137,6 +137,7 @@ def test_a_run_is_ill_at_once_far_beyond_a_limit_and_a_dead_network_is_not(far):
     assert "times its limit" in verdict
     assert judged([metrics_for(**{name: value / 1.05})], limits) == [None]
     assert judged([metrics_for(chain_grad_norm=0.0)], limits) == [None], "a gradient of 0 may be one of a first step"
+    assert guard.judge(guard.HEALTHY, metrics_for(chain_grad_norm=0.001), limits)[0].symptom.times == 1.0
 
 
 def test_limits_know_the_untrained_network_and_ask_for_it_only_once_a_step_is_outside():

@@ -148,7 +148,7 @@ def _looked(plan: Plan, actions: Actions, progress: Progress) -> Progress:
             break
         health, illness = actions.judge(progress.health, of_step)
         if illness is not None:
-            raise guard.Ill(step, illness, _untrained(plan, health, step))
+            raise guard.Ill(step, illness, _untrained(health, step))
         if step <= progress.end:
             trends = {
                 f"{name}_trend": np.reshape(trend, np.shape(of_step[name])) for name, trend in health.trends.items()
@@ -158,9 +158,12 @@ def _looked(plan: Plan, actions: Actions, progress: Progress) -> Progress:
     return progress
 
 
-def _untrained(plan: Plan, health: Health, step: int) -> Symptom | None:
-    """The symptom of this step, if it and every step before it had one, since the run's first."""
-    return health.symptom if plan.first == 0 and health.steps == step == len(health.excursions) else None
+def _untrained(health: Health, step: int) -> Symptom | None:
+    """The symptom of this step, if it and every step before it had one, since the run's first.
+
+    A judge that began anew at a checkpoint has judged fewer steps.
+    """
+    return health.symptom if health.steps == step == len(health.excursions) else None
 
 
 def _settled(plan: Plan, actions: Actions, progress: Progress) -> Progress:
@@ -185,7 +188,7 @@ def _finish(plan: Plan, actions: Actions, progress: Progress, kept: Kept | None)
     stopped = progress.end != plan.last  # after a signal there may be no time for pictures
     if progress.wanted and not stopped:
         seen, last = progress.health.symptom, "the last steps are outside the healthy region"
-        untrained = _untrained(plan, progress.health, progress.end + 1)
+        untrained = _untrained(progress.health, progress.end + 1)
         raise guard.Ill(progress.end, f"{last}: {seen.words}" if seen else last, untrained)
     if progress.wanted:
         actions.warn(f"the steps after {progress.saved} are outside the healthy region and not saved")
