@@ -257,7 +257,7 @@ def test_a_path_with_a_drive_keeps_its_colon_in_a_key_that_names_a_source():
 
 WINDOWS = """
 import os, sys
-for name in ("fcntl", "resource", "pwd", "grp", "termios", "posix", "syslog", "readline"):
+for name in ("fcntl", "resource", "pwd", "grp", "termios", "syslog", "readline"):
     sys.modules[name] = None
 for name in ("sysconf", "sched_getaffinity", "getloadavg", "O_DIRECTORY", "O_NOFOLLOW", "statvfs"):
     delattr(os, name)
@@ -271,7 +271,7 @@ print(jax.jit(ebm_jax.make_sample_fn(config))(params, jax.random.key(0)).shape)
 @pytest.mark.slow
 def test_without_what_windows_lacks_a_run_is_loaded_and_sampled(one_run):
     ((status, out),) = finished([start([sys.executable, "-c", WINDOWS, str(one_run)])])
-    assert (status, out) == (0, "(3, 8, 8, 1)\n")
+    assert (status, out.splitlines()[-1]) == (0, "(3, 8, 8, 1)"), out  # filelock warns that its locks are soft here
 
 
 def test_a_config_imports_its_neighbour_from_any_working_directory(home, monkeypatch):
