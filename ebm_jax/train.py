@@ -94,13 +94,17 @@ def train(config: Config, folder: str | Folder) -> int:
                 _picture_maker(config, mesh, reporter, record) if record else _density_watcher(config, mesh, reporter)
             )
             done = _run(config, mesh, manager, folder, reporter, batches, beginning, draw, stop)
-    if done < config.train.num_steps:
-        console.say(f"stopped and saved at step {done}; the same command goes on from there")
-    else:
-        kept = f"{folder / METRICS}, TensorBoard events, {folder / 'images'}"
-        console.say(f"wrote {kept} and the checkpoint of step {done}")
-        console.say(f"sample with: {console.command(*console.program(), '--mode=sample', f'--workdir={folder}')}")
+    _say_what_comes_next(folder, done, config.train.num_steps)
     return 130 if stop.signals[:1] == [signal.SIGINT] and done < config.train.num_steps else 0
+
+
+def _say_what_comes_next(folder: Folder, done: int, num_steps: int) -> None:
+    if done < num_steps:
+        console.say(f"stopped and saved at step {done}; the same command goes on from there")
+        return
+    kept = f"{folder / METRICS}, TensorBoard events, {folder / 'images'}"
+    console.say(f"wrote {kept} and the checkpoint of step {done}")
+    console.say(f"sample with: {console.command(*console.program(), '--mode=sample', f'--workdir={folder}')}")
 
 
 def _claim(folder: Folder, config: Config, record: Record | None) -> None:

@@ -200,7 +200,7 @@ def test_eight_devices_and_vmap_give_the_weights_of_one():
     x = np.asarray(base.sample(jax.random.key(0), 64))
 
     def differences(key, x):
-        return ais.anneal(key, x, base, lambda x: 9.0 * jnp.square(x).sum(1), mala, path).differences
+        return ais.anneal(key, x, base, lambda x: 9.0 * jnp.square(x).sum(1), ON_THE_BOX["mala"], path).differences
 
     mesh = parallel.device_mesh()
     assert mesh.size == 8

@@ -11,6 +11,8 @@ from ebm_jax.distributed import parallel
 from ebm_jax.metrics import classifier, features
 from ebm_jax.metrics.frechet import frechet_distance, gaussian
 
+pytestmark = pytest.mark.whole
+
 TRAIN, TEST = memory.digits("train"), memory.digits("test")
 
 

@@ -12,6 +12,8 @@ from ebm_jax import assemble, program, schema
 from ebm_jax.distributed import parallel
 from tools.compile import chips, hlo, report
 
+pytestmark = pytest.mark.whole
+
 TINY = {"model.width": 4, "chain.num_steps": 3, "buffer.capacity": 1_600, "train.batch_size": 16}
 TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: requirements-tpu.txt")
 

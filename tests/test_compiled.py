@@ -5,6 +5,8 @@ import sys
 import pytest
 from conftest import finished, start
 
+pytestmark = pytest.mark.whole
+
 PROGRAM = """
 import sys, types
 sys.modules["ebm_jax"] = types.ModuleType("ebm_jax")  # of the package this module alone: the rest imports for seconds

@@ -13,6 +13,7 @@ from test_step import over_devices
 import run
 from configs import digits
 from ebm_jax import program, schema, train, trained
+from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.methods.denoising import denoising
 from ebm_jax.methods.method import Model
@@ -161,7 +162,9 @@ def test_pictures_of_a_method_without_a_replay_buffer_are_of_fresh_chains_alone(
     config = changed(schema.dry_run(digits.get_config()), **quick)
     mesh = parallel.device_mesh(jax.devices()[:1])
     with reporter.Reporter(tmp_path, 0, 7) as watcher:
-        train._picture_maker(config, mesh, watcher)(7, program.make_state(config, mesh))
+        with sources.open_data(config, pytest.fail) as data:
+            draw = train._picture_maker(config, mesh, watcher, data.record)
+        draw(7, program.make_state(config, mesh))
     (path,) = (tmp_path / "images").iterdir()
     assert path.name == "chains_000007.png"
     assert np.ptp(np.asarray(Image.open(path))) > 100, "noise after two steps, from dark to bright"
@@ -191,6 +194,7 @@ def bits(workdir):
     return found.step, {path: np.asarray(leaf) for path, leaf in named_leaves(state).items()}
 
 
+@pytest.mark.whole
 def test_a_run_trains_goes_on_bit_for_bit_samples_and_is_exported_without_a_replay_buffer(tmp_path):
     once, twice = tmp_path / "once", tmp_path / "twice"
     for workdir, stops in ((once, (4,)), (twice, (2, 4))):

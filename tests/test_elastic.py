@@ -17,6 +17,8 @@ from ebm_jax.distributed import parallel
 from ebm_jax.report import console
 from ebm_jax.storage import checkpoint, workdir
 
+pytestmark = pytest.mark.whole
+
 # 24 rows a batch: 1, 2, 3, 4, 6 and 8 devices divide it
 SIZES = {"train__batch_size": 24, "buffer__capacity": 48}
 

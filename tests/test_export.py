@@ -103,6 +103,7 @@ def expected_samples(config, params, key, labels, jit=jax.jit):
     return jit(samplers.make_sample_fn(config))(params, key_chain, labels=labels, init=init)
 
 
+@pytest.mark.whole
 def test_without_flax_and_ebm_jax_samples_and_energies_differ_by_zero_at_any_batch_size(whole_run, folder, tmp_path):
     result = bare(COMPARE, folder, tmp_path / "out")
     assert result.returncode == 0, result.stderr

@@ -12,6 +12,8 @@ from test_train import SHORT
 import run
 from ebm_jax import schema
 
+pytestmark = pytest.mark.whole
+
 TEXT = (ROOT / "docs" / "extending.md").read_text()
 FILES = dict(re.findall(r"```python\n# (lab/\w+\.py)\n(.*?)```", TEXT, re.S))
 COMMANDS = [shlex.split(line)[1:] for line in re.findall(r"^    (python run\.py .*)$", TEXT, re.M)]

@@ -183,6 +183,7 @@ def test_weights_of_the_wrong_hash_are_refused_and_the_right_one_is_recorded(sma
     assert "align_corners=False" in protocol["images"]
 
 
+@pytest.mark.whole
 def test_classifier_distance_names_itself_keeps_its_classifier_and_tells_samples_from_data(tmp_path, monkeypatch):
     options = {"classifier_distance__steps": 30}
     outcome = outcome_of("classifier_distance", judged(tmp_path, **options))

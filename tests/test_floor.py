@@ -10,6 +10,8 @@ from ebm_jax.models import energy
 from ebm_jax.sampling import kernel
 from tools.compile import floor, hlo
 
+pytestmark = pytest.mark.whole
+
 WIDTH, POINTS, STEPS = 48, 16, 3
 
 

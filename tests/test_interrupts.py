@@ -14,6 +14,8 @@ from conftest import FOR_EVER, ROOT
 from ebm_jax import train
 from ebm_jax.distributed import interrupts
 
+pytestmark = pytest.mark.whole
+
 INSIDE = ctypes.CDLL(None).read  # it lets other Python threads run, as XLA's compiler does
 
 

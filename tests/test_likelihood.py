@@ -58,6 +58,7 @@ def evidence(samples=None):
     return Evidence({"eval.split": memory.digits("test"), "eval.reference_split": memory.digits("train")}, samples)
 
 
+@pytest.mark.whole
 def test_bounds_and_likelihood_of_a_model_of_classes_are_those_of_each_class_under_its_own_z(monkeypatch):
     temperature = 0.5
     of_run = of_digits(monkeypatch, eval__ais__temperature=temperature)

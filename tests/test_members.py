@@ -51,6 +51,7 @@ def test_each_member_is_the_run_of_its_own_seed():
     assert np.abs(together.memory.images[0] - together.memory.images[1]).max() > 0.1
 
 
+@pytest.mark.whole
 def test_raw_weights_of_several_models_are_each_normalised_by_its_own_vectors():
     config = config_of(num_models=2)
     state = program.make_state(config, parallel.device_mesh())

@@ -21,6 +21,8 @@ from ebm_jax.storage import checkpoint
 from ebm_jax.storage.workdir import read_config
 from ebm_jax.types import BadInput
 
+pytestmark = pytest.mark.whole
+
 SHORT = {
     "model.width": 4,
     "chain.num_steps": 2,

@@ -102,6 +102,7 @@ def numpy_bumps(params, images, labels):
     return (h @ params["total"]["kernel"] + params["total"]["bias"])[:, 0]
 
 
+@pytest.mark.whole
 def test_an_own_flax_module_of_other_names_trains_normalised_is_an_ensemble_and_samples():
     config = config_of("Bumps", model__num_classes=10, model__spectral_norm=True, sample__num_images=20)
     states, _ = trained_states(config, 2)

@@ -38,7 +38,7 @@ def test_pictures_and_metrics_use_this_function_and_nothing_else_rounds():
     ]
     assert rounding == [
         "data/decode.py",
-        "data/files.py",
+        "data/levels.py",
         "data/memory.py",
         "data/toys.py",
         "metrics/outliers.py",

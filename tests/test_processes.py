@@ -9,6 +9,8 @@ from conftest import FOR_EVER, finished, free_port, start
 from ebm_jax.distributed import processes
 from ebm_jax.types import BadInput
 
+pytestmark = pytest.mark.whole
+
 PROGRAM = """
 import sys, time, types
 sys.modules["ebm_jax"] = types.ModuleType("ebm_jax")  # of the package this module alone: the rest imports for seconds

@@ -15,6 +15,8 @@ from test_full_disk import small_files_only
 from ebm_jax.report import quiet
 from ebm_jax.storage import checkpoint
 
+pytestmark = pytest.mark.whole
+
 LIBRARIES = ("absl", "asyncio", "gcsfs", "jax", "orbax", "tensorstore")
 
 

@@ -20,6 +20,8 @@ from ebm_jax.storage import checkpoint
 from ebm_jax.types import Batch
 from tools.compile import hlo
 
+pytestmark = pytest.mark.whole
+
 CHAIN = 7  # steps; the loops that draw random bits have 5
 # Chains times pixels exceed the kernels' elements; otherwise XLA swaps image and kernel
 SIZES = {"train.batch_size": 40, "buffer.capacity": 400, "chain.num_steps": CHAIN, "model.spectral_norm": True}

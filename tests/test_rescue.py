@@ -18,6 +18,8 @@ from ebm_jax.storage import checkpoint
 from ebm_jax.storage.workdir import read_config
 from ebm_jax.training import guard, recovery, state
 
+pytestmark = pytest.mark.whole
+
 WITHOUT_KEY_CHECKS = partial(jax.debug_key_reuse, False)
 """The checker takes the keys of several models' vmapped scan for used ones; a single model passes it."""
 

@@ -12,7 +12,7 @@ from ebm_jax.metrics import robustness
 from ebm_jax.metrics.robustness import L2, LINF
 from ebm_jax.sampling.langevin import langevin
 
-FLOAT32 = 1e-6
+FLOAT32 = 2e-6  # of a norm: 16 roundings
 NORMS = {"linf": (LINF, np.inf), "l2": (L2, 2)}
 SHAPE, IMAGES = (4, 3, 1), 200
 

@@ -19,7 +19,7 @@ from ebm_jax.storage import compiled
 from ebm_jax.types import Batch
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "hashes_a7536e2.json").read_text())
-pytestmark = pytest.mark.optimised
+pytestmark = [pytest.mark.optimised, pytest.mark.whole]
 STEPS = 3
 QUICK = {  # these compile fast; the others are slow tests
     "digits": (8,),

@@ -95,6 +95,7 @@ def test_the_pictures_of_training_name_the_classes_of_their_images(one_run):
             assert len({caption.tobytes() for caption in bands}) == 10
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "uint8"])
 def test_training_2n_steps_is_training_n_stopping_and_n_more_bit_for_bit(tmp_path, dtype):
     for workdir, stops in ((tmp_path / "once", (6,)), (tmp_path / "twice", (3, 6))):
@@ -109,6 +110,7 @@ def test_training_2n_steps_is_training_n_stopping_and_n_more_bit_for_bit(tmp_pat
     assert kept[0] == kept[1]
 
 
+@pytest.mark.whole
 def test_several_steps_a_call_are_the_same_steps_and_stop_and_go_on_between_calls(whole_run, tmp_path, capsys):
     for stop in (3, 6):
         assert run.main(command(tmp_path / "calls", train__steps_per_call=3, train__num_steps=stop)) == 0
@@ -218,6 +220,7 @@ def test_sampling_without_a_checkpoint_says_so(tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("signum", "status"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 0)]
 )

@@ -8,6 +8,8 @@ from ebm_jax.models import energy, networks
 from ebm_jax.models.convolution import convolution
 from tools.compile import hlo, work
 
+pytestmark = pytest.mark.whole
+
 SAME = ((1, 1), (1, 1))
 
 
