@@ -34,7 +34,7 @@ def test_every_experiment_has_its_config():
     assert set(ASKED_FOR.split()) <= set(NAMES)
 
 
-OF_EACH_KIND = ("digits", "density2d", "fashion_mnist_conditional", "dsprites_position", "cifar10")
+OF_EACH_KIND = ("digits", "density2d", "fashion_mnist_conditional", "dsprites_position")
 
 
 @pytest.mark.parametrize("name", few(NAMES, OF_EACH_KIND))

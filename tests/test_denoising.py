@@ -130,6 +130,7 @@ def test_of_uint8_images_it_takes_the_pixels_in_the_unit_box_and_sums_over_them(
         np.testing.assert_allclose(metrics["scaled_score"], sharpness, atol=5 * standard_error + 1e-3)
 
 
+@pytest.mark.whole
 def test_a_short_training_of_a_small_network_comes_near_the_score_of_the_smoothed_law():
     network = networks.Mlp(width=32, num_classes=1, spectral_norm=False)
     apply, rng = energy.from_module(network), np.random.default_rng(0)

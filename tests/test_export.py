@@ -119,6 +119,7 @@ def test_without_flax_and_ebm_jax_samples_and_energies_differ_by_zero_at_any_bat
         np.testing.assert_array_equal(reloaded["energies"], energies)
 
 
+@pytest.mark.whole
 def test_the_example_is_short_imports_jax_alone_and_runs(folder):
     lines = (folder / "example.py").read_text().splitlines()
     assert len([line for line in lines if line]) <= 14

@@ -205,6 +205,7 @@ def test_classifier_distance_names_itself_keeps_its_classifier_and_tells_samples
     assert ones.values["samples / class coverage"].number < 0.3
 
 
+@pytest.mark.whole
 def test_another_recipe_is_another_classifier_and_a_damaged_one_is_refused(tmp_path):
     for seed in (0, 1):
         outcome_of(

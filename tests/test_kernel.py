@@ -110,6 +110,7 @@ def test_frames_are_taken_after_every_so_many_steps_and_the_start_is_none():
 
 
 @pytest.mark.optimised
+@pytest.mark.whole
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_constant_schedule_is_the_kernel_itself_bit_for_bit(name):
     start = jnp.asarray(np.random.default_rng(0).normal(size=(20, 2)), jnp.float32)
