@@ -12,10 +12,10 @@ import numpy as np
 import optax
 
 from ebm_jax import registry, schema
-from ebm_jax.labels import example_labels, label_shape
-from ebm_jax.methods import METHODS, label, losses
+from ebm_jax.labels import example_labels, is_conditional, label_shape
+from ebm_jax.methods import METHODS, label, losses, matching
 from ebm_jax.methods.contrastive import healthy
-from ebm_jax.methods.method import Limits, Method, weighted_sum
+from ebm_jax.methods.method import Limits, Method, idle, staged, weighted_sum
 from ebm_jax.models import energy, spectral
 from ebm_jax.models.layers import ACTIVATIONS
 from ebm_jax.models.network import Network, as_network
@@ -23,10 +23,13 @@ from ebm_jax.models.network import check as check_network
 from ebm_jax.models.networks import NETWORKS
 from ebm_jax.sampling import KERNELS, base
 from ebm_jax.sampling.hmc import no_walls, unit_box_walls
-from ebm_jax.sampling.kernel import Kernel, Project, Stages, scheduled
+from ebm_jax.sampling.kernel import Kernel, Project, Stages, projection, scheduled, unbounded
 from ebm_jax.schema import value_of
-from ebm_jax.training.optimizer import clipped_adam
+from ebm_jax.training.optimizer import clipped_adam, schedule
 from ebm_jax.types import BadInput, Config, Params, PRNGKey, Scalar
+
+GROUPED = ("unet",)
+"""Networks with keys of their own; those of the group `resnet` are for several."""
 
 
 def make_network(config: Config) -> Network:
@@ -46,9 +49,10 @@ def make_network(config: Config) -> Network:
         "spectral_norm": lambda: model.spectral_norm,
         "dtype": lambda: jnp.dtype(model.dtype),
     }
-    of_some = {"attention": lambda: model.resnet.attention, "dropout": lambda: model.resnet.dropout}
+    of_some = schema.group_of(config, "model", name if name in GROUPED else "resnet")
     if callable(factory):
-        offers |= {key: of_some[key] for key in inspect.signature(factory).parameters if key in of_some}
+        named = inspect.signature(factory).parameters
+        offers |= {key: lambda value=value: value for key, value in of_some.items() if key in named}
     made = registry.called("model.name", name, factory, offers, model.own.to_dict())
     try:
         return as_network(made)
@@ -59,6 +63,24 @@ def make_network(config: Config) -> Network:
 def make_apply(config: Config) -> energy.ApplyFn:
     """The network as the pure function apply(params, images, labels=None, dropout_key=None) -> energies."""
     return make_network(config).apply
+
+
+def make_chain_apply(config: Config) -> energy.ApplyFn:
+    """The energy that sampling's chains follow: `make_apply`, of an ensemble too, guided by `sample.guidance`.
+
+    Raises:
+      BadInput: as `make_network`; or the network has no energy of no class, which guidance needs.
+    """
+    network, weight = make_network(config), config.sample.guidance
+    apply = energy.of_members(network.apply)
+    if not weight:
+        return apply
+    if network.unlabelled is None:
+        raise BadInput(
+            f"sample.guidance {weight} needs a network with an energy of no class, and model.name {config.model.name} "
+            "has none; use 0"
+        )
+    return energy.guided(apply, network.unlabelled, weight)
 
 
 def make_base(config: Config) -> base.Base:
@@ -119,6 +141,8 @@ def make_stages(config: Config, group: str = "sample") -> Stages:
     A Langevin chain is one loop and ends at temperature 0. A Metropolis test has no temperature 0, so other kernels end
     with Langevin's noise-free descent. Its step is as long as one gradient of theirs (`equivalent_step_size`).
 
+    A chain of the group "sample" begins with `sample.descent_steps` steps of descent, and ends in the set of images.
+
     Args:
       group: has `num_steps`, `quiet_steps` and `anneal_from`: "chain" for training, "sample" for sampling.
     """
@@ -128,10 +152,20 @@ def make_stages(config: Config, group: str = "sample") -> Stages:
     temperatures = np.geomspace(first, last, steps - quiet) if first != last else np.full(steps - quiet, last)
     langevin_at = partial(make_kernel, config, name="langevin")
     if config.chain.kernel == "langevin":
-        return (_stage(langevin_at, np.concatenate([temperatures, np.zeros(quiet)])),)
-    noisy = _stage(partial(make_kernel, config), temperatures)
-    descent = _stage(langevin_at, np.zeros(quiet))
-    return tuple(stage for stage in (noisy, descent) if stage[1])
+        chain: Stages = (_stage(langevin_at, np.concatenate([temperatures, np.zeros(quiet)])),)
+    else:
+        noisy = _stage(partial(make_kernel, config), temperatures)
+        chain = tuple(stage for stage in (noisy, _stage(langevin_at, np.zeros(quiet))) if stage[1])
+    if group != "sample":
+        return chain
+    finish = make_base(config).finish
+    end = () if finish is unbounded else ((projection(finish), 1),)
+    return (*make_descent(config, config.sample.descent_steps), *chain, *end)
+
+
+def make_descent(config: Config, num_steps: int) -> Stages:
+    """The stage of so many steps of noise-free descent from noise; none if there are 0."""
+    return ((make_kernel(config, 0.0, name="descent"), num_steps),) if num_steps else ()
 
 
 def _stage(kernel_at: Callable[[float | Scalar], Kernel], temperatures: np.ndarray) -> tuple[Kernel, int]:
@@ -144,7 +178,8 @@ def _stage(kernel_at: Callable[[float | Scalar], Kernel], temperatures: np.ndarr
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam with the paper's per-element clip of the gradient (release custom_adam.py:155)."""
     optim = config.optim
-    return clipped_adam(optim.learning_rate, optim.b1, optim.b2, optim.clip_scale, optim.clip_offset)
+    rate = schedule(optim.learning_rate, optim.warmup_steps, optim.decay_steps, optim.final_share)
+    return clipped_adam(rate, optim.b1, optim.b2, optim.clip_scale, optim.clip_offset, optim.clip_norm)
 
 
 def raw_params(config: Config, key: PRNGKey) -> tuple[Params, spectral.Vectors]:
@@ -172,9 +207,8 @@ def _check_own(config: Config, network: Network) -> None:
       BadInput: as `models.network.check`.
     """
     images, labels = _abstract_inputs(config, 3)
-    conditional = config.model.num_classes > 1 or label_shape(config) is not None
     try:
-        check_network(network, images, labels, conditional)
+        check_network(network, images, labels, is_conditional(config))
     except BadInput as error:
         raise BadInput(f"model.name '{config.model.name}': {error}") from error
 
@@ -214,24 +248,32 @@ def init_params(config: Config, key: PRNGKey) -> Params:
 def make_method(config: Config) -> Method:
     """The training method that `method.name` names, plus the label contrast if `loss.label_weight` is above 0.
 
+    After `method.then.after` steps, if that is not 0, contrastive divergence joins them, times `method.then.weight`.
+
     The method's factory gets the values that its signature names, from `_offers` and from the method's group of the
     config, and all of `method.own`.
 
     Raises:
       BadInput: there is no such method, or its factory asks for a value that nobody offers.
     """
-    name, offers, weight = config.method.name, _offers(config), config.loss.label_weight
+    then, weight = config.method.then, config.loss.label_weight
+    method = _method_of(config, config.method.name, config.method.own.to_dict())
+    if weight:
+        method = weighted_sum([(1.0, method), (weight, _method_of(config, "label", {}))])
+    if not then.after:
+        return method
+    chains = staged(idle(method.base), then.after, _method_of(config, "contrastive", {}))
+    return weighted_sum([(1.0, method), (then.weight, chains)])
+
+
+def _method_of(config: Config, name: str, own: dict[str, Any]) -> Method:
     keys = {key: lambda value=value: value for key, value in schema.group_of(config, "method", name).items()}
     factory = registry.named("method.name", name, METHODS)
-    method = registry.called("method.name", name, factory, offers | keys, config.method.own.to_dict())
-    if not weight:
-        return method
-    contrast = registry.called("method.name", "label", label.label_contrast, offers, {})
-    return weighted_sum([(1.0, method), (weight, contrast)])
+    return registry.called("method.name", name, factory, _offers(config, name) | keys, own)
 
 
-def _offers(config: Config) -> dict[str, Callable[[], Any]]:
-    """The values that a method's factory can ask for, by parameter name."""
+def _offers(config: Config, name: str) -> dict[str, Callable[[], Any]]:
+    """The values that the factory of the method of this name can ask for, by parameter name."""
     model, buffer, loss = config.model, config.buffer, config.loss
     return {
         "base": lambda: make_base(config),
@@ -241,7 +283,10 @@ def _offers(config: Config) -> dict[str, Callable[[], Any]]:
             loss.energy_l2,
             registry.named("loss.energy_l2_form", loss.energy_l2_form, losses.PENALTIES),
         ),
-        "limits": lambda: make_limits(config),
+        "limits": lambda: make_limits(config, name),
+        "unlabelled": lambda: _unlabelled(config),
+        "start_stages": lambda: make_descent(config, buffer.descent_steps),
+        "data_noise": lambda: loss.data_noise,
         "patience": lambda: config.guard.patience,
         "capacity": lambda: buffer.capacity,
         "dtype": lambda: jnp.dtype(buffer.dtype),
@@ -256,9 +301,29 @@ def _offers(config: Config) -> dict[str, Callable[[], Any]]:
     }
 
 
-def make_limits(config: Config) -> Limits:
-    """The healthy region of contrastive divergence. Without the guard only non-finite values are ill."""
+def _unlabelled(config: Config) -> Callable | None:
+    """What makes labels for "no class" of labels; None for a model without classes, or without class dropout.
+
+    Raises:
+      BadInput: the network has no energy of no class.
+    """
+    share = config.method.equilibrium.class_dropout
+    if not share or not is_conditional(config):
+        return None
+    if (unlabelled := make_network(config).unlabelled) is None:
+        raise BadInput(
+            f"method.equilibrium.class_dropout {share} needs a network with an energy of no class, and model.name "
+            f"{config.model.name} has none; use 0, or unet"
+        )
+    return unlabelled
+
+
+def make_limits(config: Config, name: str) -> Limits:
+    """The healthy region of a matching, or else of contrastive divergence; without the guard only non-finite is ill."""
     limits = config.guard
+    if name == "equilibrium":
+        error = limits.max_matching_error if limits.enabled else math.inf
+        return Limits(matching.healthy(error=error), limits.patience, limits.window, limits.at_once)
     if not limits.enabled:
         return Limits(healthy(energy=math.inf, of_untrained=0.0, separation=math.inf, chain_grad=(0.0, math.inf)))
     energy_l2 = max(config.loss.energy_l2, limits.least_energy_l2)

@@ -5,7 +5,7 @@ from typing import Any
 
 from ebm_jax.data.sources import SOURCES, factory_of
 from ebm_jax.labels import SOFT
-from ebm_jax.methods import METHODS, label, losses
+from ebm_jax.methods import METHODS, ORDERINGS, label, losses
 from ebm_jax.models.layers import ACTIVATIONS
 from ebm_jax.models.networks import NETWORKS
 from ebm_jax.registry import named
@@ -78,6 +78,24 @@ def _check_use(config: Config) -> None:
     _check_network(config)
 
 
+def is_density(config: Config) -> bool:
+    """Whether the run's energy U is meant as a log-density, exp(-U/T)/Z; else it only orders images by their noise."""
+    return config.method.name not in ORDERINGS or config.method.then.after > 0
+
+
+def require_density(config: Config, what: str, cure: str) -> None:
+    """Refuse what asks an energy for a density that it has not.
+
+    Raises:
+      BadInput: with `what` asks, and the cure.
+    """
+    if not is_density(config):
+        raise BadInput(
+            f"{what} needs exp(-U) to be a density, and the energy of method.name {config.method.name} only orders "
+            f"images by how noisy they are; {cure}, or let contrastive divergence join it (method.then.after)"
+        )
+
+
 def _require_multiple(config: Config, key: str, divisor: int, of: str) -> None:
     value = value_of(config, key)
     if value % divisor:
@@ -88,6 +106,7 @@ def _require_multiple(config: Config, key: str, divisor: int, of: str) -> None:
 
 def _check_metropolis(config: Config) -> None:
     kernel = f"chain.kernel {config.chain.kernel}"
+    require_density(config, f"the Metropolis test of {kernel}", "use descent or langevin")
     if config.chain.temperature == 0:
         raise BadInput(f"{kernel} needs a chain.temperature above 0, not 0; or use langevin")
     if config.model.resnet.dropout and config.model.resnet.dropout_in_chains:
@@ -142,6 +161,12 @@ def _check_network(config: Config) -> None:
         raise BadInput(
             f"loss.label_weight {config.loss.label_weight} needs classes: model.num_classes is {model.num_classes}, "
             f"data.condition {condition}; use 0"
+        )
+    if model.name == "unet" and model.spectral_norm:
+        raise BadInput("model.spectral_norm True does not go with model.name unet, which has other norms; use False")
+    if config.sample.guidance and model.num_classes == 1 and condition not in SOFT:
+        raise BadInput(
+            f"sample.guidance {config.sample.guidance} needs a model of classes, and model.num_classes is 1; use 0"
         )
     length = SOFT.get(condition)
     if length not in (None, model.num_classes):

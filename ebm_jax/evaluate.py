@@ -23,6 +23,8 @@ from ebm_jax.storage.writing import require_no_links, write_atomically
 from ebm_jax.trained import Note, TrainedRun
 from ebm_jax.types import BadInput, Config, Folder
 
+ORDERING = "orders images by how noisy they are, and is flat at the data: it is no log-density"
+
 JSON, CARD = "evaluation.json", "card.md"
 
 
@@ -133,6 +135,7 @@ def _protocol(run: TrainedRun) -> dict[str, str]:
         "command": _command(config, folder),
         "run": f"{folder}, trained on {config.data.name} {config.data.split}",
         **({"classes": found.numbered_names(run.class_names)} if run.class_names else {}),
+        **({} if checks.is_density(config) else {"energy": ORDERING}),
         "checkpoint": f"step {run.step}, {weights[config.sample.weights]}, {alone}",
         "seed": str(config.eval.seed),
         "code": provenance.commit(),

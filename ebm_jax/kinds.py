@@ -43,7 +43,7 @@ class Limit(NamedTuple):
 
     def stored(self, value: Any) -> Any:
         """The value as the config stores it: a shape as a tuple, any number as a float unless it must be whole."""
-        if self is SHAPE:
+        if self in (SHAPE, COUNTS):
             return tuple(value)
         return as_float(value) if self.kind == "a number" else value
 
@@ -122,6 +122,12 @@ SHAPE = Limit(
     _is_shape,
     "of sizes from 1 to 4,096",
     lambda value: all(1 <= size <= 4096 for size in value),
+)
+COUNTS = Limit(
+    "whole numbers such as (1, 2)",
+    _is_shape,
+    "1 to 8 numbers from 1 to 64",
+    lambda value: 1 <= len(value) <= 8 and all(1 <= number <= 64 for number in value),
 )
 SEED = whole(0, 2**32 - 1)  # JAX drops higher bits without a word
 CHAIN_STEPS = whole(1, 1_000_000)  # keys and energies of all steps are kept until the end

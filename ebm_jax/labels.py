@@ -62,6 +62,11 @@ def label_shape(config: Config) -> tuple[int, ...] | None:
     return (config.model.num_classes,) if config.data.condition in SOFT else None
 
 
+def is_conditional(config: Config) -> bool:
+    """Whether energies depend on labels."""
+    return config.model.num_classes > 1 or label_shape(config) is not None
+
+
 def check_labels(config: Config, labels: Given, num_images: Any = None) -> None:
     """Refuse labels that do not fit the model or the number of images; while JAX traces, their values are not checked.
 
@@ -99,7 +104,7 @@ def checked_labels(config: Config, labels: Given, num_images: Any = None) -> Lab
       BadInput: as `check_labels`; or there are none, and the model is conditional.
     """
     num_classes, shape = config.model.num_classes, label_shape(config)
-    if labels is None and (num_classes > 1 or shape is not None):
+    if labels is None and is_conditional(config):
         kind = f"{num_classes} classes" if shape is None else f"data.condition {config.data.condition}"
         raise BadInput(f"this energy is conditional on {kind}: give one label for each image")
     if labels is None:

@@ -197,6 +197,7 @@ def _local_step(config: Config, rescues: int) -> Callable:
         make_method(config),
         make_optimizer(config),
         ema_decay=config.optim.ema_decay,
+        ema_ramp=config.optim.ema_ramp,
         rescue_learning_rate=config.guard.rescue_learning_rate,
     )
 

@@ -124,7 +124,7 @@ def make_sample_fn(config: Config) -> Callable[..., Images]:
         law `chain.base`. The chains are float32 from the start.
 
     Returns:
-      `sample_fn`; its images are float32 [n, *data.shape], in [0, 1] if `chain.base` is uniform.
+      `sample_fn`; its images are float32 [n, *data.shape], in [0, 1] unless `chain.base` is normal.
 
     Raises:
       BadInput: as `make_energy_fn`; `sample_fn` raises it for its arguments.
@@ -146,7 +146,7 @@ def make_sample_fn(config: Config) -> Callable[..., Images]:
 
 def _sample_fn(config: Config) -> Callable[[Params, PRNGKey, Labels, Images | None], Images]:
     """The function (params, key, labels, init) -> images, without checks."""
-    apply, chains = energy.of_members(make_apply(config)), make_chains(config)
+    apply, chains = assemble.make_chain_apply(config), make_chains(config)
 
     def draw(params: Params, key: PRNGKey, labels: Labels, init: Images | None) -> Images:
         return chains(key, labels.shape[0] if init is None else init.shape[0], energy.bind(apply, params, labels), init)
@@ -296,7 +296,7 @@ def _check_buffer(config: Config, buffer: Given, number: int) -> None:
 
 def _round_fn(config: Config) -> Callable[[Params, PRNGKey, Pool, Labels], tuple[Images, Labels, Pool]]:
     """The function of `make_buffered_sample_fn`, without checks."""
-    apply, stages, base = energy.of_members(make_apply(config)), assemble.make_stages(config), make_base(config)
+    apply, stages, base = assemble.make_chain_apply(config), assemble.make_stages(config), make_base(config)
     in_turns = config.sample.ensemble == "turns"
 
     def fn(params: Params, key: PRNGKey, buffer: Pool, labels: Labels) -> tuple[Images, Labels, Pool]:

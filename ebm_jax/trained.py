@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ebm_jax import applications, arguments, checks, identity, inputs, trust
-from ebm_jax.assemble import make_apply
+from ebm_jax.assemble import make_apply, make_chain_apply
 from ebm_jax.data import sources
 from ebm_jax.data.memory import Dataset
 from ebm_jax.distributed import parallel
@@ -91,6 +91,15 @@ class TrainedRun(NamedTuple):
         """
         energy_fn = make_energy_fn(self.config)
         return lambda images: energy_fn(self.params, images, labels)
+
+    def chain_energy_fn(self, labels: Given = None) -> EnergyFn:
+        """The energy that sampling's chains follow: `energy_fn`, guided by `sample.guidance`.
+
+        Raises:
+          BadInput: the config cannot work; other labels than the model's.
+        """
+        apply = make_chain_apply(self.config)
+        return lambda images: apply(self.params, images, checked_labels(self.config, labels, images.shape[0]))
 
     def energy_of(self, images: Given, labels: Given = None) -> np.ndarray:
         """The energies float32 [n] of any number of images on the host, `sample.batch_size` at a time.
@@ -178,7 +187,7 @@ class TrainedRun(NamedTuple):
           BadInput: as `samples`.
         """
         self._check(key)
-        config, apply = self.config, energy.of_members(make_apply(self.config))
+        config, apply = self.config, make_chain_apply(self.config)
         chains = make_chains(config, chain)
 
         def own(params: Params, places: Places) -> EnergyFn:

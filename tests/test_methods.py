@@ -16,8 +16,10 @@ from ebm_jax import assemble
 from ebm_jax.distributed import parallel
 from ebm_jax.methods.denoising import denoising
 from ebm_jax.methods.label import label_contrast, of_any_class, of_the_batch
-from ebm_jax.methods.method import Limits, Method, Model, Range, no_memory, staged, weighted_sum
+from ebm_jax.methods.method import Limits, Method, Model, Range, idle, no_memory, staged, weighted_sum
 from ebm_jax.sampling.base import uniform
+from ebm_jax.sampling.kernel import Info, Kernel
+from ebm_jax.sampling.langevin import LangevinState
 from ebm_jax.types import BadInput
 
 MARGIN, WEIGHT = 0.3, 0.7
@@ -234,6 +236,68 @@ def test_three_stages_one_within_another_follow_one_another():
     assert seen == [(0, 0, False), (1, 0, True), (1, 1, False)]
     with pytest.raises(BadInput, match="already has a metric 'stage'"):
         evaluated(staged(denoised(), 1, switched(1)), staged(denoised(), 1, switched(1)).init(jax.random.key(0)))
+
+
+HALVING = Kernel(
+    init=lambda x, energy_fn: LangevinState(x),
+    step=lambda key, state, energy_fn: (LangevinState(0.5 * state.x), Info(*[energy_fn(state.x)] * 3)),
+)
+
+
+def joined(after, **options):
+    """Denoising, which contrastive divergence joins; new chains are noise halved three times."""
+    chains = contrastive_divergence(start_stages=[(HALVING, 3)], **options)
+    return weighted_sum([(1.0, denoised()), (WEIGHT, staged(idle(uniform(SHAPE)), after, chains))])
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_method_that_joins_later_costs_nothing_before_and_begins_with_a_buffer_of_new_chains(devices):
+    method = joined(2, capacity=3 * BATCH)
+    memory = method.init(jax.random.key(7))
+    noise = np.asarray(memory[1].then.images)
+    mesh, step, state = over_devices(method, optax.sgd(0.1), memory, devices)
+    rows = []
+    for seed in range(4):
+        state, metrics = step(state, parallel.place_batch(mesh, batch_for(seed)))
+        rows.append((jax.device_get(metrics), jax.device_get(state.memory[1].then)))
+    for metrics, buffer in rows[:2]:
+        np.testing.assert_array_equal(buffer.images, noise)
+        assert metrics["energy_samples"] == metrics["stage"] == 0
+        assert metrics["denoising_error"] > 0
+    for index, (metrics, buffer) in enumerate(rows[2:], 1):
+        assert buffer.images.max() <= 1 / 8, "U[0, 1], halved three times"
+        assert abs(buffer.images[:, : np.prod(SHAPE)].mean() - 1 / 16) < 0.01
+        assert buffer.visits.sum() == 3 * BATCH + index * BATCH
+        assert set(np.unique(buffer.labels)) == {0, 1}
+        assert metrics["stage"] == 1
+        assert metrics["denoising_error"] > 0
+        assert metrics["energy_gap"] != 0
+
+
+def test_a_step_restarts_the_stated_share_of_chains_with_new_ones_under_fresh_labels():
+    method = contrastive_divergence(start_stages=[(HALVING, 3)], restart_prob=0.3)
+    ones = method.init(jax.random.key(7))._replace(images=jnp.ones((BATCH, np.prod(SHAPE))))
+    ones = ones._replace(visits=jnp.full(BATCH, 9, jnp.int32), labels=jnp.zeros(BATCH, jnp.int32))
+    batch = jax.tree.map(jnp.asarray, batch_for())._replace(labels=jnp.ones(BATCH, jnp.int32))
+    _, (buffer, _) = method.loss(jax.random.key(5), Model(apply, params_for()), batch, ones)
+    new = np.asarray(buffer.images).max(1) < 0.5
+    assert new.sum() == math.ceil(0.3 * BATCH)
+    np.testing.assert_array_equal(buffer.visits, np.where(new, 1, 10))
+    np.testing.assert_array_equal(buffer.labels, new)
+
+
+def test_noise_on_the_data_has_the_stated_size_and_no_other_effect():
+    seen = []
+
+    def noted(params, images, labels=None, dropout_key=None):
+        seen.append(images)
+        return apply(params, images, labels)
+
+    method = contrastive_divergence(data_noise=0.2)
+    batch = jax.tree.map(jnp.asarray, batch_for())
+    method.loss(jax.random.key(5), Model(noted, params_for()), batch, started(method))
+    added = np.asarray(seen[-1][:BATCH] - batch.images)
+    assert abs(added.std() - 0.2) < 5 * 0.2 / np.sqrt(2 * added.size)
 
 
 def test_what_a_stage_does_not_report_the_guard_does_not_judge_in_it():

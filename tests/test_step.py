@@ -59,6 +59,8 @@ def contrastive_divergence(
         "relabel_prob": 0.0,
         "ring": False,
         "dropout_in_chains": False,
+        "start_stages": (),
+        "data_noise": 0.0,
     } | options
     limits = Limits(healthy(energy=10.0, of_untrained=0.0, separation=5.0, chain_grad=(0.01, 2.0)), patience=3)
     objective = losses.regularised(objective, energy_l2, losses.energy_l2_sum)
@@ -68,7 +70,9 @@ def contrastive_divergence(
 def over_devices(method, optimizer, memory, devices=1, apply=apply, params=None, vectors=None, **rates):
     """(mesh, compiled step, state) of a method."""
     mesh, specs = parallel.device_mesh(jax.devices()[:devices]), partition(method, parallel.SHARDED)
-    step = make_train_step(apply, method, optimizer, **{"ema_decay": 0.5, "rescue_learning_rate": 1.0} | rates)
+    step = make_train_step(
+        apply, method, optimizer, **{"ema_decay": 0.5, "ema_ramp": False, "rescue_learning_rate": 1.0} | rates
+    )
     step = parallel.over_devices(step, mesh, (specs, parallel.SHARDED), (specs, parallel.REPLICATED), (0,))
     params = params_for() if params is None else params
     state = init_state(jax.random.key(3), params, vectors or {}, optimizer, memory)

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from ebm_jax import assemble
+from ebm_jax.checks import require_density
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators.common import Draw, Evidence, Outcome, Samples, Value, key_of
 from ebm_jax.evaluators.energies import dequantised, energies_of
@@ -32,7 +33,11 @@ CROSSED = 3.0  # standard errors by which the bounds may cross by chance
 LEVELS = 256  # values of a pixel
 
 
-BASES = {"uniform": "uniform on [0, 1]^d, log Z 0", "normal": "N(0, I) on R^d, log Z 0 with its density"}
+BASES = {
+    "uniform": "uniform on [0, 1]^d, log Z 0",
+    "normal": "N(0, I) on R^d, log Z 0 with its density",
+    "centred_normal": "N(½, ¼ I) on R^d, log Z 0 with its density",
+}
 
 
 class Move(NamedTuple):
@@ -253,6 +258,7 @@ def check(config: Config) -> None:
     Raises:
       BadInput: with the key, its value and what to do.
     """
+    require_density(config, "metric ais", "leave it out of eval.metrics")
     groups = config.model.num_classes
     if label_shape(config) is not None:
         raise BadInput(

@@ -72,9 +72,11 @@ def fresh_origin(config: Config) -> str:
     sample = config.sample
     annealed = f", annealed from temperature {sample.anneal_from:g}" if sample.anneal_from else ""
     labels = f", under the labels {sample.labels} in turn" if sample.labels else ""
+    guidance = f", with guidance {sample.guidance:g}" if sample.guidance else ""
+    descent = f"{sample.descent_steps} steps of descent, then " if sample.descent_steps else ""
     return (
-        f"fresh chains of {sample.num_steps} steps of {config.chain.kernel} from {WORDS[config.chain.base]}, the last "
-        f"{sample.quiet_steps} without noise{annealed}{labels}"
+        f"fresh chains of {descent}{sample.num_steps} steps of {config.chain.kernel} from {WORDS[config.chain.base]}, "
+        f"the last {sample.quiet_steps} without noise{annealed}{labels}{guidance}"
     )
 
 

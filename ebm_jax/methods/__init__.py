@@ -1,10 +1,13 @@
 """Ways to learn an energy."""
 
-from ebm_jax.methods import contrastive, denoising, label
+from ebm_jax.methods import contrastive, denoising, label, matching
 
 METHODS = {
     "contrastive": contrastive.contrastive,
     "label": label.label_contrast,
     "denoising": denoising.denoising,
+    "equilibrium": matching.equilibrium,
 }
 """Factories; each factory's signature names what it needs (`assemble.make_method`)."""
+ORDERINGS = ("equilibrium",)
+"""Methods of which the energy only orders images by how noisy they are: exp(-U) is the law of nothing."""

@@ -79,6 +79,12 @@ def replicated(rows: Any) -> Any:
     return REPLICATED
 
 
+def keep_memory(key: PRNGKey, model: "Model", batch: Batch, memory: Memory) -> Memory:
+    """What a method does at its first step that needs no network to begin: nothing."""
+    del key, model, batch
+    return memory
+
+
 def no_chains(memory: Memory) -> ReplayBuffer | None:
     """The chains of a method that has none: None."""
     del memory
@@ -144,6 +150,8 @@ class Method(NamedTuple):
     """More metrics, computed from the others' means over all devices."""
     comparison: Comparison | None = None
     """The comparison that `loss` answers, if the method only compares energies."""
+    begin: Callable[[PRNGKey, Model, Batch, Memory], Memory] = keep_memory
+    """(key, frozen model, batch, memory) -> the memory for the method's first step after another method's steps."""
 
 
 def answered(
@@ -209,7 +217,20 @@ def weighted_sum(terms: Sequence[tuple[float, Method]]) -> Method:
         lambda memories: _first(method.chains(one) for method, one in zip(methods, memories, strict=True)),
         lambda metrics: _all_derived(methods, metrics),
         comparison,
+        _begin_together(methods),
     )
+
+
+def _begin_together(methods: Sequence[Method]) -> Callable[[PRNGKey, Model, Batch, Memory], Memory]:
+    """The `begin` of a sum of methods."""
+    if all(method.begin is keep_memory for method in methods):
+        return keep_memory
+
+    def begin(key: PRNGKey, model: Model, batch: Batch, memories: Memory) -> Memory:
+        each = zip(methods, jax.random.split(key, len(methods)), memories, strict=True)
+        return tuple(method.begin(own_key, model, batch, memory) for method, own_key, memory in each)
+
+    return begin
 
 
 def _sum_of_comparisons(weights: Sequence[float], methods: Sequence[Method]) -> Comparison | None:
@@ -239,6 +260,16 @@ def _total(weights: Sequence[float], values: Sequence[Scalar]) -> Scalar:
     return functools.reduce(jnp.add, (weight * value for weight, value in zip(weights, values, strict=True)))
 
 
+def idle(base: Base) -> Method:
+    """The method that learns nothing: the first stage of a method that joins others later."""
+
+    def loss(key: PRNGKey, model: Model, batch: Batch, memory: Memory) -> tuple[Scalar, tuple[Memory, Metrics]]:
+        del key, model
+        return jnp.zeros_like(batch.labels.reshape(-1)[0], jnp.float32), (memory, {})
+
+    return Method(no_memory, loss, base, Limits())
+
+
 class Staged(NamedTuple):
     """The memory of `staged`."""
 
@@ -249,7 +280,7 @@ class Staged(NamedTuple):
 
 
 def staged(first: Method, steps: int, then: Method, name: str = STAGE) -> Method:
-    """`first` for `steps` steps, and `then` ever after; both memories stay.
+    """`first` for `steps` steps, and `then` ever after; both memories stay, and `then` begins its own anew.
 
     A step computes only one of the two methods; a vmapped program of several models computes both. The metric `name` is
     0 while `first` runs and 1 while `then` runs. A metric that one method lacks is 0 in this method's steps, and the
@@ -267,13 +298,24 @@ def staged(first: Method, steps: int, then: Method, name: str = STAGE) -> Method
         key_first, key_then = jax.random.split(key)
         return Staged(jnp.zeros((), jnp.int32), first.init(key_first), then.init(key_then))
 
+    def begun(key: PRNGKey, model: Model, batch: Batch, memory: Staged) -> Memory:
+        return lax.cond(
+            memory.step == steps,
+            lambda: then.begin(key, model.frozen(), batch, memory.then),
+            lambda: memory.then,
+        )
+
     def loss(key: PRNGKey, model: Model, batch: Batch, memory: Staged) -> tuple[Scalar, tuple[Memory, Metrics]]:
         def run_first() -> tuple[Scalar, tuple[Memory, Metrics]]:
             value, (kept, metrics) = first.loss(key, model, batch, memory.first)
             return value, (memory._replace(first=kept), metrics)
 
         def run_then() -> tuple[Scalar, tuple[Memory, Metrics]]:
-            value, (kept, metrics) = then.loss(key, model, batch, memory.then)
+            kept, key_loss = memory.then, key
+            if then.begin is not keep_memory:
+                key_begin, key_loss = jax.random.split(key)
+                kept = begun(key_begin, model, batch, memory)
+            value, (kept, metrics) = then.loss(key_loss, model, batch, kept)
             return value, (memory._replace(then=kept), metrics)
 
         runs = (run_first, run_then)

@@ -123,6 +123,28 @@ def class_energies(apply: ApplyFn, params: Params, num_classes: int) -> Callable
     return energies_of
 
 
+def guided(apply: ApplyFn, unlabelled: Callable[[Labels], Labels], weight: float) -> ApplyFn:
+    """`apply` with the energy U(x, y) + w (U(x, y) - U(x)): classifier-free guidance (Ho & Salimans 2022) as an energy.
+
+    Its law is q(x | y) (q(x | y) / q(x))^w, so w > 0 prefers images whose class is plain. Without labels it is U(x).
+
+    Args:
+      unlabelled: labels -> as many labels under which `apply` gives U(x).
+      weight: w >= 0.
+    """
+
+    def of(
+        params: Params, images: Images, labels: Labels | None = None, dropout_key: PRNGKey | None = None
+    ) -> Energies:
+        if labels is None:
+            return apply(params, images, labels, dropout_key=dropout_key)
+        both = jnp.concatenate([images, images]), jnp.concatenate([labels, unlabelled(labels)])
+        with_class, without = jnp.split(apply(params, *both, dropout_key=dropout_key), 2)
+        return with_class + weight * (with_class - without)
+
+    return of
+
+
 class Stacked(NamedTuple):
     """The parameters of several networks of one architecture; all that takes parameters treats them as an ensemble."""
 

@@ -26,6 +26,19 @@ def space_to_depth(x: Features, block: int = 2) -> Features:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // block, w // block, block * block * c)
 
 
+def depth_to_space(x: Features, block: int = 2) -> Features:
+    """Turn each pixel into a square of block x block pixels: the inverse of `space_to_depth`."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, block, block, c // block**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, block * h, block * w, c // block**2)
+
+
+def enlarged(x: Features) -> Features:
+    """Twice as many pixels a side: each pixel four times."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
 def convolution_same(x: Features, kernel: Kernel) -> Features:
     """Stride-1 convolution with SAME padding."""
     return convolution(x, kernel, tuple(((size - 1) // 2, size // 2) for size in kernel.shape[:2]))
@@ -104,6 +117,30 @@ class ClassGain(nn.Module):
     def __call__(self, x: Features, labels: Labels | None) -> Features:
         table = self.param("table", nn.initializers.ones, (self.num_classes, x.shape[-1]), jnp.float32)
         return x * class_rows(table.astype(x.dtype), labels, 1.0)
+
+
+class ClassShift(nn.Module):
+    """Adds a row to every channel: that of the label, or one of its own for "no class"; all start at 0.
+
+    "No class" is the label `num_classes`, a vector of NaN, or no labels. A vector l takes Σ l_k row_k. A network of one
+    class has the row for "no class" alone.
+    """
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Features, labels: Labels | None) -> Features:
+        soft = labels is not None and jnp.issubdtype(labels.dtype, jnp.floating)
+        conditional = soft or self.num_classes > 1
+        rows = self.num_classes + 1 if conditional else 1
+        table = self.param("table", nn.initializers.zeros, (rows, x.shape[-1]), jnp.float32).astype(x.dtype)
+        if labels is None or not conditional:
+            return x + table[-1:, None, None]
+        if not soft:
+            return x + class_rows(table, labels, 0.0)
+        without = jnp.isnan(labels).any(1, keepdims=True)
+        of_vectors = jnp.where(without, 0.0, labels).astype(x.dtype) @ table[:-1]
+        return x + jnp.where(without, table[-1:], of_vectors)[:, None, None, :]
 
 
 class Conv(nn.Module):

@@ -7,6 +7,8 @@ float32, energies [b] in float32, and parameters nested dicts of arrays. A netwo
 A network may say how spectral normalisation treats each leaf of two or more dimensions: `spectral_form(path)` is
 "normalised", "bounded" or None. The path is the tuple of the leaf's names in the tree of parameters. A network without
 such a function has all these leaves normalised.
+
+A network may have an energy for images of no class: `unlabelled(labels)` gives the labels that ask for it.
 """
 
 from collections.abc import Callable
@@ -30,6 +32,8 @@ class Network(NamedTuple):
     """(params, images, labels=None, dropout_key=None) -> energies"""
     spectral_form: spectral.FormOf
     takes_labels: bool
+    unlabelled: Callable[[Labels], Labels] | None = None
+    """Labels -> as many labels that stand for no class; None if the network has none."""
 
 
 def as_network(made: Any) -> Network:
@@ -38,12 +42,13 @@ def as_network(made: Any) -> Network:
     Raises:
       BadInput: it is neither.
     """
-    form_of = getattr(made, "spectral_form", spectral.every_matrix)
+    form_of, unlabelled = getattr(made, "spectral_form", spectral.every_matrix), getattr(made, "unlabelled", None)
     if isinstance(made, nn.Module):
         takes_labels = energy.takes(made.__call__, 2)
-        return Network(_init_of_module(made, takes_labels), energy.from_module(made), form_of, takes_labels)
+        return Network(_init_of_module(made, takes_labels), energy.from_module(made), form_of, takes_labels, unlabelled)
     if callable(getattr(made, "init", None)) and callable(getattr(made, "apply", None)):
-        return Network(_init_of_object(made), _apply_of_object(made), form_of, energy.takes(made.apply, 3))
+        takes_labels = energy.takes(made.apply, 3)
+        return Network(_init_of_object(made), _apply_of_object(made), form_of, takes_labels, unlabelled)
     raise BadInput(
         f"a {type(made).__name__} is no network; give a Flax linen module, or an object with init(key, images, labels) "
         "and apply(params, images, labels)"

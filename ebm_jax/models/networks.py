@@ -1,4 +1,4 @@
-"""The networks: each maps images [b, h, w, c] and labels to energies [b]; none has normalisation layers.
+"""The networks: each maps images [b, h, w, c] and labels to energies [b]; only the U-Net has normalisation layers.
 
 Where the release normalises spectrally, kernels start at N(0, 1) and second convolutions at N(0, 1e-10), as in its
 utils.py: get_weight. Without spectral normalisation they start at Glorot uniform and at zero. All layers but the head
@@ -26,6 +26,7 @@ from ebm_jax.models.layers import (
     leaky_relu,
 )
 from ebm_jax.models.spectral import Form
+from ebm_jax.models.unet import unet
 from ebm_jax.types import Energies, Images, Labels, PRNGKey
 
 HEAD = "head"  # the name of the last layer
@@ -262,4 +263,5 @@ NETWORKS: Mapping[str, Callable[..., Any]] = {
     "dsprites": dsprites,
     "small": SmallNet,
     "mlp": Mlp,
+    "unet": unet,
 }

@@ -24,7 +24,13 @@ from ebm_jax.types import Folder
 
 METRICS, EVALUATION = "metrics.jsonl", "evaluation.jsonl"
 GROWING = (METRICS, EVALUATION, "events.out.tfevents.*")  # files that a resumed run goes on with
-SHOWN = {"energy_data": "U data", "energy_samples": "samples", "energy_gap": "gap", "chain_grad_norm": "chain |∇U|"}
+SHOWN = {
+    "matching_error": "matching error",
+    "energy_data": "U data",
+    "energy_samples": "samples",
+    "energy_gap": "gap",
+    "chain_grad_norm": "chain |∇U|",
+}
 
 
 class Reporter:
@@ -125,7 +131,10 @@ class Reporter:
         self._marked, self._marked_step = now, step
 
     def _line(self, metrics: dict[str, float]) -> str:
-        known = {name: label for name, label in SHOWN.items() if name in metrics}
+        staged = "stage" in metrics  # then a metric of the other stage is 0
+        known = {
+            name: label for name, label in SHOWN.items() if name in metrics and not (staged and metrics[name] == 0)
+        }
         shown = " ".join(f"{label} {metrics[name]:.4f}" for name, label in (known or {"loss": "loss"}).items())
         return f"{self._speed:.2f} steps/s {shown}"
 

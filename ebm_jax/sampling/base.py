@@ -21,6 +21,10 @@ class Base(NamedTuple):
     """(key, n) -> [n, *event]"""
     project: Project
     """Moves points onto the law's set."""
+    scale: float = 1.0
+    """The length, in pixel values, that is 1 for the law: its standard deviation, where it is a normal law."""
+    finish: Project = unbounded
+    """Moves the end of a chain onto the set of images."""
 
 
 def uniform(event_shape: tuple[int, ...]) -> Base:
@@ -40,7 +44,12 @@ def normal(event_shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0) ->
     def energy_fn(x: Images) -> Array:
         return 0.5 * jnp.square((x - mean) / std).sum(tuple(range(1, x.ndim))) + log_normaliser
 
-    return Base(energy_fn, lambda key, n: mean + std * standard(key, n), unbounded)
+    return Base(energy_fn, lambda key, n: mean + std * standard(key, n), unbounded, std)
+
+
+def centred_normal(event_shape: tuple[int, ...]) -> Base:
+    """N(½, ¼ I): the standard normal law of pixels 2 x - 1 in [-1, 1]. Its chains are free, and end in the unit box."""
+    return normal(event_shape, 0.5, 0.5)._replace(finish=unit_box)
 
 
 def _in_rows(draw: Callable[..., Array], event_shape: tuple[int, ...]) -> Callable[[PRNGKey, int], Images]:
@@ -48,5 +57,5 @@ def _in_rows(draw: Callable[..., Array], event_shape: tuple[int, ...]) -> Callab
     return lambda key, n: draw(key, (n, math.prod(event_shape))).reshape(n, *event_shape)
 
 
-BASES = {"uniform": uniform, "normal": normal}
-WORDS = {"uniform": "uniform noise", "normal": "standard normal noise"}
+BASES = {"uniform": uniform, "normal": normal, "centred_normal": centred_normal}
+WORDS = {"uniform": "uniform noise", "normal": "standard normal noise", "centred_normal": "normal noise"}

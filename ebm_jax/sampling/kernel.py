@@ -131,6 +131,27 @@ def resampled(kernel: Kernel, energy_of: Callable[[PRNGKey], EnergyFn]) -> Kerne
     return Kernel(kernel.init, step)
 
 
+class Positions(NamedTuple):
+    """The state of a kernel that needs nothing but the chains' positions."""
+
+    x: Images
+
+
+def projection(project: Project) -> Kernel:
+    """The kernel that only projects: at the end of a chain it moves the positions into another set."""
+
+    def init(x: Images, energy_fn: EnergyFn) -> Positions:
+        del energy_fn
+        return Positions(x)
+
+    def step(key: PRNGKey, state: Positions, energy_fn: EnergyFn) -> tuple[Positions, Info]:
+        del key
+        energy, grad = energy_and_grad(energy_fn, state.x)
+        return Positions(project(state.x)), Info(energy, norms(grad), jnp.ones_like(energy))
+
+    return Kernel(init, step)
+
+
 class Point(NamedTuple):
     """Where the chains are: the state of a kernel with a Metropolis test."""
 

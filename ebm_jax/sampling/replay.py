@@ -75,6 +75,12 @@ def init(
     return ReplayBuffer(_padded(encode(key_encode, images, dtype)), labels, zeros, jnp.zeros((), jnp.int32))
 
 
+def filled(key: PRNGKey, buffer: ReplayBuffer, x: Images, labels: Labels) -> ReplayBuffer:
+    """The buffer with these chains [capacity, *event] in its slots in place of its own, each visited once."""
+    rows = _padded(encode(key, x.reshape(len(x), -1), buffer.images.dtype))
+    return ReplayBuffer(rows, labels, jnp.ones_like(buffer.visits), buffer.position)
+
+
 def draw(
     key: PRNGKey,
     buffer: ReplayBuffer,

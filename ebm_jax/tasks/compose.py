@@ -33,7 +33,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
 
     def energy_of(params: tuple[Params, ...], places: Places) -> EnergyFn:
         parts = [
-            energy.bind(energy.of_members(assemble.make_apply(config)), part, labels_at(places))
+            energy.bind(assemble.make_chain_apply(config), part, labels_at(places))
             for part, (config, _, labels_at) in zip(params, terms, strict=True)
         ]
         return energy.conjunction(*parts)

@@ -30,7 +30,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     known, stages = known_pixels(run.config), assemble.make_stages(run.config)
 
     def make(key: PRNGKey, images: Images, labels: Labels) -> Images:
-        return applications.inpaint(key, images, jnp.asarray(known), run.energy_fn(labels), stages)
+        return applications.inpaint(key, images, jnp.asarray(known), run.chain_energy_fn(labels), stages)
 
     filled = compiled(run, make, key, images, labels)
     unknown = np.broadcast_to(~known, images.shape)

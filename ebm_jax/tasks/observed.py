@@ -36,7 +36,7 @@ def restored(
     stages = assemble.make_stages(run.config)
 
     def make(key: PRNGKey, start: Images, observed: jax.Array, labels: Labels) -> Images:
-        return applications.restore(key, start, run.energy_fn(labels), likelihood(observed=observed), stages)
+        return applications.restore(key, start, run.chain_energy_fn(labels), likelihood(observed=observed), stages)
 
     found = compiled(run, make, key, start, observed, labels)
     before, after = mean_squared_error(start, images), mean_squared_error(found, images)

@@ -38,7 +38,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     stages = assemble.make_stages(run.config)
 
     def make(key: PRNGKey, images: Images, target: Labels) -> Images:
-        return applications.transition(key, images, target, run.energy_fn, stages)
+        return applications.transition(key, images, target, run.chain_energy_fn, stages)
 
     moved = compiled(run, make, key, images, target.astype(np.int32))
     arrays = {"images": images, "labels": labels, "target_labels": target, "moved": moved}

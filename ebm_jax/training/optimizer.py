@@ -1,8 +1,13 @@
 """Adam as the release runs it: β1 = 0 and every element of the gradient clipped by its own second moment."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Int
+
+from ebm_jax.types import Scalar
 
 
 def scale_by_clipped_adam(
@@ -28,9 +33,35 @@ def scale_by_clipped_adam(
 
 
 def clipped_adam(
-    learning_rate: optax.ScalarOrSchedule, b1: float, b2: float, clip_scale: float = 3.0, clip_offset: float = 0.1
+    learning_rate: optax.ScalarOrSchedule,
+    b1: float,
+    b2: float,
+    clip_scale: float = 3.0,
+    clip_offset: float = 0.1,
+    clip_norm: float = math.inf,
 ) -> optax.GradientTransformation:
-    """The optimiser of the paper: `scale_by_clipped_adam`, then a descent of `learning_rate`."""
-    return optax.chain(
-        scale_by_clipped_adam(b1, b2, clip_scale, clip_offset), optax.scale_by_learning_rate(learning_rate)
-    )
+    """The optimiser of the paper: `scale_by_clipped_adam`, then a descent of `learning_rate`.
+
+    Args:
+      clip_norm: above 0; a gradient with a larger norm is scaled to this norm first.
+    """
+    adam = scale_by_clipped_adam(b1, b2, clip_scale, clip_offset), optax.scale_by_learning_rate(learning_rate)
+    return optax.chain(*adam) if clip_norm == math.inf else optax.chain(optax.clip_by_global_norm(clip_norm), *adam)
+
+
+def schedule(learning_rate: float, warmup_steps: int, decay_steps: int, final_share: float) -> optax.ScalarOrSchedule:
+    """The learning rate: a linear rise, then a cosine down to a share of itself that it keeps; a number if constant.
+
+    Args:
+      warmup_steps: of the rise, 0 or more: update t takes at most (t + 1) / warmup_steps of it.
+      decay_steps: of rise and cosine together; 0: it stays at the top.
+    """
+    if not warmup_steps and not decay_steps:
+        return learning_rate
+
+    def at(step: Int[Array, ""]) -> Scalar:
+        rise = jnp.minimum((step + 1) / max(warmup_steps, 1), 1.0)
+        gone = jnp.minimum(step / decay_steps, 1.0) if decay_steps else 0.0
+        return learning_rate * rise * (final_share + (1.0 - final_share) * 0.5 * (1.0 + jnp.cos(jnp.pi * gone)))
+
+    return at

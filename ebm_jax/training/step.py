@@ -22,6 +22,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     ema_decay: float,
+    ema_ramp: bool,
     rescue_learning_rate: float,
 ) -> TrainStep:
     """One device's step (state, batch) -> (state, metrics); `parallel.over_devices` maps it.
@@ -31,6 +32,7 @@ def make_train_step(
 
     Args:
       ema_decay: the weight of the old running mean in the new one, in [0, 1].
+      ema_ramp: whether that weight is at most (1 + t)/(10 + t) after step t, so that the mean forgets its start.
       rescue_learning_rate: every rescue of the run multiplies the learning rate by this factor (training/recovery.py).
     """
 
@@ -51,7 +53,8 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         updates = optax.tree.scale(jnp.float32(rescue_learning_rate) ** state.rescues, updates)
         params = optax.apply_updates(state.params, updates)
-        ema = optax.incremental_update(spectral.normalise(params, vectors), state.ema, 1.0 - ema_decay)
+        decay = jnp.minimum(ema_decay, (2.0 + state.step) / (11.0 + state.step)) if ema_ramp else ema_decay
+        ema = optax.incremental_update(spectral.normalise(params, vectors), state.ema, 1.0 - decay)
         return TrainState(state.step + 1, state.rescues, state.key, params, ema, opt_state, vectors, memory), metrics
 
     return train_step

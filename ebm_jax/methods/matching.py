@@ -1,0 +1,95 @@
+"""Equilibrium matching: Wang & Du 2025, arXiv 2510.02300. Descent of the energy itself leads from noise to data."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ebm_jax import random
+from ebm_jax.methods.method import Limits, Memory, Method, Model, Range, no_memory
+from ebm_jax.sampling.base import Base
+from ebm_jax.sampling.kernel import energy_and_grad
+from ebm_jax.types import Batch, Labels, Metrics, PRNGKey, Scalar
+
+Unlabelled = Callable[[Labels], Labels]
+"""Labels -> as many labels that say "no class"."""
+
+
+def equilibrium(
+    base: Base,
+    limits: Limits,
+    unlabelled: Unlabelled | None,
+    *,
+    flat_until: float,
+    start: float,
+    strength: float,
+    class_dropout: float,
+) -> Method:
+    """Match the energy's gradient to the way from data to noise, shorter and shorter towards the data; no chain.
+
+        x_γ = γ x + (1 - γ) ε;   loss = mean over pixels of (σ ∇U(x_γ) - c(γ) (ε - x) / σ)²
+
+    ε is drawn from the base, σ is the base's scale, and γ ~ U(0, 1); the energy does not see γ. So for the base N(½, ¼
+    I) the loss is the paper's, for pixels in [-1, 1]. Since c(1) = 0, the energy is flat at the data: it orders images
+    by how noisy they are, and is no log-density. Its minimum for each x is the mean of c(γ) (ε - x) given x_γ = x.
+
+    Metrics: `matching_error`, the loss divided by the loss of a constant energy; and `matching_error_near_data`, the
+    same for γ > 0.9 alone.
+
+    Args:
+      limits: from `healthy`.
+      unlabelled: makes the labels that stand for no class; None: there are no classes, and nothing to drop.
+      flat_until, start, strength: of `decay`.
+      class_dropout: the probability in [0, 1) that an image counts as one of no class, for guidance.
+    """
+
+    def loss(key: PRNGKey, model: Model, batch: Batch, memory: Memory) -> tuple[Scalar, tuple[Memory, Metrics]]:
+        key_data, key_base, key_time, key_labels, key_dropout = jax.random.split(key, 5)
+        x = random.dequantise(key_data, batch.images)
+        noise, share = base.sample(key_base, len(x)), random.uniform(key_time, (len(x),))
+        labels = batch.labels
+        if unlabelled is not None and class_dropout:
+            dropped = random.bernoulli(key_labels, class_dropout, (len(x),)).reshape(-1, *(1,) * (labels.ndim - 1))
+            labels = jnp.where(dropped, unlabelled(labels), labels)
+        way = decay(share, flat_until, start, strength).reshape(-1, *(1,) * (x.ndim - 1))
+        data_share = share.reshape(way.shape)
+        target = way * (noise - x) / base.scale
+        at = data_share * x + (1.0 - data_share) * noise
+        field = base.scale * energy_and_grad(model.energy(labels, key_dropout), at)[1]
+        pixels = tuple(range(1, x.ndim))
+        errors, zeros = jnp.square(field - target).mean(pixels), jnp.square(target).mean(pixels)
+        near = share > NEAR_DATA
+        metrics = {
+            "matching_error": errors.mean() / zeros.mean(),
+            "matching_error_near_data": jnp.where(near, errors, 0.0).sum() / jnp.where(near, zeros, TINY).sum(),
+        }
+        return errors.mean(), (memory, metrics)
+
+    return Method(no_memory, loss, base, limits)
+
+
+NEAR_DATA = 0.9
+TINY = 1e-12  # so that a batch without an image near the data has the error 0
+
+
+def decay(share: Float[Array, " b"], flat_until: float, start: float, strength: float) -> Float[Array, " b"]:
+    """c(γ): the target's length at the share γ of data in the image; 0 at the data.
+
+        c(γ) = strength · (start + (1 - start) γ / a)  below a = flat_until,   strength · (1 - γ) / (1 - a)  above
+
+    start = 1 is the paper's truncated decay, and with a = 0 its linear one; other starts are its piecewise decay.
+
+    Args:
+      share: γ in [0, 1].
+      flat_until: a in [0, 1).
+      start: c(0) / strength, above 0.
+      strength: above 0; 4 in the paper.
+    """
+    rising = start + (1.0 - start) * share / flat_until if flat_until else jnp.ones_like(share)
+    return strength * jnp.where(share < flat_until, rising, (1.0 - share) / (1.0 - flat_until))
+
+
+def healthy(*, error: float) -> tuple[Range, ...]:
+    """The healthy region: the loss is at most `error` times the loss of a constant energy; inf means no limit."""
+    return (Range("matching_error", 0.0, error),)

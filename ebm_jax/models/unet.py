@@ -1,0 +1,184 @@
+"""A U-Net whose image f(x) becomes one number, the energy: its gradient is as good as a U-Net's at every resolution."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike
+
+from ebm_jax.models.convolution import Features
+from ebm_jax.models.layers import (
+    Activation,
+    ClassShift,
+    Conv,
+    SelfAttention,
+    depth_to_space,
+    dropout,
+    enlarged,
+    space_to_depth,
+)
+from ebm_jax.models.normalisation import group_norm
+from ebm_jax.types import BadInput, Energies, Images, Labels, PRNGKey
+
+
+def dot(x: Images, f: Images) -> Energies:
+    """<x, f(x)>; not bounded below."""
+    return (x * f).sum(tuple(range(1, x.ndim)))
+
+
+def half_square(x: Images, f: Images) -> Energies:
+    """½ |f(x)|²."""
+    del x
+    return 0.5 * jnp.square(f).sum(tuple(range(1, f.ndim)))
+
+
+def half_distance(x: Images, f: Images) -> Energies:
+    """½ |x - f(x)|²."""
+    return half_square(x, x - f)
+
+
+SCALARS: Mapping[str, Callable[[Images, Images], Energies]] = {
+    "dot": dot,
+    "half_square": half_square,
+    "half_distance": half_distance,
+}
+"""From an image and the net's image of it to the energy (Wang & Du 2025, arXiv 2510.02300, section 3.4)."""
+
+
+def lecun_third(key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+    """U(-1, 1) / sqrt(fan in): a third of LeCun's variance."""
+    return nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")(key, shape, dtype)
+
+
+GROUP = 8  # channels of a group of the normalisation, at least
+MOST_GROUPS = 8
+
+
+class Norm(nn.Module):
+    """Group normalisation with a gain and a bias for each channel."""
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        channels = x.shape[-1]
+        gain = self.param("gain", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        return group_norm(x, gain, bias, num_groups(channels))
+
+
+def num_groups(channels: int) -> int:
+    """The largest number of groups, at most 8, that divides the channels into groups of 8 or more; else 1."""
+    return max((n for n in range(1, MOST_GROUPS + 1) if channels % n == 0 and channels >= GROUP * n), default=1)
+
+
+class Block(nn.Module):
+    """A residual block: norm, activation, convolution, class shift, norm, activation, convolution that starts at 0."""
+
+    features: int
+    num_classes: int
+    activation: Activation
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: Features, labels: Labels | None) -> Features:
+        h = Conv(self.features, lecun_third, name="conv1")(self.activation(Norm(name="norm1")(x)))
+        h = ClassShift(self.num_classes, name="shift")(h, labels)
+        h = self.activation(Norm(name="norm2")(h))
+        if self.dropout and self.has_rng("dropout"):
+            h = dropout(self.make_rng("dropout"), h, self.dropout)
+        h = Conv(self.features, nn.initializers.zeros, name="conv2")(h)
+        if x.shape[-1] != self.features:
+            x = nn.Dense(self.features, kernel_init=lecun_third, dtype=x.dtype, name="skip")(x)
+        return x + h
+
+
+class UNet(nn.Module):
+    """Space to depth, a 3x3 stem, residual blocks on ever smaller maps and back with skips, depth to space; a scalar.
+
+    It sees pixels from 0 to 1 as 2 x - 1. Maps are halved by 4x4 convolutions of stride 2, and enlarged by repeating
+    pixels. Without labels, or under those of `unlabelled`, the energy is that of no class.
+    """
+
+    widths: tuple[int, ...]
+    """Channels of each resolution, the finest first."""
+    num_classes: int
+    scalar: Callable[[Images, Images], Energies]
+    blocks: int
+    """Residual blocks of each resolution, each way."""
+    patch: int
+    """Pixels a side of a square that space to depth makes one pixel."""
+    attention: int
+    """Self-attention follows the blocks of the maps of so many pixels a side; 0: none."""
+    dropout: float
+    activation: Activation
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, images: Images, labels: Labels | None = None) -> Energies:
+        check_size(images.shape[1:3], self.patch, len(self.widths))
+        x = 2.0 * images - 1.0
+        channels = images.shape[3] * self.patch**2
+        h = Conv(self.widths[0], lecun_third, name="stem")(space_to_depth(x, self.patch).astype(self.dtype))
+        skips = []
+        for level, width in enumerate(self.widths):
+            if level:
+                h = Conv(width, lecun_third, half=True, name=f"down{level}")(h)
+            h = self._blocks(f"fine{level}", width, h, labels)
+            skips.append(h)
+        for level, width in reversed(list(enumerate(self.widths))):
+            if level < len(self.widths) - 1:
+                h = Conv(width, lecun_third, name=f"up{level}")(h)
+                h = jnp.concatenate([enlarged(h), skips[level]], -1)
+            h = self._blocks(f"coarse{level}", width, h, labels)
+        h = Conv(channels, lecun_third, name="out")(self.activation(Norm(name="norm")(h))).astype(jnp.float32)
+        h = h + self.param("bias", nn.initializers.zeros, (1, 1, 1, channels), jnp.float32)
+        return self.scalar(x, depth_to_space(h, self.patch))
+
+    def _blocks(self, name: str, width: int, h: Features, labels: Labels | None) -> Features:
+        for index in range(self.blocks):
+            block = Block(width, self.num_classes, self.activation, self.dropout, name=f"{name}_{index}")
+            h = block(h, labels)
+            if h.shape[1] == self.attention:
+                h = SelfAttention(max(width // 2, 1), lecun_third, name=f"{name}_attention{index}")(h)
+        return h
+
+    def unlabelled(self, labels: Labels) -> Labels:
+        """As many labels that stand for no class."""
+        if jnp.issubdtype(labels.dtype, jnp.floating):
+            return jnp.full_like(labels, jnp.nan)
+        return jnp.full_like(labels, self.num_classes)
+
+
+def check_size(size: Sequence[int], patch: int, levels: int) -> None:
+    """Refuse images that cannot be halved so often.
+
+    Raises:
+      BadInput: with the size, and what divides it.
+    """
+    block = patch * 2 ** (levels - 1)
+    if any(side % block for side in size):
+        raise BadInput(
+            f"images of {size[0]}x{size[1]} pixels do not divide into squares of {block}, as model.unet.patch {patch} "
+            f"and {levels} resolutions need; use fewer model.unet.multipliers, or another data.shape"
+        )
+
+
+def unet(
+    width: int,
+    num_classes: int,
+    activation: Activation,
+    dtype: DTypeLike,
+    *,
+    multipliers: Sequence[int],
+    blocks: int,
+    patch: int,
+    attention: int,
+    energy: str,
+    dropout: float,
+) -> UNet:
+    """The U-Net with `width` times the multipliers as channels; for width 32 and (1, 2) about 240 k parameters.
+
+    Args:
+      energy: a row of SCALARS.
+    """
+    widths = tuple(width * multiplier for multiplier in multipliers)
+    return UNet(widths, num_classes, SCALARS[energy], blocks, patch, attention, dropout, activation, dtype)

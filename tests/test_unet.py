@@ -1,0 +1,128 @@
+"""The U-Net's energy: its scalars, its labels, its size."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import changed
+
+from configs import digits
+from ebm_jax import assemble
+from ebm_jax.labels import example_labels
+from ebm_jax.models.layers import depth_to_space, enlarged, space_to_depth
+from ebm_jax.models.unet import SCALARS, num_groups, unet
+from ebm_jax.types import BadInput
+
+IMAGES = jax.random.uniform(jax.random.key(0), (4, 8, 8, 1))
+COMMON = {
+    "width": 8, "num_classes": 3, "activation": jax.nn.swish, "dtype": jnp.float32, "multipliers": (1, 2), "blocks": 1,
+    "patch": 2, "attention": 0, "energy": "dot", "dropout": 0.0,
+}  # fmt: skip
+
+
+def made(images=IMAGES, **changes):
+    """A network, and parameters that no longer are the first ones: second convolutions start at 0."""
+    network = unet(**COMMON | changes)
+    params = network.init(jax.random.key(1), images, jnp.zeros(len(images), jnp.int32))["params"]
+    keys = iter(jax.random.split(jax.random.key(2), len(jax.tree.leaves(params))))
+    return network, jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), params)
+
+
+def energies(network, params, labels, images=IMAGES):
+    return np.asarray(network.apply({"params": params}, images, labels))
+
+
+def test_the_scalars_are_one_functions_of_the_same_image():
+    found = {}
+    for name in SCALARS:
+        network, params = made(energy=name)
+        found[name] = energies(network, params, jnp.zeros(4, jnp.int32))
+    norm = np.square(2 * np.asarray(IMAGES) - 1).sum((1, 2, 3)) / 2
+    np.testing.assert_allclose(found["half_distance"], norm - found["dot"] + found["half_square"], rtol=1e-4)
+    assert (found["half_square"] > 0).all()
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_an_untrained_energy_has_a_gradient_in_the_last_layer(name):
+    network = unet(**COMMON | {"energy": name})
+    labels = jnp.zeros(4, jnp.int32)
+    params = network.init(jax.random.key(1), IMAGES, labels)["params"]
+    grad = jax.grad(lambda params: network.apply({"params": params}, IMAGES, labels).sum())(params)
+    assert float(jnp.abs(grad["out"]["kernel"]).max()) > 1e-3
+
+
+def test_no_class_is_one_energy_whoever_asks_for_it_and_classes_differ():
+    network, params = made()
+    labels = jnp.asarray([0, 1, 2, 0], jnp.int32)
+    without = energies(network, params, None)
+    np.testing.assert_array_equal(energies(network, params, network.unlabelled(labels)), without)
+    with_class = energies(network, params, labels)
+    assert (np.abs(with_class - without) > 1e-4).all()
+    assert np.isnan(energies(network, params, labels + 4)).all(), "no class of this model"
+
+
+def test_a_vector_that_names_one_class_is_that_class_and_nan_is_none():
+    network, params = made()
+    labels = jnp.asarray([0, 1, 2, 0], jnp.int32)
+    vectors = jnp.eye(3)[labels]
+    np.testing.assert_allclose(energies(network, params, vectors), energies(network, params, labels), rtol=1e-5)
+    np.testing.assert_allclose(
+        energies(network, params, network.unlabelled(vectors)), energies(network, params, None), rtol=1e-6
+    )
+
+
+def test_a_network_of_one_class_ignores_labels():
+    network, params = made(num_classes=1)
+    np.testing.assert_array_equal(
+        energies(network, params, jnp.asarray([0, 5, 3, 1], jnp.int32)), energies(network, params, None)
+    )
+
+
+def test_for_28x28_and_width_32_it_has_about_240_thousand_parameters_as_the_prototype():
+    network = unet(**COMMON | {"width": 32, "num_classes": 1})
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    assert 220_000 < sum(leaf.size for leaf in jax.tree.leaves(shapes)) < 280_000
+
+
+@pytest.mark.parametrize("changes", [{"patch": 1, "multipliers": (1, 1, 2)}, {"attention": 2}, {"blocks": 2}])
+def test_any_depth_patch_and_attention_give_one_finite_energy_an_image(changes):
+    network, params = made(**changes)
+    found = energies(network, params, jnp.asarray([0, 1, 2, 0], jnp.int32))
+    assert found.shape == (4,)
+    assert np.isfinite(found).all()
+
+
+def test_images_that_do_not_divide_are_refused_in_one_line():
+    config = changed(digits.get_config(), model__name="unet", model__spectral_norm=False, data__shape=(12, 28, 1))
+    config = changed(config, model__unet__multipliers=(1, 2, 2))
+    with pytest.raises(
+        BadInput, match=r"^images of 12x28 pixels do not divide into squares of 8, as model.unet.patch 2"
+    ):
+        assemble.abstract_params(config)
+
+
+def test_depth_to_space_undoes_space_to_depth_and_enlarged_repeats_pixels():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
+    np.testing.assert_array_equal(depth_to_space(space_to_depth(x)), x)
+    np.testing.assert_array_equal(enlarged(x), np.asarray(x).repeat(2, 1).repeat(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(8, 1), (16, 2), (32, 4), (64, 8), (96, 8), (20, 2), (7, 1), (192, 8)]
+)
+def test_groups_divide_the_channels_and_have_8_or_more(channels, groups):
+    assert num_groups(channels) == groups
+
+
+def test_guidance_moves_the_energy_away_from_that_of_no_class():
+    config = changed(
+        digits.get_config(), model__name="unet", model__spectral_norm=False, model__num_classes=3, model__width=8
+    )
+    _, params = made(num_classes=3, patch=2)
+    labels = example_labels(config, jnp.arange(4))
+    plain, w = assemble.make_chain_apply(config), 0.7
+    guided = assemble.make_chain_apply(changed(config, sample__guidance=w))
+    with_class, without = plain(params, IMAGES, labels), plain(params, IMAGES, jnp.full(4, 3))
+    np.testing.assert_allclose(guided(params, IMAGES, labels), (1 + w) * with_class - w * without, rtol=1e-4, atol=1e-4)
+    with pytest.raises(BadInput, match=r"^sample.guidance 0.7 needs a network with an energy of no class"):
+        assemble.make_chain_apply(changed(config, sample__guidance=w, model__name="small"))
