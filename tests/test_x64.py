@@ -54,7 +54,21 @@ def test_parameters_and_energies_of_every_network_are_float32(name):
 
 
 STEPS = {
-    **{name: {"method__name": name, "model__num_classes": 10} for name in METHODS},
+    **{
+        name: {"method__name": name, "model__num_classes": 10, "method__equilibrium__class_dropout": 0.0}
+        for name in METHODS
+    },
+    "unet": {
+        "method__name": "equilibrium",
+        "method__then__after": 1,
+        "chain__base": "centred_normal",
+        "buffer__descent_steps": 2,
+        "model__name": "unet",
+        "model__num_classes": 10,
+        "optim__clip_norm": 1.0,
+        "optim__decay_steps": 10,
+        "optim__ema_ramp": True,
+    },
     "many": {
         "model__num_classes": 10,
         "model__spectral_norm": True,

@@ -125,9 +125,9 @@ def _restarted(
     """The drawn chains with ceil(restart_prob · n) of them, chosen at random, replaced by new ones of fresh labels."""
     key_rows, key_new = jax.random.split(key)
     n = len(labels)
-    rows = jax.random.permutation(key_rows, n)[: math.ceil(restart_prob * n)]
-    if not len(rows):
+    if not (number := math.ceil(restart_prob * n)):
         return drawn
+    rows = replay.distinct_slots(key_rows, n, number)
     x = drawn.x.at[rows].set(new(key_new, labels[rows]))
     return drawn._replace(x=x, labels=drawn.labels.at[rows].set(labels[rows]), visits=drawn.visits.at[rows].set(0))
 
