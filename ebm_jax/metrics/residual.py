@@ -125,7 +125,7 @@ def _outputs(params: Params, normalise: Normalise, images: Images) -> Outputs:
     x = jax.nn.relu(normalise("stem", convolved("stem", _as_channels(4.0 * images - 2.0))))
     for stage in range(len(WIDTHS) - 1):
         down, residual = f"stage_{stage}", f"residual_{stage}"
-        x = jax.nn.relu(normalise(down, _pooled(convolved(down, x))))
+        x = jax.nn.relu(normalise(down, convolved(down, _pooled(x))))
         x = x + jax.nn.relu(normalise(residual, convolved(residual, x)))
     features = jax.nn.relu(_dense(params["features"], x.mean((1, 2))))
     return Outputs(features, _dense(params["logits"], features))
