@@ -128,6 +128,7 @@ def _protocol(run: TrainedRun) -> dict[str, str]:
     """The facts that hold for all metrics, in words."""
     config, folder, members = run.config, run.folder, energy.num_members(run.params) or 1
     weights = {"ema": "running mean (EMA) of the weights", "raw": "raw weights of the last step"}
+    best = ", the best by eval.during" if config.sample.checkpoint == "best" else ""
     alone = "one model" if members == 1 else f"an ensemble of {members} members, the mean of their energies"
     if members > 1 and config.sample.ensemble == "turns":
         alone += ", but for samples, which one member at a time made by turns"
@@ -136,7 +137,7 @@ def _protocol(run: TrainedRun) -> dict[str, str]:
         "run": f"{folder}, trained on {config.data.name} {config.data.split}",
         **({"classes": found.numbered_names(run.class_names)} if run.class_names else {}),
         **({} if checks.is_density(config) else {"energy": ORDERING}),
-        "checkpoint": f"step {run.step}, {weights[config.sample.weights]}, {alone}",
+        "checkpoint": f"step {run.step}{best}, {weights[config.sample.weights]}, {alone}",
         "seed": str(config.eval.seed),
         "code": provenance.commit(),
         "versions": provenance.versions(),

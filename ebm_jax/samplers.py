@@ -204,7 +204,7 @@ def on_host(sampler: Callable, params: Params, key: PRNGKey, number: int) -> Ite
     for index in itertools.count():
         if done >= number:
             return
-        batch = jax.device_get(sampler(params, jax.random.fold_in(key, index), done))
+        batch = parallel.on_host(sampler(params, jax.random.fold_in(key, index), done))
         yield jax.tree.map(partial(_first_rows, number - done), batch)
         done += len(jax.tree.leaves(batch)[0])
 

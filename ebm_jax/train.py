@@ -17,6 +17,7 @@ from ebm_jax import assemble, capacity, checks, identity, program, samplers, tru
 from ebm_jax.data import found, sources
 from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
+from ebm_jax.evaluators import during
 from ebm_jax.labels import names_of, numbered
 from ebm_jax.report import console
 from ebm_jax.report.reporter import METRICS, Reporter
@@ -26,9 +27,16 @@ from ebm_jax.storage import bucket, checkpoint, provenance, workdir
 from ebm_jax.training import guard, loop, recovery
 from ebm_jax.training.guard import Diverged, Ill
 from ebm_jax.training.state import TrainState, network_params
-from ebm_jax.types import Batch, Config, Folder, Metrics
+from ebm_jax.types import BadInput, Batch, Config, Folder, Metrics
 
 GRID = 64  # images in a grid
+
+
+class _Watchers(NamedTuple):
+    """Functions (step, state) that look at a state and change nothing of the run."""
+
+    draw: Callable[[int, TrainState], None]
+    evaluate: Callable[[int, TrainState], None]
 
 
 class _Stop(NamedTuple):
@@ -63,6 +71,7 @@ def train(config: Config, folder: str | Folder) -> int:
         config = workdir.as_it_began(folder, config)
         mesh = parallel.device_mesh()
         checks.check(config, mesh.size)
+        during.check(config)
         capacity.check_memory(config, mesh)
         if processes.is_first():
             workdir.check(folder, config)
@@ -93,7 +102,8 @@ def train(config: Config, folder: str | Folder) -> int:
             draw = (
                 _picture_maker(config, mesh, reporter, record) if record else _density_watcher(config, mesh, reporter)
             )
-            done = _run(config, mesh, manager, folder, reporter, batches, beginning, draw, stop)
+            watchers = _Watchers(draw, _evaluation(config, mesh, folder, reporter))
+            done = _run(config, mesh, manager, folder, reporter, batches, beginning, watchers, stop)
     _say_what_comes_next(folder, done, config.train.num_steps)
     return 130 if stop.signals[:1] == [signal.SIGINT] and done < config.train.num_steps else 0
 
@@ -132,7 +142,7 @@ def _run(
     reporter: Reporter,
     batches: Callable[[int], Batch],
     beginning: recovery.Beginning,
-    draw: Callable[[int, TrainState], None],
+    watchers: _Watchers,
     stop: _Stop,
 ) -> int:
     """Take steps until the last one or a signal, with rescues in between; return the step of the last checkpoint."""
@@ -144,8 +154,9 @@ def _run(
             config.train.steps_per_call,
             config.checkpoint.every,
             config.log.images_every,
+            config.eval.during,
         )
-        actions = _actions(config, mesh, manager, reporter, batches, start.rescues, draw, stop)
+        actions = _actions(config, mesh, manager, reporter, batches, start.rescues, watchers, stop)
         return loop.run(plan, actions, start.state)
 
     ill_at: list[int] = []
@@ -173,7 +184,7 @@ def _actions(
     reporter: Reporter,
     batches: Callable[[int], Batch],
     rescues: int,
-    draw: Callable[[int, TrainState], None],
+    watchers: _Watchers,
     stop: _Stop,
 ) -> loop.Actions:
     """The loop's actions on the devices, the run's folder and the terminal, after `rescues` rescues."""
@@ -199,7 +210,8 @@ def _actions(
         keep=program.make_keeper(config, mesh),
         judge=judge,
         show=show,
-        draw=draw,
+        draw=watchers.draw,
+        evaluate=watchers.evaluate,
         discard_after=partial(checkpoint.discard_after, manager),
         save=save,
         must_stop=stop.is_due,
@@ -251,6 +263,32 @@ def _density_watcher(config: Config, mesh: Mesh, reporter: Reporter) -> Callable
             reporter.density(step, data_points, points, log_q, result._asdict())
 
     return draw
+
+
+def _evaluation(config: Config, mesh: Mesh, folder: Folder, reporter: Reporter) -> Callable[[int, TrainState], None]:
+    """The function (step, state) that reports the classifier distance of fresh samples, and keeps the best state.
+
+    Raises:
+      BadInput: `eval.during` asks for it, and the data cannot be judged.
+    """
+    if not config.eval.during:
+        return lambda step, state: None
+    report_of = during.make_reporter(config, mesh, folder)
+
+    def evaluate(step: int, state: TrainState) -> None:
+        best = ""
+        try:
+            report = report_of(network_params(state, config.sample.weights == "ema"))
+        except BadInput as failure:
+            console.warn(f"step {step} is not judged: {failure}")
+            report = {}
+        if report:
+            best = "best" if report[during.DISTANCE] < reporter.smallest(during.DISTANCE) else ""
+            reporter.evaluation(step, report, during.in_words(report, config.eval.during_samples))
+        if processes.from_first(best):
+            checkpoint.keep_best(folder, step, state, console.warn)
+
+    return evaluate
 
 
 @contextlib.contextmanager

@@ -330,11 +330,12 @@ def _read(folder: Folder, trusted: bool) -> Config:
 def _restored(folder: Folder, config: Config, mesh: Mesh, snapshots: int) -> TrainedRun:
     """The run with the network's parameters from its newest valid checkpoints, on every device of the mesh."""
     abstract, ema = abstract_state(config, mesh), config.sample.weights == "ema"
-    newest = restore(folder, abstract)
+    directory = chosen(config)
+    newest = restore(folder, abstract, directory=directory)
     taken, skipped = [network_params(newest.state, ema)], dict(newest.skipped)
     newest_step = step = newest.step or 0
     while len(taken) < snapshots:
-        older = restore(folder, abstract, before=step)
+        older = restore(folder, abstract, step, directory)
         if older.step is None:
             raise BadInput(
                 f"{folder} has {len(taken)} valid checkpoints, not {snapshots}; use at most that many snapshots, or "
@@ -352,16 +353,30 @@ def together(parts: Sequence[Params]) -> Params:
     return energy.stack([member for part in parts for member in energy.members(part)])
 
 
-def restore(workdir: Folder, abstract: TrainState, before: float | int = math.inf) -> checkpoint.Restored:
+def chosen(config: Config) -> str:
+    """The directory of the checkpoints that `sample.checkpoint` names."""
+    return checkpoint.BEST if config.sample.checkpoint == "best" else checkpoint.DIRECTORY
+
+
+def restore(
+    workdir: Folder,
+    abstract: TrainState,
+    before: float | int = math.inf,
+    directory: str = checkpoint.DIRECTORY,
+) -> checkpoint.Restored:
     """The newest valid checkpoint of a run; with `before`, the newest of an earlier step, or none.
 
     Raises:
       BadInput: the run has no checkpoint or, without `before`, only damaged ones.
     """
-    if not checkpoint.exists(workdir):
+    if not checkpoint.exists(workdir, directory):
+        if directory == checkpoint.BEST:
+            raise BadInput(
+                f"{workdir} has no best checkpoint; train with eval.during=500, or use sample.checkpoint=newest"
+            )
         raise BadInput(f"{workdir} has no checkpoint to sample from; train first, or give another --workdir")
-    with checkpoint.open_manager(workdir, read_only=True) as manager:
+    with checkpoint.open_manager(workdir, read_only=True, directory=directory) as manager:
         restored = checkpoint.restore_newest(manager, abstract, before)
     if restored.step is None and before == math.inf:
-        raise BadInput(checkpoint.all_damaged(workdir, restored))
+        raise BadInput(checkpoint.all_damaged(workdir, restored, directory))
     return restored

@@ -1,5 +1,8 @@
 """The metrics in features of --mode=evaluate: on equal sets, on shifted ones, saved and refused."""
 
+import hashlib
+import json
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,7 +17,7 @@ from ebm_jax.evaluate import gathered
 from ebm_jax.evaluators import EVALUATORS
 from ebm_jax.evaluators.common import Samples, sha256
 from ebm_jax.evaluators.features import compare
-from ebm_jax.metrics import classifier, inception, moments
+from ebm_jax.metrics import classifier, inception, moments, residual
 from ebm_jax.metrics.frechet import gaussian, jackknifed_distance
 from ebm_jax.storage import archive, weights
 from ebm_jax.trained import TrainedRun
@@ -158,6 +161,11 @@ def test_sets_of_different_shapes_are_refused_in_one_line(small, tmp_path):
             {"num_samples": 128},
             r"^eval.num_samples 128 are too few for classifier_dist.* 129;.*$",
         ),
+        (
+            "classifier_distance",
+            {"precision_recall__neighbours": 359},
+            r"^eval.precision_recall.neighbours 359 .* classifier_distance of 359 samples; use at most 358$",
+        ),
         ("inception_score", {"num_samples": 1}, r"^eval.splits 2 is too many.*at most 1$"),
         ("kid", {"kid__subset_size": 360}, r"^eval.kid.subset_size 360 .* use at most 359$"),
         (
@@ -226,3 +234,68 @@ def test_classifier_distance_of_images_without_classes_is_refused_in_one_line(tm
         BadInput, match=r"^classifier_distance needs images of classes, and those of digits have none.*$"
     ):
         outcome_of("classifier_distance", (of_run, made))
+
+
+def in_colour(of_run, made, monkeypatch):
+    """The same evaluation of the digits as colour images, with a narrow classifier."""
+    monkeypatch.setattr(residual, "WIDTHS", (4, 8, 8))
+    images = made["samples"].images.repeat(3, 3)
+    data = {("split", split): of_run.data(split) for split in ("train", "test")}
+    coloured = {key: of_split._replace(images=of_split.images.repeat(3, 3)) for key, of_split in data.items()}
+    config = changed(of_run.config, data__shape=(8, 8, 3))
+    return of_run._replace(config=config), {"samples": made["samples"]._replace(images=images)} | coloured
+
+
+def test_channels_choose_the_classifier_and_its_file_is_named_by_its_recipe(tmp_path, monkeypatch):
+    options = {"classifier_distance__steps": 2, "classifier_distance__colour_steps": 3}
+    train = memory.digits("train")
+    for name, version, steps, images in (
+        ("gray", "1", 2, train.images),
+        ("colour", "residual 1", 3, train.images.repeat(3, 3)),
+    ):
+        of_run, made = judged(tmp_path / name, **options)
+        if name == "colour":
+            of_run, made = in_colour(of_run, made, monkeypatch)
+        outcome = outcome_of("classifier_distance", (of_run, made))
+        recipe = {
+            "classifier": version,
+            "images": sha256(images),
+            "labels": sha256(train.labels),
+            "classes": "10",
+            "steps": str(steps),
+            "seed": "0",
+        }
+        (kept,) = (tmp_path / name / "classifier").iterdir()
+        assert archive.read(kept).description == recipe
+        assert kept.stem == hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+        assert f"trained for {steps} steps" in outcome.protocol["classifier"]
+
+
+def test_agreement_is_the_share_of_samples_of_the_class_that_they_were_made_under(tmp_path):
+    of_run, made = judged(tmp_path, classifier_distance__steps=2)
+    conditional = of_run._replace(config=changed(of_run.config, model__num_classes=10))
+    digits = memory.digits("test")
+    made["samples"] = made["samples"]._replace(labels=digits.labels)
+    right = outcome_of("classifier_distance", (conditional, made)).values
+    own = "test images / agreement with the asked class"
+    accuracy, error = right["samples / agreement with the asked class"]
+    assert (accuracy, error) == tuple(right[own]), "the samples are the test images"
+    assert error == pytest.approx((accuracy * (1 - accuracy) / 359) ** 0.5)
+    made["samples"] = made["samples"]._replace(labels=(digits.labels + 1) % 10)
+    wrong = outcome_of("classifier_distance", (conditional, made)).values
+    assert wrong["samples / agreement with the asked class"].number <= 1 - accuracy
+    assert wrong[own].number == accuracy
+    assert not any("agreement" in name for name in outcome_of("classifier_distance", (of_run, made)).values)
+
+
+def test_precision_and_recall_are_those_of_the_classifiers_features(tmp_path):
+    options = {"classifier_distance__steps": 2, "reference_split": "test"}
+    same = outcome_of("classifier_distance", judged(tmp_path, **options))
+    assert [same.values[f"samples / {name}"].number for name in ("precision", "recall")] == [1, 1]
+    assert same.protocol["precision and recall"].startswith(
+        "3 neighbours, among 359 evenly spaced samples and 359 images of the reference"
+    )
+    of_run, made = judged(tmp_path, TEST[memory.digits("test").labels == 0].repeat(5, 0), **options)
+    few = outcome_of("classifier_distance", (of_run, made)).values
+    assert few["samples / precision"].number == 1
+    assert few["samples / recall"].number < 0.5

@@ -17,7 +17,19 @@ class Number:
         return self.value
 
 
-def trained(last, *, first=0, per_call=1, save_every=2, draw_every=0, ill=None, outside=(), poisoned=None, stop=None):
+def trained(
+    last,
+    *,
+    first=0,
+    per_call=1,
+    save_every=2,
+    draw_every=0,
+    evaluate_every=0,
+    ill=None,
+    outside=(),
+    poisoned=None,
+    stop=None,
+):
     """What the loop did, as pairs (action, step), and how it ended: the last saved step, or the illness.
 
     A state is the number of its steps, and so are its metrics. Step `ill` is ill, and the steps `outside` are outside
@@ -54,13 +66,15 @@ def trained(last, *, first=0, per_call=1, save_every=2, draw_every=0, ill=None, 
         judge=judge,
         show=noted("show"),
         draw=noted("draw"),
+        evaluate=noted("evaluate"),
         discard_after=noted("discard_after"),
         save=lambda step, state: log.append(("save", step) if step == state else "another state"),
         must_stop=stops,
         warn=noted("warn"),
     )
     try:
-        return log, loop.run(loop.Plan(first, last, per_call, save_every, draw_every), actions, first)
+        plan = loop.Plan(first, last, per_call, save_every, draw_every, evaluate_every)
+        return log, loop.run(plan, actions, first)
     except guard.Ill as illness:
         if illness.untrained:
             log.append(("untrained", illness.step))
@@ -193,6 +207,14 @@ def test_pictures_come_at_their_steps_and_of_the_last_state():
     log, _ = trained(7, save_every=100, draw_every=3)
     assert steps_of("draw", log) == [3, 6, 7]
     assert steps_of("draw", trained(4, draw_every=0)[0]) == [4]
+
+
+def test_evaluations_come_at_their_steps_and_of_the_last_state_or_never():
+    log, _ = trained(7, save_every=100, evaluate_every=3)
+    assert steps_of("evaluate", log) == [3, 6, 7]
+    assert steps_of("evaluate", trained(8, per_call=2, save_every=100, evaluate_every=3)[0]) == [4, 6, 8]
+    assert steps_of("evaluate", trained(4, evaluate_every=0)[0]) == []
+    assert steps_of("evaluate", trained(100, evaluate_every=50, stop=7)[0]) == [], "there may be no time for it"
 
 
 def test_rescues_go_on_from_where_they_went_back_to_until_a_stretch_ends():

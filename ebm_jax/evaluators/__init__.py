@@ -7,6 +7,7 @@ from ebm_jax.evaluators import (
     chains,
     classification,
     classifier,
+    drift,
     features,
     likelihood,
     memorisation,
@@ -20,6 +21,7 @@ from ebm_jax.types import BadInput, Config
 
 SPLIT, REFERENCE, TRAINING = "eval.split", "eval.reference_split", "data.split"
 INCEPTION = features.needs, features.compare
+REFEREE = (SAMPLES, SPLIT, REFERENCE, TRAINING), classifier.referee
 EVALUATORS: dict[str, Evaluator] = {
     "ood": Evaluator(ood.check, ood.measure, (SPLIT, REFERENCE)),
     "ais": Evaluator(likelihood.check, likelihood.measure, (SAMPLES, SPLIT)),
@@ -30,7 +32,8 @@ EVALUATORS: dict[str, Evaluator] = {
     "kid": Evaluator(features.check_kid, features.kid, *INCEPTION),
     "precision_recall": Evaluator(features.check_precision_recall, features.precision_recall, *INCEPTION),
     "density_coverage": Evaluator(features.check_density_coverage, features.density_coverage, *INCEPTION),
-    "classifier_distance": Evaluator(classifier.check, classifier.measure, (SAMPLES, SPLIT, REFERENCE, TRAINING)),
+    "classifier_distance": Evaluator(classifier.check, classifier.measure, *REFEREE),
+    "drift": Evaluator(drift.check, drift.measure, *REFEREE),
     "classification": Evaluator(classification.check, classification.measure, (SPLIT, REFERENCE)),
     "robustness": Evaluator(robustness.check, robustness.measure, (SPLIT,)),
 }

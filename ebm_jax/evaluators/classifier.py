@@ -3,7 +3,8 @@
 import hashlib
 import json
 from functools import partial, reduce
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,71 +13,189 @@ from flax import traverse_util
 from ebm_jax.data.memory import Dataset
 from ebm_jax.evaluators.common import Evidence, Outcome, Value, sha256
 from ebm_jax.evaluators.features import noted, require_covariance, require_same_shape
-from ebm_jax.metrics import classifier, features, frechet, score
-from ebm_jax.metrics.features import Summary
+from ebm_jax.metrics import calibration, classifier, features, frechet, manifolds, residual, score
+from ebm_jax.metrics.features import FeatureFn
+from ebm_jax.metrics.frechet import Gaussian
+from ebm_jax.metrics.score import ClassSums
 from ebm_jax.pixels import quantised
+from ebm_jax.schema import value_of
 from ebm_jax.storage import archive, bucket
-from ebm_jax.trained import TrainedRun
+from ebm_jax.trained import Note, TrainedRun
 from ebm_jax.types import BadInput, Config, Params
+
+NAME = "classifier_distance"
+KEPT = 10_000  # of either set, for precision and recall; their time grows with its square
+
+
+class Network(NamedTuple):
+    """The classifier for images of one number of channels."""
+
+    module: ModuleType
+    """Has VERSION, apply and train, as `metrics.classifier` does."""
+    steps: str
+    """The key of its training steps."""
+
+
+NETWORKS = {
+    1: Network(classifier, "eval.classifier_distance.steps"),
+    3: Network(residual, "eval.classifier_distance.colour_steps"),
+}
+
+
+class Referee(NamedTuple):
+    """A classifier and what it sees in the reference."""
+
+    feature_fn: FeatureFn
+    law: Gaussian
+    """Of the features of all images of the reference."""
+    classes: ClassSums
+    """Of the same images."""
+    kept: np.ndarray
+    """float32 [m, 128]: features of at most KEPT evenly spaced images of the reference."""
+    protocol: dict[str, str]
+
+
+class Seen(NamedTuple):
+    """What the referee finds in some images."""
+
+    values: dict[str, Value]
+    kept: np.ndarray
+    """float32 [m, 128]: features of at most KEPT evenly spaced ones of the images."""
+    predicted: np.ndarray
+    """int64 [n]: the likeliest class of each image."""
 
 
 def check(config: Config) -> None:
-    """Refuse a distance of too few samples.
+    """Refuse a distance of too few samples, and more neighbours than there are samples.
 
     Raises:
-      BadInput: there are no more samples than features.
+      BadInput: there are no more samples than features, or than neighbours.
     """
-    require_covariance("classifier_distance", "eval.num_samples", config.eval.num_samples, classifier.NUM_FEATURES)
+    number, neighbours = config.eval.num_samples, config.eval.precision_recall.neighbours
+    require_enough(NAME, "eval.num_samples", number)
+    if neighbours >= min(number, KEPT):
+        raise BadInput(
+            f"eval.precision_recall.neighbours {neighbours} is too many for {NAME} of {number} samples; use at most "
+            f"{min(number, KEPT) - 1}"
+        )
+
+
+def require_enough(metric: str, what: str, count: int) -> None:
+    """Refuse too few images for the covariance of the classifier's features.
+
+    Raises:
+      BadInput: there are no more images than features.
+    """
+    require_covariance(metric, what, count, classifier.NUM_FEATURES)
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """Metric `classifier_distance`: distance, score and class coverage of samples and of as many unseen images.
+    """Metric `classifier_distance`: how far samples and as many unseen images are from the reference.
 
     Raises:
-      BadInput: the data have no classes; there are too few images; the sets differ in shape.
+      BadInput: as `referee`; there are too few images.
     """
-    config, images = run.config, quantised(evidence.samples.images)
-    reference, unseen = evidence.data["eval.reference_split"], evidence.data["eval.split"]
-    require_same_shape(images, reference.images)
-    params, words = trained(run, evidence)
-    feature_fn = features.make_feature_fn(
-        partial(classifier.apply, reference.num_classes), params, run.mesh, config.eval.batch_size
-    )
-    rows = np.linspace(0, len(unseen.images) - 1, min(len(images), len(unseen.images))).round().astype(np.int64)
-
-    def summary(what: str, of: np.ndarray, num_groups: int) -> Summary:
-        require_covariance("classifier_distance", f"images of {what}", len(of), classifier.NUM_FEATURES)
-        fn = noted(evidence.note, what, feature_fn, len(of))
-        return features.summarise(fn, of, num_groups=num_groups, keep=0)
-
-    of_reference = summary("the reference", reference.images, 1)
-    of_samples = summary("samples", images, config.eval.splits)
-    of_unseen = summary("unseen images", unseen.images[rows], config.eval.splits)
-    law, classes = frechet.gaussian(of_reference.moments[0]), of_reference.classes[0]
-    values = {
-        f"{name} / {column}": value
-        for name, found in (("samples", of_samples), (f"{config.eval.split} images", of_unseen))
-        for column, value in {
-            "classifier distance": Value(*frechet.jackknifed_distance(found.moments, law)),
-            "classifier score": Value(*score.score_over_splits(found.classes)),
-            "class coverage": Value(score.class_overlap(reduce(score.merge, found.classes), classes)),
-        }.items()
+    config, images, found = run.config, quantised(evidence.samples.images), evidence.shared
+    unseen, note = evidence.data["eval.split"], evidence.note
+    rows = evenly_spaced(len(unseen.images), len(images))
+    of_unseen = f"{config.eval.split} images"
+    sets = {"samples": (images, evidence.samples.labels), of_unseen: (unseen.images[rows], unseen.labels[rows])}
+    values, conditional = {}, config.model.num_classes > 1
+    for name, (of_set, labels) in sets.items():
+        seen = see(found, of_set, config.eval.splits, note, name)
+        of_name = dict(seen.values)
+        if conditional:
+            of_name["agreement with the asked class"] = agreement(seen, labels)
+        note(f"distances of all pairs of features of {name}")
+        cover = manifolds.cover(found.kept, seen.kept, neighbours=config.eval.precision_recall.neighbours)
+        of_name |= {"precision": Value(cover.precision), "recall": Value(cover.recall)}
+        values |= {f"{name} / {column}": value for column, value in of_name.items()}
+    accuracy = (found.feature_fn(unseen.images)[1].argmax(1) == unseen.labels).mean()
+    protocol = found.protocol | {
+        "classifier": f"{found.protocol['classifier']}; accuracy {accuracy:.4f} on {config.eval.split}",
+        "compared": f"{len(images):,} samples, and {len(rows):,} evenly spaced images of {config.eval.split}, each "
+        f"with all {found.classes.count:,} images of {config.eval.reference_split}",
+        "precision and recall": f"{config.eval.precision_recall.neighbours} neighbours, among "
+        f"{min(len(images), KEPT):,} evenly spaced samples and {len(found.kept):,} images of the reference, in the "
+        "same features",
     }
-    accuracy = (feature_fn(unseen.images)[1].argmax(1) == unseen.labels).mean()
+    if conditional:
+        protocol["agreement with the asked class"] = (
+            "share of images that the classifier gives the class that they were made under; for images of "
+            f"{config.eval.split} their own class: no model does better than that; binomial standard error"
+        )
+    return Outcome(values, protocol, {})
+
+
+def evenly_spaced(length: int, count: int) -> np.ndarray:
+    """At most `count` of the rows 0..length-1, from the first to the last."""
+    return np.linspace(0, length - 1, min(count, length)).round().astype(np.int64)
+
+
+def referee(run: TrainedRun, evidence: Evidence) -> Referee:
+    """The classifier of the run's training split, and its view of the reference split; all metrics here use it.
+
+    Raises:
+      BadInput: as `trained`; samples differ in shape from the reference; there are too few images.
+    """
+    config, reference = run.config, evidence.data["eval.reference_split"]
+    if evidence.drawn is not None:
+        require_same_shape(evidence.drawn.images, reference.images)
+    require_enough(NAME, "images of the reference", len(reference.images))
+    params, words = trained(run, evidence)
+    apply = partial(_network(config).module.apply, reference.num_classes)
+    feature_fn = features.make_feature_fn(apply, params, run.mesh, config.eval.batch_size)
+    fn = noted(evidence.note, "the reference", feature_fn, len(reference.images))
+    found = features.summarise(fn, reference.images, num_groups=1, keep=KEPT)
     protocol = {
         "features": f"{classifier.NUM_FEATURES} of the project's own classifier, no Inception: a classifier distance "
         "is comparable with others of the same classifier only, and never with an FID",
-        "classifier": f"{words}; accuracy {accuracy:.4f} on {config.eval.split}",
+        "classifier": words,
         "images": "levels floor(256 x) of samples x, as training's data have",
-        "compared": f"{len(images):,} samples, and {len(rows):,} evenly spaced images of {config.eval.split}, each "
-        f"with all {len(reference.images):,} images of {config.eval.reference_split}",
         "score": "exp of the mean KL(p(y|x) || p(y)), from 1 to the number of classes",
         "class coverage": "Σ over classes of the smaller of its shares among samples and reference, as the classifier "
         "tells them; 1: all classes as often as in the reference",
         "standard error": f"distance: jackknife over {config.eval.splits} groups of consecutive images; score: over "
         "those groups; of their sampling, not of the reference's, nor of training",
     }
-    return Outcome(values, protocol, {})
+    return Referee(feature_fn, frechet.gaussian(found.moments[0]), found.classes[0], found.kept, protocol)
+
+
+def see(found: Referee, images: np.ndarray, num_groups: int, note: Note, what: str) -> Seen:
+    """Distance, score and class coverage of images uint8 [n, h, w, c], with errors over `num_groups` groups.
+
+    Args:
+      what: the images in words, for the progress and for messages.
+
+    Raises:
+      BadInput: there are too few images, or a feature is not finite.
+    """
+    require_enough(NAME, f"images of {what}", len(images))
+    predicted: list[np.ndarray] = []
+
+    def recording(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        outputs = found.feature_fn(block)
+        predicted.append(outputs[1].argmax(1))
+        return outputs
+
+    summary = features.summarise(noted(note, what, recording, len(images)), images, num_groups=num_groups, keep=KEPT)
+    classes = reduce(score.merge, summary.classes)
+    values = {
+        "classifier distance": Value(*frechet.jackknifed_distance(summary.moments, found.law)),
+        "classifier score": Value(*score.score_over_splits(summary.classes)),
+        "class coverage": Value(score.class_overlap(classes, found.classes)),
+    }
+    return Seen(values, summary.kept, np.concatenate(predicted))
+
+
+def agreement(seen: Seen, labels: np.ndarray) -> Value:
+    """The share of images whose likeliest class is their label, int [n], with its binomial standard error."""
+    right = seen.predicted == labels
+    return Value(float(right.mean()), calibration.share_error(right))
+
+
+def _network(config: Config) -> Network:
+    return NETWORKS[config.data.shape[-1]]
 
 
 def trained(run: TrainedRun, evidence: Evidence) -> tuple[Params, str]:
@@ -87,33 +206,31 @@ def trained(run: TrainedRun, evidence: Evidence) -> tuple[Params, str]:
     """
     config, dataset = run.config, evidence.data["data.split"]
     _require_classes(config, dataset)
+    network, seed = _network(config), config.eval.classifier_distance.seed
+    steps = value_of(config, network.steps)
     recipe = {
-        "classifier": classifier.VERSION,
+        "classifier": network.module.VERSION,
         "images": sha256(dataset.images),
         "labels": sha256(dataset.labels),
         "classes": str(dataset.num_classes),
-        "steps": str(config.eval.classifier_distance.steps),
-        "seed": str(config.eval.classifier_distance.seed),
+        "steps": str(steps),
+        "seed": str(seed),
     }
     name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     kept = config.eval.classifier_distance.dir
     folder = bucket.folder_of(kept, "eval.classifier_distance.dir") if kept else run.folder
     path = folder / "classifier" / f"{name}.npz"
     if not path.exists():
-        evidence.note(f"training the classifier, {config.eval.classifier_distance.steps:,} steps")
-        params = classifier.train(
-            config.eval.classifier_distance.seed,
-            dataset.images,
-            dataset.labels,
-            num_classes=dataset.num_classes,
-            num_steps=config.eval.classifier_distance.steps,
+        evidence.note(f"training the classifier, {steps:,} steps")
+        params = network.module.train(
+            seed, dataset.images, dataset.labels, num_classes=dataset.num_classes, num_steps=steps
         )
         archive.write(path, {key: np.asarray(leaf) for key, leaf in _flat(params).items()}, recipe)
     saved = archive.read(path, named=False)
     params = traverse_util.unflatten_dict({key: jnp.asarray(leaf) for key, leaf in saved.arrays.items()}, sep="/")
     words = (
-        f"trained for {recipe['steps']} steps from seed {recipe['seed']} on {config.data.name} {config.data.split}, "
-        f"{path.name}, SHA-256 {saved.digest}"
+        f"trained for {steps} steps from seed {seed} on {config.data.name} {config.data.split}, {path.name}, SHA-256 "
+        f"{saved.digest}"
     )
     return params, words
 

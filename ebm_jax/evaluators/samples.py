@@ -50,7 +50,8 @@ def _buffered(run: TrainedRun) -> Samples:
       BadInput: the method keeps no chains.
     """
     config = run.config
-    state = trained.restore(run.folder, program.abstract_state(config, run.mesh), before=run.step + 1).state
+    abstract = program.abstract_state(config, run.mesh)
+    state = trained.restore(run.folder, abstract, run.step + 1, trained.chosen(config)).state
     buffer = assemble.make_method(config).chains(state.memory)
     if buffer is None:
         raise BadInput(f"eval.samples buffer is for methods with chains; {config.method.name} keeps none, use fresh")

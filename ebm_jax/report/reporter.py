@@ -119,11 +119,24 @@ class Reporter:
         if not self._writes:
             return
         figures.density_figure(self._workdir / "images" / f"density_{step:06d}.png", data, samples, log_q)
+        self.evaluation(step, report, density_line(report))
+
+    def evaluation(self, step: int, report: dict[str, float], line: str) -> None:
+        """Keep numbers as a row of evaluation.jsonl and as TensorBoard scalars, and say a line about them."""
+        if not self._writes:
+            return
         with appending(self._workdir / EVALUATION) as file:
             file.write(json.dumps({"step": step, **report}) + "\n")
         for name, value in report.items():
             self._events.add_scalar(f"evaluation/{name}", value, step)
-        say(f"step {step}: {density_line(report)}")
+        self._mirror.push()
+        say(f"step {step}: {line}")
+
+    def smallest(self, name: str) -> float:
+        """The smallest value of this name in evaluation.jsonl; infinite if there is none."""
+        path = self._workdir / EVALUATION
+        rows = map(json.loads, path.read_text().splitlines()) if self._writes and path.exists() else ()
+        return min((row[name] for row in rows if name in row), default=math.inf)
 
     def _measure_speed(self, step: int) -> None:
         now = time.perf_counter()

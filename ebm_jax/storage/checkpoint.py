@@ -27,6 +27,7 @@ from ebm_jax.storage.older import OLDER, Older, made, sources
 from ebm_jax.types import BadInput, Folder
 
 DIRECTORY = "checkpoints"
+BEST = "best"  # the folder of the best state by `eval.during`, beside the newest ones
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax still writes
 REASON = 120  # letters to show of a library's message
 
@@ -289,10 +290,24 @@ def _move(manager: ocp.CheckpointManager, steps: Iterable[int], aside: Folder) -
     manager.reload()
 
 
-def all_damaged(workdir: Folder, restored: Restored) -> str:
+def keep_best(workdir: Folder, step: int, state: Any, warn: Callable[[str], None]) -> None:
+    """Save `state` in place of the best one so far, and wait for that; a failure costs no more than this state.
+
+    Args:
+      warn: gets the line about a failure.
+    """
+    try:
+        with open_manager(workdir, directory=BEST, warn=warn) as manager:
+            discard_after(manager, step - 1)  # of steps that the run does again
+            save(manager, step, state)
+    except BadInput as failure:
+        warn(str(failure))
+
+
+def all_damaged(workdir: Folder, restored: Restored, directory: str = DIRECTORY) -> str:
     """What to tell the user if checkpoints exist and none is valid."""
     reasons = "; ".join(f"step {step}: {reason}" for step, reason in restored.skipped.items())
     return (
-        f"every checkpoint in {workdir / DIRECTORY} is damaged ({reasons}); restore one from a copy, or use another "
+        f"every checkpoint in {workdir / directory} is damaged ({reasons}); restore one from a copy, or use another "
         "--workdir"
     )

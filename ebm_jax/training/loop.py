@@ -28,6 +28,8 @@ class Plan(NamedTuple):
     save_every: int
     draw_every: int
     """0 draws only the last state."""
+    evaluate_every: int
+    """0 evaluates no state; else the last one too."""
 
 
 class Actions(NamedTuple):
@@ -41,6 +43,7 @@ class Actions(NamedTuple):
     show: Callable[[int, dict[str, float]], None]
     """Show the metrics of this step."""
     draw: Callable[[int, State], None]
+    evaluate: Callable[[int, State], None]
     discard_after: Callable[[int], object]
     """Move away the checkpoints of later steps: the run left them behind when it went back to this step."""
     save: Callable[[int, State], None]
@@ -94,8 +97,8 @@ def run(plan: Plan, actions: Actions, state: State) -> int:
 
     The loop fetches a call's metrics while the next call already runs. A step's metrics describe the state before its
     update. So the loop knows that a state is healthy, and saves it, only after the next step; after the last step it
-    takes one more, for its metrics alone. If a picture or a checkpoint is due at a step, it shows the first state at or
-    after this step that begins a call.
+    takes one more, for its metrics alone. If a picture, an evaluation or a checkpoint is due at a step, it is of the
+    first state at or after this step that begins a call.
 
     Returns:
       The step of the last checkpoint.
@@ -119,16 +122,19 @@ def run(plan: Plan, actions: Actions, state: State) -> int:
 
 
 def _prepared(plan: Plan, actions: Actions, progress: Progress, step: int, state: State) -> Progress:
-    """Before the call at `step`, which may donate the state: copy and draw it where that is due."""
+    """Before the call at `step`, which may donate the state: copy, draw and evaluate it where that is due."""
     last, regular = step == progress.end, _is_due(plan, plan.save_every, step)
     pictures = plan.draw_every > 0 and _is_due(plan, plan.draw_every, step)
-    if last or regular or pictures or (progress.wanted and progress.kept is None):
+    evaluation = plan.evaluate_every > 0 and _is_due(plan, plan.evaluate_every, step)
+    if last or regular or pictures or evaluation or (progress.wanted and progress.kept is None):
         progress = _looked(plan, actions, progress)
     progress = progress._replace(wanted=progress.wanted or last or regular)
     if progress.wanted and progress.kept is None and not progress.health.symptom:
         progress = progress._replace(kept=Kept(step, *actions.keep(state)), health=guard.HEALTHY)
     if pictures and not last:
         actions.draw(step, state)
+    if evaluation and not last:
+        actions.evaluate(step, state)
     return progress
 
 
@@ -180,7 +186,7 @@ def _settled(plan: Plan, actions: Actions, progress: Progress) -> Progress:
 
 
 def _finish(plan: Plan, actions: Actions, progress: Progress, kept: Kept | None) -> None:
-    """Draw the last state, or warn that it was not saved.
+    """Draw and evaluate the last state, or warn that it was not saved.
 
     Raises:
       Ill: the last steps are outside the healthy region, and no signal ended the run.
@@ -194,6 +200,8 @@ def _finish(plan: Plan, actions: Actions, progress: Progress, kept: Kept | None)
         actions.warn(f"the steps after {progress.saved} are outside the healthy region and not saved")
     elif kept is not None and not stopped:
         actions.draw(progress.end, kept.state)
+        if plan.evaluate_every:
+            actions.evaluate(progress.end, kept.state)
 
 
 def _by_step(metrics: Mapping[str, np.ndarray], number: int) -> list[dict[str, np.ndarray]]:
