@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ebm_jax import random
-from ebm_jax.models.convolution import Features, Kernel, convolution
+from ebm_jax.models.convolution import Features, Kernel, Padding, convolution
 from ebm_jax.types import Labels, PRNGKey
 
 Activation = Callable[[Array], Array]
+Convolve = Callable[[Features, Kernel, Padding], Features]
 SECOND = "conv2"  # the name of a residual block's second convolution
 
 
@@ -39,12 +40,12 @@ def enlarged(x: Features) -> Features:
     return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
-def convolution_same(x: Features, kernel: Kernel) -> Features:
+def convolution_same(x: Features, kernel: Kernel, convolve: Convolve = convolution) -> Features:
     """Stride-1 convolution with SAME padding."""
-    return convolution(x, kernel, tuple(((size - 1) // 2, size // 2) for size in kernel.shape[:2]))
+    return convolve(x, kernel, tuple(((size - 1) // 2, size // 2) for size in kernel.shape[:2]))
 
 
-def convolution_half(x: Features, kernel: Kernel) -> Features:
+def convolution_half(x: Features, kernel: Kernel, convolve: Convolve = convolution) -> Features:
     """4x4 convolution of stride 2 with SAME padding, as a 2x2 convolution after space-to-depth.
 
     The arithmetic is equal; the stride-1 form keeps the fast input gradient of `convolution`.
@@ -53,7 +54,7 @@ def convolution_half(x: Features, kernel: Kernel) -> Features:
     pads = [(1, 1 + size % 2) for size in x.shape[1:3]]
     x = space_to_depth(jnp.pad(x, ((0, 0), *pads, (0, 0))))
     kernel = kernel.reshape(2, 2, 2, 2, c_in, c_out).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * c_in, c_out)
-    return convolution(x, kernel, ((0, 0), (0, 0)))
+    return convolve(x, kernel, ((0, 0), (0, 0)))
 
 
 def average_pool(x: Features) -> Features:
@@ -149,12 +150,14 @@ class Conv(nn.Module):
     features: int
     kernel_init: Callable
     half: bool = False
+    convolve: Convolve = convolution
+    """Either form of the stride-1 convolution: of models/convolution.py, or of models/products.py."""
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
         size = 4 if self.half else 3
         kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features), jnp.float32)
-        return (convolution_half if self.half else convolution_same)(x, kernel.astype(x.dtype))
+        return (convolution_half if self.half else convolution_same)(x, kernel.astype(x.dtype), self.convolve)
 
 
 def dropout(key: PRNGKey, x: Features, rate: float) -> Features:

@@ -1,6 +1,7 @@
 """A U-Net whose image f(x) becomes one number, the energy: its gradient is as good as a U-Net's at every resolution."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from ebm_jax.models.layers import (
     space_to_depth,
 )
 from ebm_jax.models.normalisation import group_norm
+from ebm_jax.models.products import product_convolution
 from ebm_jax.types import BadInput, Energies, Images, Labels, PRNGKey
 
 
@@ -50,6 +52,8 @@ def lecun_third(key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.flo
     return nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")(key, shape, dtype)
 
 
+Convolution = partial(Conv, convolve=product_convolution)
+"""A convolution whose derivatives of both orders are fast on a CPU."""
 GROUP = 8  # channels of a group of the normalisation, at least
 MOST_GROUPS = 8
 
@@ -80,12 +84,12 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features, labels: Labels | None) -> Features:
-        h = Conv(self.features, lecun_third, name="conv1")(self.activation(Norm(name="norm1")(x)))
+        h = Convolution(self.features, lecun_third, name="conv1")(self.activation(Norm(name="norm1")(x)))
         h = ClassShift(self.num_classes, name="shift")(h, labels)
         h = self.activation(Norm(name="norm2")(h))
         if self.dropout and self.has_rng("dropout"):
             h = dropout(self.make_rng("dropout"), h, self.dropout)
-        h = Conv(self.features, nn.initializers.zeros, name="conv2")(h)
+        h = Convolution(self.features, nn.initializers.zeros, name="conv2")(h)
         if x.shape[-1] != self.features:
             x = nn.Dense(self.features, kernel_init=lecun_third, dtype=x.dtype, name="skip")(x)
         return x + h
@@ -117,19 +121,19 @@ class UNet(nn.Module):
         check_size(images.shape[1:3], self.patch, len(self.widths))
         x = 2.0 * images - 1.0
         channels = images.shape[3] * self.patch**2
-        h = Conv(self.widths[0], lecun_third, name="stem")(space_to_depth(x, self.patch).astype(self.dtype))
+        h = Convolution(self.widths[0], lecun_third, name="stem")(space_to_depth(x, self.patch).astype(self.dtype))
         skips = []
         for level, width in enumerate(self.widths):
             if level:
-                h = Conv(width, lecun_third, half=True, name=f"down{level}")(h)
+                h = Convolution(width, lecun_third, half=True, name=f"down{level}")(h)
             h = self._blocks(f"fine{level}", width, h, labels)
             skips.append(h)
         for level, width in reversed(list(enumerate(self.widths))):
             if level < len(self.widths) - 1:
-                h = Conv(width, lecun_third, name=f"up{level}")(h)
+                h = Convolution(width, lecun_third, name=f"up{level}")(h)
                 h = jnp.concatenate([enlarged(h), skips[level]], -1)
             h = self._blocks(f"coarse{level}", width, h, labels)
-        h = Conv(channels, lecun_third, name="out")(self.activation(Norm(name="norm")(h))).astype(jnp.float32)
+        h = Convolution(channels, lecun_third, name="out")(self.activation(Norm(name="norm")(h))).astype(jnp.float32)
         h = h + self.param("bias", nn.initializers.zeros, (1, 1, 1, channels), jnp.float32)
         return self.scalar(x, depth_to_space(h, self.patch))
 
