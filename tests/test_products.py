@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 from test_convolution import SAME, assert_identical, integers, lax_convolution, value_and_gradients
 
+from ebm_jax.distributed import parallel
 from ebm_jax.models import products
 from ebm_jax.models.products import product_convolution, product_convolution_same
 
@@ -133,3 +134,20 @@ def test_same_padding_keeps_the_size_and_is_that_of_lax():
     x, kernel = integers(1, 5, 6, 2), integers(4, 3, 2, 2, seed=1)
     same = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     assert_identical(product_convolution_same(x, kernel), same)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_each_device_gets_the_gradient_of_its_own_images_and_no_sum_over_devices(dtype):
+    images, kernel = integers(4, 4, 4, 2, largest=1).astype(dtype), integers(3, 3, 2, 2, seed=1, largest=1)
+    loss = loss_of_input_gradient(product_convolution, SAME)
+
+    def gradient(kernel, images):
+        return jax.grad(lambda kernel: loss(images, kernel).astype(jnp.float32))(kernel)
+
+    def of_device(kernel, images):
+        return gradient(parallel.varying(kernel), images)[None]
+
+    mesh, specs = parallel.device_mesh(jax.devices()[:2]), (parallel.REPLICATED, parallel.SHARDED)
+    found = parallel.over_devices(of_device, mesh, specs, parallel.SHARDED)(kernel, images)
+    for of_half, half in zip(found, (images[:2], images[2:]), strict=True):
+        assert_identical(of_half, jax.jit(gradient)(kernel, half))
