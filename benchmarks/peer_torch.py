@@ -149,6 +149,64 @@ class Outer:
         """Nothing is shown."""
 
 
+class Matching:
+    """Equilibrium matching on a U-Net's scalar: the work of benchmarks/matching.py, channels-last."""
+
+    def __init__(self, file: str, batch: int, side: int):
+        arrays = dict(np.load(file))
+        self.x = torch.from_numpy(arrays.pop("x")).permute(0, 3, 1, 2)
+        self.p = {name: self._parameter(torch.from_numpy(value)) for name, value in arrays.items()}
+        self.ema = [value.detach().clone() for value in self.p.values()]
+        self.optimizer = torch.optim.Adam(self.p.values(), 1e-4, betas=(0.9, 0.99))
+        self.images, self.batch = torch.randint(0, 256, (10_000, 1, side, side), dtype=torch.uint8), batch
+
+    @staticmethod
+    def _parameter(value: torch.Tensor) -> torch.Tensor:
+        if value.ndim == 4:
+            value = value.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+        return value.requires_grad_()
+
+    def convolve(self, name: str, x: torch.Tensor, stride: int = 1) -> torch.Tensor:
+        kernel = self.p[f"{name}.kernel"]
+        return functional.conv2d(x, kernel, self.p[f"{name}.bias"], stride, kernel.shape[-1] // 2)
+
+    def activate(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        gain, shift = self.p[f"{name}.gain"], self.p[f"{name}.shift"]
+        return functional.silu(functional.group_norm(x, x.shape[1] // 8, gain, shift))
+
+    def block(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        h = x
+        for part in (f"{name}.0", f"{name}.1"):
+            h = self.convolve(part, self.activate(part, h))
+        return h + (self.convolve("skip", x) if name == "up0" else x)
+
+    def unet(self, x: torch.Tensor) -> torch.Tensor:
+        fine = self.block("down0", self.convolve("stem", functional.pixel_unshuffle(x, 2)))
+        coarse = self.convolve("double", self.block("up1", self.block("down1", self.convolve("half", fine, 2))))
+        joined = torch.cat([functional.interpolate(coarse, scale_factor=2), fine], 1)
+        return functional.pixel_shuffle(self.convolve("head", self.activate("head", self.block("up0", joined))), 2)
+
+    def field(self, x: torch.Tensor, dtype: str, create_graph: bool) -> torch.Tensor:
+        """The input gradient of U(x) = <x, f(x)>."""
+        x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+            out = self.unet(x)
+        return torch.autograd.grad((x * out.float()).sum(), x, create_graph=create_graph)[0]
+
+    def step(self, dtype: str) -> None:
+        """One training step: draws, gradient, clipping, Adam, running mean."""
+        x = self.images[torch.randint(len(self.images), (self.batch,))].float() / 127.5 - 1
+        noise, g = torch.randn_like(x), torch.rand(self.batch, 1, 1, 1)
+        target = 4 * torch.clamp((1 - g) / 0.2, max=1.0) * (noise - x)
+        loss = (self.field(g * x + (1 - g) * noise, dtype, True) - target).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.p.values(), 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.ema, list(self.p.values()), 0.005)
+
+
 class Peers:
     """The requests, a method each."""
 
@@ -182,6 +240,17 @@ class Peers:
         """Seconds of one of its training steps, and of one step of its chain."""
         step, chain = self.shipped.step()
         return step, chain / self.chain_steps
+
+    def matching(self, weights: str, batch: int, side: int) -> list[float]:
+        """Take the U-Net's weights; the input gradient at the images of the file, flat, in float32."""
+        self.taught = Matching(weights, batch, side)
+        return self.taught.field(self.taught.x, "float32", False).permute(0, 2, 3, 1).flatten().tolist()
+
+    def matching_step(self, dtype: str) -> tuple[float, float]:
+        """Seconds and CPU seconds of one training step of equilibrium matching."""
+        start = time.perf_counter(), time.process_time()
+        self.taught.step(dtype)
+        return time.perf_counter() - start[0], time.process_time() - start[1]
 
     def planar(self, library: str, problem: str, hidden: int, chains: int, num_steps: int, step_size: float) -> float:
         """Seconds of Langevin chains in two dimensions, by a library's own sampler."""

@@ -157,7 +157,9 @@ class Conv(nn.Module):
     def __call__(self, x: Features) -> Features:
         size = 4 if self.half else 3
         kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features), jnp.float32)
-        return (convolution_half if self.half else convolution_same)(x, kernel.astype(x.dtype), self.convolve)
+        if self.convolve is convolution:
+            kernel = kernel.astype(x.dtype)  # the other form casts itself, and adds gradients up in float32
+        return (convolution_half if self.half else convolution_same)(x, kernel, self.convolve)
 
 
 def dropout(key: PRNGKey, x: Features, rate: float) -> Features:

@@ -59,14 +59,17 @@ MOST_GROUPS = 8
 
 
 class Norm(nn.Module):
-    """Group normalisation with a gain and a bias for each channel."""
+    """Group normalisation with a gain and a bias for each channel, and the activation, both in float32."""
+
+    activation: Activation
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
         channels = x.shape[-1]
         gain = self.param("gain", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        return group_norm(x, gain, bias, num_groups(channels))
+        normal = group_norm(x.astype(jnp.float32), gain, bias, num_groups(channels))
+        return self.activation(normal).astype(x.dtype)
 
 
 def num_groups(channels: int) -> int:
@@ -84,9 +87,9 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features, labels: Labels | None) -> Features:
-        h = Convolution(self.features, lecun_third, name="conv1")(self.activation(Norm(name="norm1")(x)))
+        h = Convolution(self.features, lecun_third, name="conv1")(Norm(self.activation, name="norm1")(x))
         h = ClassShift(self.num_classes, name="shift")(h, labels)
-        h = self.activation(Norm(name="norm2")(h))
+        h = Norm(self.activation, name="norm2")(h)
         if self.dropout and self.has_rng("dropout"):
             h = dropout(self.make_rng("dropout"), h, self.dropout)
         h = Convolution(self.features, nn.initializers.zeros, name="conv2")(h)
@@ -133,7 +136,7 @@ class UNet(nn.Module):
                 h = Convolution(width, lecun_third, name=f"up{level}")(h)
                 h = jnp.concatenate([enlarged(h), skips[level]], -1)
             h = self._blocks(f"coarse{level}", width, h, labels)
-        h = Convolution(channels, lecun_third, name="out")(self.activation(Norm(name="norm")(h))).astype(jnp.float32)
+        h = Convolution(channels, lecun_third, name="out")(Norm(self.activation, name="norm")(h)).astype(jnp.float32)
         h = h + self.param("bias", nn.initializers.zeros, (1, 1, 1, channels), jnp.float32)
         return self.scalar(x, depth_to_space(h, self.patch))
 
