@@ -226,7 +226,7 @@ KEYS: dict[str, Key] = {
     "eval.density_coverage.neighbours": Key(5, whole(1, 1_000_000), "k of density and coverage", "Naeem 2020"),
     "eval.classifier_distance.dir": Key("", TEXT, "where trained classifiers are kept; empty: the run's folder"),
     "eval.classifier_distance.steps": Key(2_000, whole(1, 10_000_000), "training steps of the classifier of gray images, of 128 each", "ours", dry=4),
-    "eval.classifier_distance.colour_steps": Key(4_000, whole(1, 10_000_000), "training steps of the residual classifier of colour images, of 128 each", "ours", absent=4_000, dry=4),
+    "eval.classifier_distance.colour_steps": Key(10_000, whole(1, 10_000_000), "training steps of the residual classifier of colour images, of 128 each", "ours", absent=10_000, dry=4),
     "eval.classifier_distance.seed": Key(0, SEED, "another one is another distance"),
     "eval.during": Key(0, whole(0), "training steps between two looks at the classifier distance of fresh samples, also at the end; 0: never", "ours", absent=0, dry=0),
     "eval.during_samples": Key(500, whole(1, 10_000_000), "fresh samples of such a look, which no final number uses", "ours", absent=500),

@@ -57,6 +57,7 @@ def test_every_step_and_every_chain_has_noise_of_its_own(tmp_path):
     assert not np.array_equal(one[:64], one[64:]), "the two batches"
 
 
+@pytest.mark.whole
 def test_each_length_has_its_distance_and_a_picture_and_the_first_row_is_the_samples_own(tmp_path):
     images = TEST.astype(np.float32) / 255
     of_run, evidence = a_run(tmp_path, images, "3,2", eval__classifier_distance__steps=2, chain__step_size=1000.0)

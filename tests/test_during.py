@@ -73,6 +73,7 @@ def of_digits(**changes):
     return changed(schema.dry_run(config_of("digits")), **values)
 
 
+@pytest.mark.whole
 def test_a_report_is_a_function_of_the_weights_on_samples_that_no_final_number_uses(tmp_path, monkeypatch):
     config, seen = of_digits(model__num_classes=10), []
     monkeypatch.setattr(during, "quantised", lambda images: seen.append(images) or quantised(images))

@@ -246,6 +246,7 @@ def in_colour(of_run, made, monkeypatch):
     return of_run._replace(config=config), {"samples": made["samples"]._replace(images=images)} | coloured
 
 
+@pytest.mark.whole
 def test_channels_choose_the_classifier_and_its_file_is_named_by_its_recipe(tmp_path, monkeypatch):
     options = {"classifier_distance__steps": 2, "classifier_distance__colour_steps": 3}
     train = memory.digits("train")

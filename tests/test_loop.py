@@ -213,6 +213,7 @@ def test_evaluations_come_at_their_steps_and_of_the_last_state_or_never():
     log, _ = trained(7, save_every=100, evaluate_every=3)
     assert steps_of("evaluate", log) == [3, 6, 7]
     assert steps_of("evaluate", trained(8, per_call=2, save_every=100, evaluate_every=3)[0]) == [4, 6, 8]
+    assert steps_of("evaluate", trained(6, save_every=100, evaluate_every=3)[0]) == [3, 6], "each once"
     assert steps_of("evaluate", trained(4, evaluate_every=0)[0]) == []
     assert steps_of("evaluate", trained(100, evaluate_every=50, stop=7)[0]) == [], "there may be no time for it"
 

@@ -155,8 +155,18 @@ def _as_channels(x: Features) -> Features:
 
 
 def _pooled(x: Features) -> Features:
-    """The largest value of each 2x2 square."""
-    return _in_squares(x).max((2, 4))
+    """The largest value of each 2x2 square.
+
+    The gradient goes to the first of equal values. That of `max` divides by their number, which is 0, and the gradient
+    NaN, where a compiler computes x again and rounds it otherwise.
+    """
+    squares = _in_squares(x)
+    rows = _larger(squares[:, :, 0], squares[:, :, 1])
+    return _larger(rows[:, :, :, 0], rows[:, :, :, 1])
+
+
+def _larger(x: Array, y: Array) -> Array:
+    return jnp.where(x >= y, x, y)
 
 
 def _optimizer(params: Params, num_steps: int) -> optax.GradientTransformation:
