@@ -13,7 +13,7 @@ import optax
 
 from ebm_jax import registry, schema
 from ebm_jax.labels import example_labels, is_conditional, label_shape
-from ebm_jax.methods import METHODS, label, losses, matching
+from ebm_jax.methods import METHODS, ORDERINGS, label, losses, matching
 from ebm_jax.methods.contrastive import healthy
 from ebm_jax.methods.method import Limits, Method, idle, staged, weighted_sum
 from ebm_jax.models import energy, spectral
@@ -283,7 +283,7 @@ def _offers(config: Config, name: str) -> dict[str, Callable[[], Any]]:
             loss.energy_l2,
             registry.named("loss.energy_l2_form", loss.energy_l2_form, losses.PENALTIES),
         ),
-        "limits": lambda: make_limits(config, name),
+        "limits": lambda: matching_limits(config) if name in ORDERINGS else make_limits(config),
         "unlabelled": lambda: _unlabelled(config),
         "start_stages": lambda: make_descent(config, buffer.descent_steps),
         "data_noise": lambda: loss.data_noise,
@@ -318,12 +318,16 @@ def _unlabelled(config: Config) -> Callable | None:
     return unlabelled
 
 
-def make_limits(config: Config, name: str) -> Limits:
-    """The healthy region of a matching, or else of contrastive divergence; without the guard only non-finite is ill."""
+def matching_limits(config: Config) -> Limits:
+    """The healthy region of a matching. Without the guard only non-finite values are ill."""
+    guard = config.guard
+    error = guard.max_matching_error if guard.enabled else math.inf
+    return Limits(matching.healthy(error=error), guard.patience, guard.window, guard.at_once)
+
+
+def make_limits(config: Config) -> Limits:
+    """The healthy region of contrastive divergence. Without the guard only non-finite values are ill."""
     limits = config.guard
-    if name == "equilibrium":
-        error = limits.max_matching_error if limits.enabled else math.inf
-        return Limits(matching.healthy(error=error), limits.patience, limits.window, limits.at_once)
     if not limits.enabled:
         return Limits(healthy(energy=math.inf, of_untrained=0.0, separation=math.inf, chain_grad=(0.0, math.inf)))
     energy_l2 = max(config.loss.energy_l2, limits.least_energy_l2)

@@ -191,7 +191,7 @@ def test_a_huge_step_size_ends_at_the_first_step_with_status_3_and_one_line(tmp_
 
 @pytest.mark.slow
 def test_a_dry_run_of_64x64_pixels_is_well(tmp_path):
-    words = ["--config=configs/folder.py", "--config.train.dry_run=True", "--config.data.shape=(64,64,3)"]
+    words = ["run.py", "--config=configs/folder.py", "--config.train.dry_run=True", "--config.data.shape=(64,64,3)"]
     assert run.main([*words, f"--workdir={tmp_path}", "--config.train.seed=2"]) == 0
 
 
@@ -207,7 +207,7 @@ def test_a_nan_that_no_step_has_drawn_is_not_saved(tmp_path, monkeypatch, capsys
 def poison_an_unvisited_row(run_state):
     buffer = jax.device_get(run_state.memory)
     images = np.array(buffer.images)
-    images[np.flatnonzero(buffer.visits == 0)[0], 0] = np.nan
+    images[np.flatnonzero(buffer.visits == 0)[-1], 0] = np.nan
     placed = jax.device_put(images, run_state.memory.images.sharding)
     return run_state._replace(memory=run_state.memory._replace(images=placed))
 
