@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from ebm_jax import registry, schema
-from ebm_jax.labels import example_labels, is_conditional, label_shape
+from ebm_jax.labels import checked_labels, example_labels, is_conditional, label_shape
 from ebm_jax.methods import METHODS, ORDERINGS, label, losses, matching
 from ebm_jax.methods.contrastive import healthy
 from ebm_jax.methods.method import Limits, Method, idle, staged, weighted_sum
@@ -26,7 +26,7 @@ from ebm_jax.sampling.hmc import no_walls, unit_box_walls
 from ebm_jax.sampling.kernel import Kernel, Project, Stages, projection, scheduled, unbounded
 from ebm_jax.schema import value_of
 from ebm_jax.training.optimizer import clipped_adam, schedule
-from ebm_jax.types import BadInput, Config, Params, PRNGKey, Scalar
+from ebm_jax.types import BadInput, Config, Given, Labels, Params, PRNGKey, Scalar
 
 GROUPED = ("unet",)
 """Networks with keys of their own; those of the group `resnet` are for several."""
@@ -71,16 +71,32 @@ def make_chain_apply(config: Config) -> energy.ApplyFn:
     Raises:
       BadInput: as `make_network`; or the network has no energy of no class, which guidance needs.
     """
-    network, weight = make_network(config), config.sample.guidance
-    apply = energy.of_members(network.apply)
+    apply, weight = energy.of_members(make_apply(config)), config.sample.guidance
     if not weight:
         return apply
-    if network.unlabelled is None:
+    if (unlabelled := unlabelled_of(config)) is None:
         raise BadInput(
-            f"sample.guidance {weight} needs a network with an energy of no class, and model.name {config.model.name} "
-            "has none; use 0"
+            f"sample.guidance {weight} needs an energy of no class, and this model has none: train model.name unet by "
+            "method.name equilibrium with method.equilibrium.class_dropout above 0; or use 0"
         )
-    return energy.guided(apply, network.unlabelled, weight)
+    return energy.guided(apply, unlabelled, weight)
+
+
+def unlabelled_of(config: Config) -> Callable[[Labels], Labels] | None:
+    """What makes labels for "no class" of labels, if the run's energy of no class was taught; else None."""
+    taught = config.method.name in ORDERINGS and config.method.equilibrium.class_dropout > 0
+    return make_network(config).unlabelled if taught and is_conditional(config) else None
+
+
+def labels_for(config: Config, labels: Given, num_images: Any = None) -> Labels:
+    """`labels.checked_labels`; but a model that has an energy of no class gives it to images without labels.
+
+    Raises:
+      BadInput: as `checked_labels`.
+    """
+    if labels is None and num_images is not None and (unlabelled := unlabelled_of(config)) is not None:
+        return unlabelled(example_labels(config, jnp.zeros(num_images, jnp.int32)))
+    return checked_labels(config, labels, num_images)
 
 
 def make_base(config: Config) -> base.Base:
@@ -284,7 +300,7 @@ def _offers(config: Config, name: str) -> dict[str, Callable[[], Any]]:
             registry.named("loss.energy_l2_form", loss.energy_l2_form, losses.PENALTIES),
         ),
         "limits": lambda: matching_limits(config) if name in ORDERINGS else make_limits(config),
-        "unlabelled": lambda: _unlabelled(config),
+        "unlabelled": lambda: _dropped_to(config),
         "start_stages": lambda: make_descent(config, buffer.descent_steps),
         "data_noise": lambda: loss.data_noise,
         "patience": lambda: config.guard.patience,
@@ -301,21 +317,19 @@ def _offers(config: Config, name: str) -> dict[str, Callable[[], Any]]:
     }
 
 
-def _unlabelled(config: Config) -> Callable | None:
-    """What makes labels for "no class" of labels; None for a model without classes, or without class dropout.
+def _dropped_to(config: Config) -> Callable[[Labels], Labels] | None:
+    """`unlabelled_of`, for class dropout; None if there are no classes to drop.
 
     Raises:
-      BadInput: the network has no energy of no class.
+      BadInput: there are, and the network has no energy of no class.
     """
     share = config.method.equilibrium.class_dropout
-    if not share or not is_conditional(config):
-        return None
-    if (unlabelled := make_network(config).unlabelled) is None:
+    if share and is_conditional(config) and make_network(config).unlabelled is None:
         raise BadInput(
             f"method.equilibrium.class_dropout {share} needs a network with an energy of no class, and model.name "
             f"{config.model.name} has none; use 0, or unet"
         )
-    return unlabelled
+    return unlabelled_of(config)
 
 
 def matching_limits(config: Config) -> Limits:

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from ebm_jax import arguments, checks
-from ebm_jax.assemble import abstract_params
-from ebm_jax.labels import checked_labels
+from ebm_jax.assemble import abstract_params, labels_for
 from ebm_jax.models.energy import Stacked
 from ebm_jax.types import Config, Given, Images, Labels
 
@@ -34,8 +33,8 @@ class Inputs(NamedTuple):
         return jnp.asarray(given, jnp.float32)
 
     def labels(self, given: Given, number: Any = None) -> Labels:
-        """The labels int32 [b] or float32 [b, k]; zeros for an unconditional model that is given none."""
-        return checked_labels(self.config, given, number)
+        """The labels int32 [b] or float32 [b, k]; if none are given, zeros or those of no class (`labels_for`)."""
+        return labels_for(self.config, given, number)
 
 
 def of(config: Config) -> Inputs:

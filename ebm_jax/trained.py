@@ -10,11 +10,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ebm_jax import applications, arguments, checks, identity, inputs, trust
-from ebm_jax.assemble import make_apply, make_chain_apply
+from ebm_jax.assemble import labels_for, make_apply, make_chain_apply
 from ebm_jax.data import sources
 from ebm_jax.data.memory import Dataset
 from ebm_jax.distributed import parallel
-from ebm_jax.labels import checked_labels, names_of, numbered, sample_labels
+from ebm_jax.labels import names_of, numbered, sample_labels
 from ebm_jax.models import energy
 from ebm_jax.program import abstract_state
 from ebm_jax.report import console
@@ -82,7 +82,7 @@ class TrainedRun(NamedTuple):
     """The names of the data's classes in the order of their labels; empty: they have none."""
 
     def energy_fn(self, labels: Given = None) -> EnergyFn:
-        """The energy of images under these labels, [b] or [b, k]; None for an unconditional model.
+        """The energy of images under these labels, [b] or [b, k]; None: of no class.
 
         Its arguments, types and errors are those of `make_energy_fn`.
 
@@ -99,20 +99,20 @@ class TrainedRun(NamedTuple):
           BadInput: the config cannot work; other labels than the model's.
         """
         apply = make_chain_apply(self.config)
-        return lambda images: apply(self.params, images, checked_labels(self.config, labels, images.shape[0]))
+        return lambda images: apply(self.params, images, labels_for(self.config, labels, images.shape[0]))
 
     def energy_of(self, images: Given, labels: Given = None) -> np.ndarray:
         """The energies float32 [n] of any number of images on the host, `sample.batch_size` at a time.
 
         Args:
           images: floats [n, *data.shape], n >= 1; pixels in [0, 1].
-          labels: [n] or [n, k]; an unconditional model needs none.
+          labels: [n] or [n, k]; an unconditional model needs none, nor does one with an energy of no class.
 
         Raises:
           BadInput: as `make_energy_fn`.
         """
         arguments.check_images("images", images, tuple(self.config.data.shape))
-        rows = np.asarray(images, np.float32), np.asarray(checked_labels(self.config, labels, len(images)))
+        rows = np.asarray(images, np.float32), np.asarray(labels_for(self.config, labels, len(images)))
         return self.map(lambda energy_of, x, y: energy_of(x, y), *rows, batch_size=self.config.sample.batch_size)
 
     def map(self, fn: Callable[..., Any], *rows: np.ndarray, batch_size: int, note: Note = lambda words: None) -> Any:

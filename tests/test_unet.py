@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import changed
 
+import ebm_jax
 from configs import digits
 from ebm_jax import assemble
 from ebm_jax.labels import example_labels
@@ -114,15 +115,36 @@ def test_groups_divide_the_channels_and_have_8_or_more(channels, groups):
     assert num_groups(channels) == groups
 
 
+def equilibrium(**changes):
+    learnt = {"model__name": "unet", "model__spectral_norm": False, "model__num_classes": 3, "model__width": 8}
+    learnt |= {"method__name": "equilibrium", "chain__base": "centred_normal"}
+    return changed(digits.get_config(), **learnt | changes)
+
+
 def test_guidance_moves_the_energy_away_from_that_of_no_class():
-    config = changed(
-        digits.get_config(), model__name="unet", model__spectral_norm=False, model__num_classes=3, model__width=8
-    )
+    config = equilibrium()
     _, params = made(num_classes=3, patch=2)
     labels = example_labels(config, jnp.arange(4))
     plain, w = assemble.make_chain_apply(config), 0.7
     guided = assemble.make_chain_apply(changed(config, sample__guidance=w))
     with_class, without = plain(params, IMAGES, labels), plain(params, IMAGES, jnp.full(4, 3))
     np.testing.assert_allclose(guided(params, IMAGES, labels), (1 + w) * with_class - w * without, rtol=1e-4, atol=1e-4)
-    with pytest.raises(BadInput, match=r"^sample.guidance 0.7 needs a network with an energy of no class"):
-        assemble.make_chain_apply(changed(config, sample__guidance=w, model__name="small"))
+
+
+@pytest.mark.parametrize(
+    "untaught",
+    [{"model__name": "small"}, {"method__equilibrium__class_dropout": 0.0}, {"method__name": "contrastive"}],
+)
+def test_an_energy_of_no_class_that_was_never_taught_neither_guides_nor_answers(untaught):
+    config = equilibrium(sample__guidance=0.7, **untaught)
+    with pytest.raises(BadInput, match=r"^sample.guidance 0.7 needs an energy of no class, and this model has none"):
+        assemble.make_chain_apply(config)
+    with pytest.raises(BadInput, match="conditional on 3 classes: give one label for each image"):
+        assemble.labels_for(config, None, 4)
+
+
+def test_images_without_labels_have_the_energy_of_no_class():
+    _, params = made(num_classes=3, patch=2)
+    energy_fn = ebm_jax.make_energy_fn(equilibrium())
+    np.testing.assert_array_equal(energy_fn(params, IMAGES), energies(made()[0], params, None))
+    assert (np.asarray(energy_fn(params, IMAGES)) != np.asarray(energy_fn(params, IMAGES, jnp.zeros(4, jnp.int32)))).all()
