@@ -40,6 +40,8 @@ from ebm_jax.training.state import network_params
 from ebm_jax.types import Batch, Config, Images, Labels, Params
 
 TASKS, CLASSES = 5, 10
+CONFIGS = {"digits": "digits_contrastive", "fashion_mnist": "fashion_mnist"}
+"""From the name of the data to that of its config."""
 EMA_DECAY = 0.95
 CHUNK = 500  # test images at once
 
@@ -78,7 +80,7 @@ def stream(parts: list[Dataset], seed: int, batch_size: int, steps: int) -> Call
 
 def configured(name: str, words: argparse.Namespace) -> Config:
     """The config of the energy model: the data set's, made conditional and changed by the words."""
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = importlib.import_module(f"configs.{CONFIGS[name]}").get_config()
     config.data.dir = words.data_dir
     config.model.num_classes, config.model.width = CLASSES, words.width
     config.chain.num_steps, config.buffer.capacity = words.chain_steps, words.capacity
@@ -215,7 +217,7 @@ def table(found: dict[str, Scores]) -> str:
 def main() -> None:
     """Print the table, and how long it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=["digits", "fashion_mnist"], default="digits")
+    parser.add_argument("--data", choices=list(CONFIGS), default="digits")
     parser.add_argument("--data-dir", default="", help="where TFDS keeps Fashion-MNIST")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=100, help="of each task")

@@ -1,6 +1,6 @@
 """The cost of the guard's monitors: a training step with and without them, and judging its metrics.
 
-python -m benchmarks.guard [--config digits] [--rounds 60] [--width 32] [--cpu-time]
+python -m benchmarks.guard [--config digits_contrastive] [--rounds 60] [--width 32] [--cpu-time]
 """
 
 import argparse
@@ -22,7 +22,7 @@ from ebm_jax.types import Batch
 def main() -> None:
     """Print the two medians, their ratio, and the host's time for one judgement."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default="digits")
+    parser.add_argument("--config", default="digits_contrastive")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--width", type=int, help="of the network; that of the config if not given")
     parser.add_argument("--cpu-time", action="store_true", help="of the process, on a machine with other jobs")

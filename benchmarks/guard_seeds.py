@@ -35,7 +35,7 @@ from ebm_jax.labels import example_labels, label_shape
 from ebm_jax.types import Config
 
 CONFIGS = (
-    *("folder", "cifar10_conditional", "cifar10", "digits", "density2d", "shapes_shape", "shapes_position"),
+    *("folder", "cifar10_conditional", "cifar10", "digits_contrastive", "density2d", "shapes_shape", "shapes_position"),
     *(
         "fashion_mnist",
         "fashion_mnist_conditional",
@@ -49,7 +49,7 @@ CONFIGS = (
 SMALL = {"model.width": 8, "train.batch_size": 8, "buffer.capacity": 64, "chain.num_steps": 8}
 SHAPES = {"folder": (64, 64, 3)}
 FACTOR = 30.0
-WITHOUT = ("digits", "density2d", "cifar10", "fashion_mnist")
+WITHOUT = ("digits_contrastive", "density2d", "cifar10", "fashion_mnist")
 IMAGES = 1024
 
 

@@ -15,7 +15,8 @@ from jax import lax
 from benchmarks.resnet import chain_of, stepper
 from benchmarks.table import Claim, Section
 from benchmarks.timing import Times, in_turn, timed
-from configs import cifar10, digits, fashion_mnist
+from configs import cifar10, fashion_mnist
+from configs import digits_contrastive as digits
 from ebm_jax import assemble, program
 from ebm_jax.distributed import parallel
 from ebm_jax.models import energy, networks
@@ -94,7 +95,7 @@ def capacity_section(rounds: int) -> Section:
     claim = Claim(
         "training step, replay buffer of 1k rows to 1M", "within 5 %", f"{ratio:.3f} times", abs(ratio - 1) <= 0.05
     )
-    return Section("The buffer", "configs/digits.py, all else as it is.", times, [claim])
+    return Section("The buffer", "configs/digits_contrastive.py, all else as it is.", times, [claim])
 
 
 def linear_section(rounds: int) -> Section:
@@ -136,13 +137,13 @@ def start_section() -> Section:
         claims.append(
             Claim(f"start to first step, digits, {cache}", f"at most {limit:g} s", f"{seconds:.1f} s", seconds <= limit)
         )
-    command = "`python run.py --config=configs/digits.py`"
+    command = "`python run.py --config=configs/digits_contrastive.py`"
     note = f"{command} until the first step's metrics are written, once cold, three times cached."
     return Section("The start", note, times, claims)
 
 
 def _start(workdir: Path, environment: dict[str, str]) -> float:
-    words = ["--config=configs/digits.py", f"--workdir={workdir}", "--config.log.every=1"]
+    words = ["--config=configs/digits_contrastive.py", f"--workdir={workdir}", "--config.log.every=1"]
     start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "run.py", *words],

@@ -6,11 +6,11 @@ Its samples descend from noise: no chain runs in training. `--config.sample.guid
 of their class. What it gives, and when: docs/results.md.
 """
 
-from configs import digits_equilibrium
+from configs import digits
 
 
 def get_config():
-    config = digits_equilibrium.get_config()
+    config = digits.get_config()
     config.data.source = "tfds"
     config.data.name = "fashion_mnist"
     config.data.shape = (28, 28, 1)

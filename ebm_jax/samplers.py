@@ -89,8 +89,8 @@ def make_energy_fn(config: Config) -> Callable[..., Energies]:
         has the mean of the members' energies.
       images: [b, *data.shape], b >= 1, of float32, bfloat16, float16 or float64; pixels in [0, 1]. The network sees
         float32.
-      labels: classes, integers [b] of 0 to model.num_classes - 1, or vectors [b, k]; an unconditional model needs none, and
-        a model with an energy of no class gives it to images without labels.
+      labels: classes, integers [b] of 0 to model.num_classes - 1, or vectors [b, k]; an unconditional model needs none,
+        and a model with an energy of no class gives it to images without labels.
 
     Returns:
       `energy_fn`; its energies are float32 [b], whatever x64 says.

@@ -7,7 +7,7 @@ import pytest
 from conftest import changed
 from scipy import stats
 
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax import assemble, checks, samplers
 from ebm_jax.evaluators.likelihood import make_move
 from ebm_jax.sampling import base, replay

@@ -10,7 +10,7 @@ import pytest
 from conftest import changed
 
 import ebm_jax
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax import assemble, schema
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import classification

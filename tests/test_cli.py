@@ -9,13 +9,13 @@ import pytest
 import run
 
 ROOT = Path(run.__file__).parent
-DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
+DIGITS = f"--config={ROOT / 'configs' / 'digits_contrastive.py'}"
 
 DENSITY = f"--config={ROOT / 'configs' / 'density2d.py'}"
 
 BAD = {
     "no config": ([], "--config is missing; usage:"),
-    "no such config": ([f"--config={ROOT}/configs/digit.py"], "configs/digits.py"),
+    "no such config": ([f"--config={ROOT}/configs/digit.py"], "configs/digits_contrastive.py"),
     "misspelt group": ([DIGITS, "--config.trian.num_steps=3"], "did you mean --config.train.num_steps?"),
     "a word of a key": ([DIGITS, "--config.train.step=3"], "did you mean --config.train.num_steps?"),
     "initials of a key": ([DIGITS, "--config.optim.lr=3"], "did you mean --config.optim.learning_rate?"),

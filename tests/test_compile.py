@@ -91,7 +91,7 @@ BAD_TPU = {
     "no shape": (["--topology=v5e"], "--topology v5e cannot be: INVALID_ARGUMENT"),
     "batch not divisible": (["--topology=v5e:16x16", "--config.train.batch_size=100"], "by 256 devices; use 256"),
     "too large a buffer": (
-        ["--topology=v5e:2x2", "--config=configs/digits.py", "--config.buffer.capacity=2000000000"],
+        ["--topology=v5e:2x2", "--config=configs/digits_contrastive.py", "--config.buffer.capacity=2000000000"],
         "lower buffer.capacity",
     ),
 }
@@ -131,7 +131,7 @@ SAYS = [  # libtpu 0.0.42.1, and an older one
 @pytest.mark.eight_devices
 @pytest.mark.parametrize("says", SAYS)
 def test_what_does_not_fit_is_said_with_the_key_to_lower_by_how_much(says):
-    config, mesh = tiny("digits", **{"train.batch_size": 64}), parallel.device_mesh()
+    config, mesh = tiny("digits_contrastive", **{"train.batch_size": 64}), parallel.device_mesh()
     state = program.abstract_state(config, mesh)
     line = report._too_large(config, mesh, chips.CHIPS["TPU v5 lite"], state, says)
     assert "needs 30.00 GiB of memory a chip, 14.25 more than its 15.75 GiB" in line

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 ASKED_FOR = """cifar10 cifar10_conditional cifar10_wider_conditional imagenet32 imagenet128 mnist fashion_mnist
 fashion_mnist_conditional dsprites_shape dsprites_size dsprites_position dsprites_rotation shapes_shape shapes_position
-density2d folder digits"""
+density2d folder digits digits_contrastive fashion_mnist_equilibrium"""
 
 
 def config_of(name):
@@ -34,7 +34,7 @@ def test_every_experiment_has_its_config():
     assert set(ASKED_FOR.split()) <= set(NAMES)
 
 
-OF_EACH_KIND = ("digits", "density2d", "fashion_mnist_conditional", "dsprites_position")
+OF_EACH_KIND = ("digits", "digits_contrastive", "density2d", "fashion_mnist_conditional", "dsprites_position")
 
 
 @pytest.mark.parametrize("name", few(NAMES, OF_EACH_KIND))
@@ -48,7 +48,9 @@ def test_a_full_step_gives_back_a_state_of_the_same_shapes_and_scalar_metrics(na
 
 
 # Each of the others takes up to half a minute to compile; test_networks.py tests their networks
-@pytest.mark.parametrize("name", few(NAMES, ("digits", "density2d", "shapes_shape", "fashion_mnist_conditional")))
+@pytest.mark.parametrize(
+    "name", few(NAMES, ("digits_contrastive", "density2d", "shapes_shape", "fashion_mnist_conditional"))
+)
 def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
     config, mesh = schema.dry_run(config_of(name)), parallel.device_mesh()
     checks.check(config, mesh.size)

@@ -11,7 +11,7 @@ from PIL import Image
 from test_step import over_devices
 
 import run
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax import program, schema, train, trained
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel

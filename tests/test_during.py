@@ -70,7 +70,7 @@ def of_digits(**changes):
         | QUICK
         | changes
     )
-    return changed(schema.dry_run(config_of("digits")), **values)
+    return changed(schema.dry_run(config_of("digits_contrastive")), **values)
 
 
 @pytest.mark.whole

@@ -14,7 +14,7 @@ import pytest
 from conftest import FOR_EVER, ROOT, finished, start
 
 import run
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax import cli, evaluate, export, sample, schema, train, trained
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
@@ -26,7 +26,7 @@ from ebm_jax.storage.workdir import locked
 from ebm_jax.tasks import inpaint
 from ebm_jax.types import BadInput
 
-DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
+DIGITS = f"--config={ROOT / 'configs' / 'digits_contrastive.py'}"
 VERBS = {"train": train.train, "sample": sample.sample, "evaluate": evaluate.evaluate, "export": export.export}
 
 
@@ -279,7 +279,7 @@ def test_a_config_imports_its_neighbour_from_any_working_directory(home, monkeyp
     folder.mkdir()
     (folder / "neighbour_of_mine.py").write_text("WIDTH = 12\n")
     (folder / "mine.py").write_text(
-        "from configs import digits\nfrom neighbour_of_mine import WIDTH\n\n\ndef get_config():\n"
+        "from configs import digits_contrastive as digits\nfrom neighbour_of_mine import WIDTH\n\n\ndef get_config():\n"
         "    import neighbour_of_mine\n    config = digits.get_config()\n"
         "    config.model.width = WIDTH + neighbour_of_mine.WIDTH\n    return config\n"
     )
@@ -297,7 +297,7 @@ def test_a_config_imports_its_neighbour_from_any_working_directory(home, monkeyp
 def test_a_config_file_may_still_set_the_number_of_neighbours_where_there_is_a_group_now(tmp_path, lines):
     path = tmp_path / "older.py"
     path.write_text(
-        "from configs import digits\n\n\ndef get_config():\n    config = digits.get_config()\n"
+        "from configs import digits_contrastive as digits\n\n\ndef get_config():\n    config = digits.get_config()\n"
         f"    {lines}\n    return config\n"
     )
     assert cli.parse(["run.py", f"--config={path}"]).config.sample.neighbours.number == 7

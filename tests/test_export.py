@@ -63,7 +63,13 @@ for n in (16, 5):
 def command(workdir, mode="export", **changes):
     changed = {key.replace("__", "."): value for key, value in changes.items()}
     words = [f"--config.{key}={value}" for key, value in ((SHORT if mode == "train" else {}) | changed).items()]
-    return ["run.py", f"--config={ROOT / 'configs' / 'digits.py'}", f"--workdir={workdir}", f"--mode={mode}", *words]
+    return [
+        "run.py",
+        f"--config={ROOT / 'configs' / 'digits_contrastive.py'}",
+        f"--workdir={workdir}",
+        f"--mode={mode}",
+        *words,
+    ]
 
 
 def bare(code, folder, *words):

@@ -79,7 +79,12 @@ def test_the_kernel_moves_the_chains(folder):
 
 
 def test_the_data_set_has_as_many_images_as_its_key_says(folder, capsys):
-    words = ["run.py", f"--config={ROOT}/configs/digits.py", "--mode=prepare", "--config.data.source=lab.data:stripes"]
+    words = [
+        "run.py",
+        f"--config={ROOT}/configs/digits_contrastive.py",
+        "--mode=prepare",
+        "--config.data.source=lab.data:stripes",
+    ]
     assert run.main([*words, "--config.train.batch_size=64", "--config.data.own.number=50"]) == 2
     assert "train.batch_size 64 is larger than the data set of 50 images" in capsys.readouterr().err
 

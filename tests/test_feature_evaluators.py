@@ -49,7 +49,7 @@ def small(monkeypatch, tmp_path):
 
 def judged(folder, images=TEST, **changes):
     """An untrained run and what an evaluation of it has made so far: these samples."""
-    config = config_of("digits").copy_and_resolve_references().unlock()
+    config = config_of("digits_contrastive").copy_and_resolve_references().unlock()
     config.eval.num_samples, config.eval.inception.sha256 = len(images), ""
     config.eval.kid.subset_size, config.eval.kid.subsets, config.eval.splits = 50, 20, 2
     config = changed(config, **{f"eval__{key}": value for key, value in changes.items()})

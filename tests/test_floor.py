@@ -50,11 +50,11 @@ def test_a_step_is_compiled_into_the_flops_that_its_network_chain_and_loss_need(
 
 def test_wrong_labels_are_one_more_gradient_of_the_parameters():
     (plain, contrasted) = (
-        floor.step_flops(tiny("digits", **{"loss.label_weight": weight, "model.num_classes": 10}), 8)
+        floor.step_flops(tiny("digits_contrastive", **{"loss.label_weight": weight, "model.num_classes": 10}), 8)
         for weight in (0.0, 1.0)
     )
     images, chain = 16, 3
-    forward = [product.flops for product in floor._products(tiny("digits"))]
+    forward = [product.flops for product in floor._products(tiny("digits_contrastive"))]
     of_parameters = images * (3 * sum(forward) - forward[0])  # the first layer's images get no gradient
     assert contrasted - plain == of_parameters
     assert plain == 2 * of_parameters + images * chain * 2 * sum(forward)

@@ -20,7 +20,8 @@ from test_configs import NAMES, config_of
 from test_train import ROOT, command, files
 
 import run
-from configs import default, digits
+from configs import default
+from configs import digits_contrastive as digits
 from ebm_jax import capacity, checks, cli, evaluators, program, schema, tasks
 from ebm_jax.distributed import parallel
 from ebm_jax.kinds import FLAG, SHAPE
@@ -29,7 +30,7 @@ from ebm_jax.storage.workdir import read_config
 from ebm_jax.types import BadInput
 
 LONGEST = 5000  # characters of a message
-DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
+DIGITS = f"--config={ROOT / 'configs' / 'digits_contrastive.py'}"
 
 
 def profile(examples):
@@ -50,14 +51,14 @@ def tiny(name, **changes):
 
 
 BASES = {
-    "digits": tiny("digits"),
-    "conditional": tiny("digits", model__num_classes=10, loss__label_weight=1.0),
+    "digits": tiny("digits_contrastive"),
+    "conditional": tiny("digits_contrastive", model__num_classes=10, loss__label_weight=1.0),
     "density": tiny("density2d"),
-    "soft": tiny("digits", data__source="noise", data__condition="soft", model__num_classes=3),
+    "soft": tiny("digits_contrastive", data__source="noise", data__condition="soft", model__num_classes=3),
     "position": tiny("shapes_position"),
-    "two models": tiny("digits", train__num_models=2),
-    "mala": tiny("digits", chain__kernel="mala", chain__langevin__tied=True),
-    "hmc": tiny("digits", chain__kernel="hmc", chain__langevin__tied=True, chain__quiet_steps=1),
+    "two models": tiny("digits_contrastive", train__num_models=2),
+    "mala": tiny("digits_contrastive", chain__kernel="mala", chain__langevin__tied=True),
+    "hmc": tiny("digits_contrastive", chain__kernel="hmc", chain__langevin__tied=True, chain__quiet_steps=1),
 }
 
 
@@ -296,7 +297,7 @@ def test_the_memory_that_a_run_needs_at_least_is_that_of_its_arrays(monkeypatch)
 def test_lists_and_whole_numbers_serve_as_tuples_and_numbers(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
-        "from configs import digits\nfrom ml_collections import ConfigDict\ndef get_config():\n"
+        "from configs import digits_contrastive as digits\nfrom ml_collections import ConfigDict\ndef get_config():\n"
         "    values = digits.get_config().to_dict()\n    values['data']['shape'] = [8, 8, 1]\n"
         "    values['chain']['step_size'] = 10\n    return ConfigDict(values)\n"
     )
@@ -307,7 +308,8 @@ def test_lists_and_whole_numbers_serve_as_tuples_and_numbers(tmp_path):
 
 
 BODY = (
-    "from configs import digits\ndef get_config():\n    c = digits.get_config()\n    c.unlock(); c.chain.unlock()\n    "
+    "from configs import digits_contrastive as digits\n"
+    "def get_config():\n    c = digits.get_config()\n    c.unlock(); c.chain.unlock()\n    "
 )
 FILES = {
     "no get_config": "x = 1",

@@ -9,7 +9,7 @@ import pytest
 from conftest import changed
 from PIL import Image
 
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax.data import files, layout, sources
 from ebm_jax.types import BadInput
 

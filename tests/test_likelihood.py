@@ -9,7 +9,7 @@ import pytest
 from conftest import changed
 from PIL import Image
 
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax import assemble, samplers, trained
 from ebm_jax.data import memory
 from ebm_jax.distributed import parallel

@@ -7,7 +7,7 @@ import pytest
 from conftest import changed
 from test_guard import judged, metrics_for
 
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax import assemble, checks, program, train, trained
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import likelihood

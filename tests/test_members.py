@@ -8,7 +8,7 @@ from test_train import bits, command, final_state, rows
 
 import ebm_jax
 import run
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax import program, schema
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel

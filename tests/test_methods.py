@@ -11,7 +11,7 @@ from conftest import changed
 from test_guard import judged, metrics_for
 from test_step import BATCH, SHAPE, apply, batch_for, contrastive_divergence, over_devices, params_for
 
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax import assemble
 from ebm_jax.distributed import parallel
 from ebm_jax.methods.denoising import denoising

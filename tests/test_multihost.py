@@ -12,7 +12,8 @@ import pytest
 from conftest import FOR_EVER, ROOT, finished, free_port, start
 from PIL import Image
 
-from configs import density2d, digits
+from configs import density2d
+from configs import digits_contrastive as digits
 from ebm_jax import program, trained
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
@@ -41,7 +42,12 @@ SHORT = {
 def words(workdir, devices, **changes):
     values = SHORT | {"train.cpu_devices": devices} | {key.replace("__", "."): value for key, value in changes.items()}
     named = [f"--config.{key}={value}" for key, value in values.items()]
-    return [str(ROOT / "run.py"), f"--config={ROOT / 'configs' / 'digits.py'}", f"--workdir={workdir}", *named]
+    return [
+        str(ROOT / "run.py"),
+        f"--config={ROOT / 'configs' / 'digits_contrastive.py'}",
+        f"--workdir={workdir}",
+        *named,
+    ]
 
 
 def run_alone(workdir, devices, **changes):
@@ -201,7 +207,7 @@ import json, sys
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from configs import density2d, digits
+from configs import density2d, digits_contrastive as digits
 from ebm_jax import program
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel, processes
@@ -308,12 +314,12 @@ def test_a_pods_devices_without_multihost_are_refused(monkeypatch):
 def test_other_modes_are_for_one_host(mode, capsys):
     import run
 
-    assert run.main(["run.py", "--config=configs/digits.py", f"--mode={mode}", "--multihost"]) == 2
+    assert run.main(["run.py", "--config=configs/digits_contrastive.py", f"--mode={mode}", "--multihost"]) == 2
     assert f"--multihost is for --mode=train, not {mode}; run that on one host" in capsys.readouterr().err
 
 
 def test_flags_of_processes_without_multihost_are_refused(capsys):
     import run
 
-    assert run.main(["run.py", "--config=configs/digits.py", "--process_id=1"]) == 2
+    assert run.main(["run.py", "--config=configs/digits_contrastive.py", "--process_id=1"]) == 2
     assert "--process_id 1 is for a run of several processes; add --multihost" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 from conftest import changed
 
 import ebm_jax
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax import assemble, export, program, samplers, schema
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel

@@ -62,7 +62,7 @@ def without(row, *names):
 @pytest.mark.parametrize("name", RUNS)
 def test_an_older_run_goes_on_as_it_would_have_gone_on(runs, name, capsys):
     folder = runs / name
-    file = "density2d" if name == "density" else "digits"
+    file = "density2d" if name == "density" else "digits_contrastive"
     own = json.loads((folder / workdir.CONFIG).read_text())
     flags = [
         f"--config.{group}.{key}={tuple(value) if isinstance(value, list) else value}"

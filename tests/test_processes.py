@@ -141,7 +141,9 @@ def test_a_port_that_is_taken_is_refused():
 
 
 def test_without_a_cluster_and_without_flags_one_line_names_the_flags():
-    ((status, out),) = finished([start([sys.executable, "run.py", "--config=configs/digits.py", "--multihost"])])
+    ((status, out),) = finished(
+        [start([sys.executable, "run.py", "--config=configs/digits_contrastive.py", "--multihost"])]
+    )
     assert status == 2
     assert "give --coordinator=HOST:PORT --num_processes=N --process_id=I" in out
     assert out.count("\n") == 1

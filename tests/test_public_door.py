@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import ebm_jax
-from configs import digits, shapes_position
+from configs import digits_contrastive as digits
+from configs import shapes_position
 from ebm_jax import applications, assemble
 from ebm_jax.metrics import density
 from ebm_jax.models.energy import Stacked

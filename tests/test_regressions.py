@@ -39,7 +39,7 @@ class Step:
 
     def __init__(self, case):
         network, (self.plain, self.winograd, self.dense) = CASES[case]
-        config = tiny("digits", **SIZES | {"model.width": 32})
+        config = tiny("digits_contrastive", **SIZES | {"model.width": 32})
         mesh = parallel.device_mesh(jax.devices()[:2])
         with pytest.MonkeyPatch.context() as patch:
             if network is not None:

@@ -10,7 +10,7 @@ import pytest
 from test_train import bits, command, final_state, rows
 
 import run
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax import assemble, program, samplers, schema, train
 from ebm_jax.data import memory, sources
 from ebm_jax.distributed import parallel

@@ -21,6 +21,7 @@ from ebm_jax.types import Batch
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "hashes_a7536e2.json").read_text())
 pytestmark = [pytest.mark.optimised, pytest.mark.whole]
 STEPS = 3
+RENAMED = {"digits.py": "digits_contrastive.py"}
 QUICK = {  # these compile fast; the others are slow tests
     "digits": (8,),
     "density2d": (1, 2),
@@ -36,7 +37,7 @@ CASES = [
 
 
 def case_config(case):
-    config = config_of(case["config"].removesuffix(".py"))
+    config = config_of(RENAMED.get(case["config"], case["config"]).removesuffix(".py"))
     changes = {schema.FORMER_NAMES.get(name, name): value for name, value in case["overrides"].items()}
     if "data.shape" in changes:
         changes["data.shape"] = tuple(changes["data.shape"])

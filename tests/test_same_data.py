@@ -8,7 +8,7 @@ from conftest import changed
 from sklearn.datasets import load_digits
 from test_layout import SHAPE, fill, found
 
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax import cli, identity, labels, trained
 from ebm_jax.data import found as data
 from ebm_jax.data import memory, sources

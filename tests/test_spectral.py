@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import few
 
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax import program, schema
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel

@@ -120,7 +120,7 @@ def test_a_run_in_a_bucket_goes_on_with_the_lines_events_and_pictures_that_are_t
 
 
 def test_claiming_a_bucket_writes_the_config_once_and_another_run_is_refused(remote, monkeypatch):
-    from configs import digits
+    from configs import digits_contrastive as digits
 
     config = digits.get_config().lock()
     written = []
@@ -180,7 +180,7 @@ def test_a_run_in_an_emulated_bucket_goes_on_and_ends_and_is_evaluated_like_one_
         assert found == status, out
         return out
 
-    settings = ["--config=configs/digits.py", *(f"--config.{key}={value}" for key, value in TINY.items())]
+    settings = ["--config=configs/digits_contrastive.py", *(f"--config.{key}={value}" for key, value in TINY.items())]
     try:
         assert server.stdout.readline() == "up\n"
         for folder in ("gs://bucket/run", str(tmp_path / "run")):

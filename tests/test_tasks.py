@@ -9,7 +9,7 @@ from test_train import command, files
 
 import ebm_jax
 import run
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax import assemble
 from ebm_jax.data import memory
 from ebm_jax.distributed import parallel

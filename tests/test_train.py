@@ -42,7 +42,13 @@ def command(workdir, mode="train", **changes):
     changed = {key.replace("__", "."): value for key, value in changes.items()}
     values = SHORT | changed if mode == "train" else changed
     words = [f"--config.{key}={value}" for key, value in values.items()]
-    return ["run.py", f"--config={ROOT / 'configs' / 'digits.py'}", f"--workdir={workdir}", f"--mode={mode}", *words]
+    return [
+        "run.py",
+        f"--config={ROOT / 'configs' / 'digits_contrastive.py'}",
+        f"--workdir={workdir}",
+        f"--mode={mode}",
+        *words,
+    ]
 
 
 def rows(workdir):

@@ -7,7 +7,7 @@ import pytest
 from conftest import changed
 
 import ebm_jax
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax import assemble
 from ebm_jax.labels import example_labels
 from ebm_jax.models.layers import depth_to_space, enlarged, space_to_depth
@@ -147,4 +147,6 @@ def test_images_without_labels_have_the_energy_of_no_class():
     _, params = made(num_classes=3, patch=2)
     energy_fn = ebm_jax.make_energy_fn(equilibrium())
     np.testing.assert_array_equal(energy_fn(params, IMAGES), energies(made()[0], params, None))
-    assert (np.asarray(energy_fn(params, IMAGES)) != np.asarray(energy_fn(params, IMAGES, jnp.zeros(4, jnp.int32)))).all()
+    assert (
+        np.asarray(energy_fn(params, IMAGES)) != np.asarray(energy_fn(params, IMAGES, jnp.zeros(4, jnp.int32)))
+    ).all()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from conftest import changed
 
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax import trained
 from ebm_jax.data import memory
 from ebm_jax.distributed import parallel

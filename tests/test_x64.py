@@ -8,7 +8,7 @@ from conftest import changed, equations
 
 import ebm_jax
 import run
-from configs import digits
+from configs import digits_contrastive as digits
 from ebm_jax import assemble, cli, evaluate, export, labels, prepare, program, sample, schema, train
 from ebm_jax.distributed import parallel
 from ebm_jax.methods import METHODS
