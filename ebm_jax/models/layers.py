@@ -5,6 +5,7 @@ A layer keeps its parameters in float32. It casts them to its input's type and c
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,11 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ebm_jax import random
-from ebm_jax.models.convolution import Features, Kernel, Padding, convolution
+from ebm_jax.models.convolution import Features, Kernel, convolution
 from ebm_jax.types import Labels, PRNGKey
 
 Activation = Callable[[Array], Array]
-Convolve = Callable[[Features, Kernel, Padding], Features]
+Convolve = Any  # the function (x, kernel, padding) -> y of models/convolution.py or models/products.py
 SECOND = "conv2"  # the name of a residual block's second convolution
 
 

@@ -1,11 +1,11 @@
 """Adam as the release runs it: β1 = 0 and every element of the gradient clipped by its own second moment."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
 from ebm_jax.types import Scalar
 
@@ -59,7 +59,7 @@ def schedule(learning_rate: float, warmup_steps: int, decay_steps: int, final_sh
     if not warmup_steps and not decay_steps:
         return learning_rate
 
-    def at(step: Int[Array, ""]) -> Scalar:
+    def at(step: Any) -> Scalar:
         rise = jnp.minimum((step + 1) / max(warmup_steps, 1), 1.0)
         gone = jnp.minimum(step / decay_steps, 1.0) if decay_steps else 0.0
         return learning_rate * rise * (final_share + (1.0 - final_share) * 0.5 * (1.0 + jnp.cos(jnp.pi * gone)))
