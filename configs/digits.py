@@ -2,8 +2,8 @@
 
     python run.py --config=configs/digits.py
 
-1,000 steps of equilibrium matching teach a U-Net's scalar energy whose descent generates. Then contrastive divergence
-with a replay buffer joins for 150 steps, at the temperature 0.01: Langevin chains stay at the digits. What it gives:
+1,500 steps of equilibrium matching teach a U-Net's scalar energy whose descent generates. Then contrastive divergence
+with a replay buffer joins for 300 steps, at the temperature 0.01: Langevin chains stay at the digits. What it gives:
 docs/results.md. The 2019 method alone: digits_contrastive.py.
 """
 
@@ -23,7 +23,7 @@ def get_config():
     config.model.spectral_norm = False
     config.model.dtype = "bfloat16"
     config.method.name = "equilibrium"
-    config.method.then.after = 1_000
+    config.method.then.after = 1_500
     config.method.then.weight = 0.2
     config.chain.base = "centred_normal"
     config.chain.langevin.tied = True
@@ -45,13 +45,13 @@ def get_config():
     config.optim.clip_offset = float("inf")
     config.optim.clip_norm = 1.0
     config.optim.warmup_steps = 100
-    config.optim.decay_steps = 1_150
+    config.optim.decay_steps = 1_800
     config.optim.final_share = 0.1
     config.optim.ema_decay = 0.995
     config.optim.ema_ramp = True
     config.guard.max_energy = float("inf")
     config.train.batch_size = 64
-    config.train.num_steps = 1_150
+    config.train.num_steps = 1_800
     config.log.every = 50
-    config.log.images_every = config.checkpoint.every = 1_000
+    config.log.images_every = config.checkpoint.every = 1_500
     return config

@@ -2,8 +2,8 @@
 
     python run.py --config=configs/fashion_mnist_equilibrium.py
 
-Its samples descend from noise: no chain runs in training. `--config.sample.guidance=0.3` makes samples more typical
-of their class. What it gives, and when: docs/results.md.
+Its samples descend from noise: no chain runs in training. 6,000 steps took 21 minutes on 2 cores of an Intel Xeon with
+AMX beside other jobs, and 1,532 CPU seconds. What they gave: docs/results.md.
 """
 
 from configs import digits
