@@ -3,7 +3,7 @@
     python run.py --config=configs/digits.py
 
 1,500 steps of equilibrium matching teach a U-Net's scalar energy whose descent generates. Then contrastive divergence
-with a replay buffer joins for 300 steps, at the temperature 0.01: Langevin chains stay at the digits. What it gives:
+with a replay buffer joins for 250 steps, at the temperature 0.01: Langevin chains stay at the digits. What it gives:
 docs/results.md. The 2019 method alone: digits_contrastive.py.
 """
 
@@ -31,7 +31,7 @@ def get_config():
     config.chain.grad_clip = float("inf")
     config.chain.step_size = 1e-3
     config.chain.num_steps = 20
-    config.buffer.capacity = 512
+    config.buffer.capacity = 256
     config.buffer.restart_prob = 0.05
     config.buffer.descent_steps = 60
     config.loss.energy_l2 = 0.0
@@ -45,13 +45,14 @@ def get_config():
     config.optim.clip_offset = float("inf")
     config.optim.clip_norm = 1.0
     config.optim.warmup_steps = 100
-    config.optim.decay_steps = 1_800
+    config.optim.decay_steps = 1_750
     config.optim.final_share = 0.1
     config.optim.ema_decay = 0.995
     config.optim.ema_ramp = True
     config.guard.max_energy = float("inf")
     config.train.batch_size = 64
-    config.train.num_steps = 1_800
+    config.train.num_steps = 1_750
     config.log.every = 50
-    config.log.images_every = config.checkpoint.every = 1_500
+    config.log.images_every = 0  # at the end alone
+    config.checkpoint.every = 1_500
     return config
