@@ -150,3 +150,25 @@ def test_images_without_labels_have_the_energy_of_no_class():
     assert (
         np.asarray(energy_fn(params, IMAGES)) != np.asarray(energy_fn(params, IMAGES, jnp.zeros(4, jnp.int32)))
     ).all()
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_chains_of_any_batch_size_can_be_exported(dtype, guidance):
+    config = equilibrium(
+        sample__guidance=guidance, model__dtype=dtype, sample__descent_steps=2, sample__num_steps=2,
+        sample__quiet_steps=1, chain__langevin__tied=True,
+    )  # fmt: skip
+    _, params = made(num_classes=3, patch=2)
+    sample_fn = ebm_jax.make_sample_fn(config)
+
+    def draw(params, init, labels):
+        return sample_fn(params, jax.random.key(0), labels=labels, init=init)
+
+    (b,) = jax.export.symbolic_shape("b")
+    open_batch = jax.ShapeDtypeStruct((b, 8, 8, 1), jnp.float32), jax.ShapeDtypeStruct((b,), jnp.int32)
+    exported = jax.export.export(jax.jit(draw))(jax.tree.map(jnp.asarray, params), *open_batch)
+    labels = jnp.asarray([0, 1, 2, 0], jnp.int32)
+    np.testing.assert_allclose(
+        exported.call(params, IMAGES, labels), draw(params, IMAGES, labels), atol=1e-2 if dtype == "bfloat16" else 1e-4
+    )

@@ -139,8 +139,8 @@ def guided(apply: ApplyFn, unlabelled: Callable[[Labels], Labels], weight: float
         if labels is None:
             return apply(params, images, labels, dropout_key=dropout_key)
         both = jnp.concatenate([images, images]), jnp.concatenate([labels, unlabelled(labels)])
-        with_class, without = jnp.split(apply(params, *both, dropout_key=dropout_key), 2)
-        return with_class + weight * (with_class - without)
+        energies, n = apply(params, *both, dropout_key=dropout_key), images.shape[0]  # which an export leaves open
+        return energies[:n] + weight * (energies[:n] - energies[n:])
 
     return of
 

@@ -35,4 +35,4 @@ def group_norm(x: Features, gain: Float[Array, "c"], bias: Float[Array, "c"], gr
 
 
 def _of_groups(means: Float[Array, "b c"], groups: int) -> Float[Array, "b g 1"]:
-    return means.reshape(len(means), groups, -1).mean(2, keepdims=True)
+    return means.reshape(means.shape[0], groups, -1).mean(2, keepdims=True)

@@ -29,7 +29,8 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     if config.sample.buffer_capacity:
         found, origin = _continued(run, key)
     else:
-        found, origin = run.samples(key), f"{config.sample.num_steps} chain steps from noise"
+        descent = f"{config.sample.descent_steps} steps of descent and " if config.sample.descent_steps else ""
+        found, origin = run.samples(key), f"{descent}{config.sample.num_steps} chain steps from noise"
 
     def draw(path: Path) -> None:
         if config.data.source == "density":
