@@ -28,9 +28,6 @@ from ebm_jax.schema import value_of
 from ebm_jax.training.optimizer import clipped_adam, schedule
 from ebm_jax.types import BadInput, Config, Given, Labels, Params, PRNGKey, Scalar
 
-GROUPED = ("unet",)
-"""Networks with keys of their own; those of the group `resnet` are for several."""
-
 
 def make_network(config: Config) -> Network:
     """The network that `model.name` names: a row of NETWORKS, or the user's own by its import path.
@@ -49,7 +46,7 @@ def make_network(config: Config) -> Network:
         "spectral_norm": lambda: model.spectral_norm,
         "dtype": lambda: jnp.dtype(model.dtype),
     }
-    of_some = schema.group_of(config, "model", name if name in GROUPED else "resnet")
+    of_some = schema.group_of(config, "model", name) or schema.group_of(config, "model", "resnet")
     if callable(factory):
         named = inspect.signature(factory).parameters
         offers |= {key: lambda value=value: value for key, value in of_some.items() if key in named}

@@ -14,6 +14,8 @@ from ebm_jax.types import Batch, Labels, Metrics, PRNGKey, Scalar
 
 Unlabelled = Callable[[Labels], Labels]
 """Labels -> as many labels that say "no class"."""
+NEAR_DATA = 0.9  # share of data in an image from which on the error near the data counts
+TINY = 1e-12  # so that a batch without an image near the data has the error 0
 
 
 def equilibrium(
@@ -67,10 +69,6 @@ def equilibrium(
         return errors.mean(), (memory, metrics)
 
     return Method(no_memory, loss, base, limits)
-
-
-NEAR_DATA = 0.9
-TINY = 1e-12  # so that a batch without an image near the data has the error 0
 
 
 def decay(share: Float[Array, " b"], flat_until: float, start: float, strength: float) -> Float[Array, " b"]:

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import applications, assemble, checks
+from ebm_jax import applications, assemble
+from ebm_jax.methods import ORDERINGS
 from ebm_jax.models import energy
 from ebm_jax.report import pictures
 from ebm_jax.tasks.common import (
@@ -51,6 +52,6 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
         pictures.write_grid(path.with_suffix(".png"), images[rows], run.names_of(predicted[rows]))
 
     line = f"accuracy {accuracy:.4f} on {len(images)} images of {run.config.sample.split}; the picture has wrong ones"
-    if not checks.is_density(run.config):
-        line += "; its energy orders images by how noisy they are, and hardly classifies"
+    if run.config.method.name in ORDERINGS and not run.config.loss.label_weight:
+        line += "; training never compared the energies of classes, so they hardly classify"
     return Result(arrays, draw, line)
