@@ -65,11 +65,11 @@ def baselines(
 
 def inpainting(run: TrainedRun, images: np.ndarray, labels: np.ndarray, known: np.ndarray) -> np.ndarray:
     """The images [CHAINS, n, h, w, c]; each chain draws the unknown pixels anew under the energy of the class."""
-    stages = assemble.make_stages(run.config)
+    stages = assemble.make_path(run.config, 0.0) or assemble.make_stages(run.config)
 
     @jax.jit
     def fill(key: PRNGKey, images: jax.Array, labels: jax.Array) -> jax.Array:
-        return applications.inpaint(key, images, jnp.asarray(known), run.energy_fn(labels), stages)
+        return applications.inpaint(key, images, jnp.asarray(known), run.chain_energy_fn(labels), stages)
 
     keys = jax.random.split(jax.random.key(0), CHAINS)
     return np.stack([np.asarray(fill(key, jnp.asarray(images), jnp.asarray(labels))) for key in keys])

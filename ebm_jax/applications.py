@@ -4,6 +4,7 @@ Each function takes one energy or several, and `stages`, the steps of a whole ch
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from ebm_jax import arguments, random
 from ebm_jax.models import energy
+from ebm_jax.sampling.base import Base
 from ebm_jax.sampling.kernel import Frames, Kernel, Project, Stages, run, run_stages, trace_stages, unit_box
 from ebm_jax.types import BadInput, EnergyFn, Given, Images, Labels, PRNGKey, Scalar
 
@@ -26,14 +28,80 @@ def generate(key: Given, x: Given, energy_fn: EnergyFn, stages: Stages) -> Image
     return run_stages(stages, key, x, energy_fn)[0]
 
 
-def inpaint(key: Given, images: Given, known: Array, energy_fn: EnergyFn, stages: Stages) -> Images:
+class Path(NamedTuple):
+    """The way of a measured image from noise, for an energy that orders images by how noisy they are.
+
+    Such an energy is flat at the data, so a sum with a likelihood weighs nothing. But its descent passes images of a
+    known share γ of data and 1 - γ of noise ε, of which a measurement y = A x says: A x_γ = γ y + (1 - γ) A ε.
+    """
+
+    base: Base
+    """The law of ε."""
+    share: float
+    """γ in [0, 1) of the start."""
+    stages_of: Callable[[Callable[[float | Scalar], Project]], Stages]
+    """From γ -> projection to the stages of the whole chain: each step takes the projection of the γ it ends at."""
+
+
+def follow(
+    key: Given,
+    start: Given,
+    measured: Array,
+    forward: Callable[[Images], Array],
+    squared_norm: float,
+    energy_fn: EnergyFn,
+    path: Path,
+) -> Images:
+    """Descent from noise to images whose measurement is `measured`, which holds on all the way there.
+
+    Each step ends with the measurement's own:  x ← x + Aᵀ (γ y + (1 - γ) A ε - A x) / ‖A‖². Where A Aᵀ = ‖A‖² I, as for
+    means of blocks or channels and for masks, A x is then exact; else the chain comes closer from step to step.
+
+    Args:
+      start: [b, *event], of which the first images have the share `path.share`; with the share 0 it has no effect.
+      measured: y, what `forward` gives of images [b, *event].
+      forward: A, linear.
+      squared_norm: ‖A‖², the largest eigenvalue of AᵀA (`models.observations` says it of each operator).
+
+    Raises:
+      BadInput: as `generate`.
+    """
+    arguments.check_key("key", key)
+    arguments.check_images("start", start)
+    start = arguments.as_floats(start)
+    key_noise, key_chain = jax.random.split(key)
+    noise = _noise(key_noise, start, path)
+    transposed = jax.linear_transpose(forward, start)
+
+    def project_at(share: float | Scalar) -> Project:
+        aim = share * measured + (1.0 - share) * forward(noise)
+        return lambda x: x + transposed(aim - forward(x))[0] / squared_norm
+
+    first = path.share * start + (1.0 - path.share) * noise
+    return generate(key_chain, first, energy_fn, path.stages_of(project_at))
+
+
+def among_noise(key: PRNGKey, images: Images, path: Path) -> Images:
+    """The images [b, *event] in their share of the path's start; the rest is noise.
+
+    Where an energy is flat at the data, chains that are to leave an image start here.
+    """
+    return path.share * images + (1.0 - path.share) * _noise(key, images, path)
+
+
+def _noise(key: PRNGKey, images: Images, path: Path) -> Images:
+    return path.base.sample(key, images.shape[0]).astype(images.dtype)
+
+
+def inpaint(key: Given, images: Given, known: Array, energy_fn: EnergyFn, stages: Stages | Path) -> Images:
     """Draw the unknown pixels given the known ones: q(unknown | known), with any kernel (paper, restoration).
 
-    The unknown pixels start from U[0, 1]. The chain has the known places too, but they do not change the energy. They
+    With a path, as `follow`: the start's unknown pixels are those of `images`, in the path's share. Else the unknown
+    pixels start from U[0, 1]. The chain has the known places too, but they do not change the energy. They
     start in the middle of the box, far from its faces: a kernel with a Metropolis test rejects moves across a face.
 
     Args:
-      images: [b, *event]; the values at unknown pixels have no effect.
+      images: [b, *event]; the values at unknown pixels have no effect, but with a path of a share above 0.
       known: bool [b, *event], or [*event] for all images alike; True where the image is to stay.
 
     Returns:
@@ -53,6 +121,10 @@ def inpaint(key: Given, images: Given, known: Array, energy_fn: EnergyFn, stages
             f"{images.shape[1:]}, one for all"
         )
     known = jnp.broadcast_to(known.reshape(-1, *images.shape[1:]), images.shape)
+    if isinstance(stages, Path):
+        seen = jnp.where(known, images, 0.0)
+        x = follow(key, images, seen, lambda x: jnp.where(known, x, 0.0), 1.0, energy_fn, stages)
+        return jnp.where(known, images, x)
     key_start, key_chain = jax.random.split(key)
     start = jnp.where(known, 0.5, random.uniform(key_start, images.shape, images.dtype))
     x = generate(key_chain, start, energy.clamped(energy_fn, images, known), stages)

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from ebm_jax import registry, schema
+from ebm_jax.applications import Path
 from ebm_jax.labels import checked_labels, example_labels, is_conditional, label_shape
 from ebm_jax.methods import METHODS, ORDERINGS, label, losses, matching
 from ebm_jax.methods.contrastive import healthy
@@ -26,7 +27,7 @@ from ebm_jax.sampling.hmc import no_walls, unit_box_walls
 from ebm_jax.sampling.kernel import Kernel, Project, Stages, projection, scheduled, unbounded
 from ebm_jax.schema import value_of
 from ebm_jax.training.optimizer import clipped_adam, schedule
-from ebm_jax.types import BadInput, Config, Given, Labels, Params, PRNGKey, Scalar
+from ebm_jax.types import BadInput, Config, Given, Images, Labels, Params, PRNGKey, Scalar
 
 
 def make_network(config: Config) -> Network:
@@ -148,7 +149,7 @@ def make_refiner(config: Config, project: Project) -> Kernel:
     return make_kernel(config, config.eval.robustness.refine_temperature, project=project)
 
 
-def make_stages(config: Config, group: str = "sample") -> Stages:
+def make_stages(config: Config, group: str = "sample", project: Project | None = None) -> Stages:
     """The stages of a whole chain: `num_steps` of the config's kernel, the last `quiet_steps` of them without noise.
 
     A Langevin chain is one loop and ends at temperature 0. A Metropolis test has no temperature 0, so other kernels end
@@ -158,22 +159,60 @@ def make_stages(config: Config, group: str = "sample") -> Stages:
 
     Args:
       group: has `num_steps`, `quiet_steps` and `anneal_from`: "chain" for training, "sample" for sampling.
+      project: as for `make_kernel`.
     """
-    steps, quiet = value_of(config, f"{group}.num_steps"), value_of(config, f"{group}.quiet_steps")
-    last = config.chain.temperature
-    first = value_of(config, f"{group}.anneal_from") or last
-    temperatures = np.geomspace(first, last, steps - quiet) if first != last else np.full(steps - quiet, last)
-    langevin_at = partial(make_kernel, config, name="langevin")
-    if config.chain.kernel == "langevin":
-        chain: Stages = (_stage(langevin_at, np.concatenate([temperatures, np.zeros(quiet)])),)
-    else:
-        noisy = _stage(partial(make_kernel, config), temperatures)
-        chain = tuple(stage for stage in (noisy, _stage(langevin_at, np.zeros(quiet))) if stage[1])
+    chain = _make_chain(config, group, project)
     if group != "sample":
         return chain
     finish = make_base(config).finish
     end = () if finish is unbounded else ((projection(finish), 1),)
     return (*make_descent(config, config.sample.descent_steps), *chain, *end)
+
+
+def _make_chain(config: Config, group: str, project: Project | None) -> Stages:
+    """The stages of `make_stages` between the descent and the end."""
+    steps, quiet = value_of(config, f"{group}.num_steps"), value_of(config, f"{group}.quiet_steps")
+    last = config.chain.temperature
+    first = value_of(config, f"{group}.anneal_from") or last
+    temperatures = np.geomspace(first, last, steps - quiet) if first != last else np.full(steps - quiet, last)
+    langevin_at = partial(make_kernel, config, name="langevin", project=project)
+    if config.chain.kernel == "langevin":
+        return (_stage(langevin_at, np.concatenate([temperatures, np.zeros(quiet)])),)
+    noisy = _stage(partial(make_kernel, config, project=project), temperatures)
+    return tuple(stage for stage in (noisy, _stage(langevin_at, np.zeros(quiet))) if stage[1])
+
+
+def make_path(config: Config, share: float) -> Path | None:
+    """How a measurement leads the run's descent from noise; None: the energy does not order images by their noise.
+
+    Args:
+      share: in [0, 1): of the start in the first images, beside noise.
+    """
+    if config.method.name not in ORDERINGS:
+        return None
+    base = make_base(config)
+    by_descent = config.chain.kernel == "descent"
+    num_steps = config.sample.num_steps if by_descent else config.sample.descent_steps
+    shares = matching.shares(share, num_steps, config.chain.step_size / base.scale**2, **_decay(config))
+
+    def stages_of(project_at: Callable[[float | Scalar], Project]) -> Stages:
+        def kernel_at(share: Scalar) -> Kernel:
+            return make_kernel(config, 0.0, name="descent", project=project_at(share))
+
+        def finish(x: Images) -> Images:
+            return base.finish(project_at(1.0)(x))
+
+        along = ((scheduled(kernel_at, jnp.asarray(shares)), num_steps),) if num_steps else ()
+        rest = () if by_descent else _make_chain(config, "sample", project_at(1.0))
+        return (*along, *rest, (projection(finish), 1))
+
+    return Path(base, share, stages_of)
+
+
+def _decay(config: Config) -> dict[str, float]:
+    """The arguments of `matching.decay` that the config gives."""
+    keys = schema.group_of(config, "method", "equilibrium")
+    return {name: keys[name] for name in ("flat_until", "start", "strength")}
 
 
 def make_descent(config: Config, num_steps: int) -> Stages:

@@ -105,7 +105,7 @@ def copy(folder, tmp_path):
 def expected_samples(config, params, key, labels, jit=jax.jit):
     """The exported sampler, rebuilt from the public functions alone."""
     key_init, key_chain = jax.random.split(key)
-    init = jax.random.uniform(key_init, (len(labels), *config.data.shape))
+    init = assemble.make_base(config).sample(key_init, len(labels))
     return jit(samplers.make_sample_fn(config))(params, key_chain, labels=labels, init=init)
 
 
@@ -277,8 +277,9 @@ KINDS = {
     "a density by MALA": shrunk("density2d"),
     "attention": shrunk("folder", model__resnet__attention=True),
     "soft labels": shrunk("dsprites_position"),
-    "bfloat16": shrunk("digits", model__dtype="bfloat16"),
-    "tied noise": shrunk("digits", chain__langevin__tied=True, chain__step_size=1e-3),
+    "bfloat16": shrunk("digits_contrastive", model__dtype="bfloat16"),
+    "tied noise": shrunk("digits_contrastive", chain__langevin__tied=True, chain__step_size=1e-3),
+    "descent of a U-Net": shrunk("digits", model__dtype="float32", model__width=8),
 }
 
 

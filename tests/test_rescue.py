@@ -345,7 +345,7 @@ def test_of_two_models_one_nan_rolls_both_back(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["digits", "density2d"])
+@pytest.mark.parametrize("name", ["digits", "digits_contrastive", "density2d"])
 def test_on_ten_seeds_of_a_short_healthy_run_the_guard_never_fires(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     config.train.num_models, config.train.num_steps = 10, 150
@@ -353,7 +353,7 @@ def test_on_ten_seeds_of_a_short_healthy_run_the_guard_never_fires(name):
     run_state, step, limits = (
         program.make_state(config, mesh),
         program.make_step(config, mesh),
-        assemble.make_limits(config),
+        assemble.make_method(config).limits,
     )
     health = guard.HEALTHY
     with sources.open_batches(config, pytest.fail) as batches, WITHOUT_KEY_CHECKS():

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ebm_jax import random
@@ -86,6 +87,25 @@ def decay(share: Float[Array, " b"], flat_until: float, start: float, strength: 
     """
     rising = start + (1.0 - start) * share / flat_until if flat_until else jnp.ones_like(share)
     return strength * jnp.where(share < flat_until, rising, (1.0 - share) / (1.0 - flat_until))
+
+
+def shares(
+    first: float, num_steps: int, step_size: float, *, flat_until: float, start: float, strength: float
+) -> Float[np.ndarray, " steps"]:
+    """The share γ of data in an image after each step of the descent that starts at the share `first`.
+
+    Along the way from noise ε to one image x the gradient is c(γ) (ε - x) in units of the base's scale, so a step s
+    takes γ to γ + s c(γ). Other arguments are those of `decay`.
+
+    Args:
+      step_size: s > 0 in units of the base's scale: of the energy's gradient by pixels, s / σ².
+    """
+    found, share = [], first
+    for _ in range(num_steps):
+        way = decay(jnp.full(1, share, jnp.float32), flat_until, start, strength)
+        share = min(1.0, share + step_size * float(way[0]))
+        found.append(share)
+    return np.asarray(found, np.float32)
 
 
 def healthy(*, error: float) -> tuple[Range, ...]:

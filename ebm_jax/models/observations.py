@@ -79,6 +79,13 @@ def _blur_matrix(size: int, width: float) -> Float[np.ndarray, "size size"]:
     return matrix.astype(np.float32)
 
 
+def medians(images: Pixels) -> Pixels:
+    """The median of the 3x3 pixels around each pixel, channel by channel; mirrored beyond the edges (b a b)."""
+    h, w = images.shape[1:3]
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    return jnp.median(jnp.stack([padded[:, y : y + h, x : x + w] for y in range(3) for x in range(3)]), axis=0)
+
+
 def salt_and_pepper(key: PRNGKey, images: Pixels, share: float | Scalar) -> Pixels:
     """Turn each pixel white or black in all channels, each with probability `share` / 2, `share` in [0, 1]."""
     drawn = random.uniform(key, (*images.shape[:3], 1))

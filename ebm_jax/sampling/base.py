@@ -21,6 +21,8 @@ class Base(NamedTuple):
     """(key, n) -> [n, *event]"""
     project: Project
     """Moves points onto the law's set."""
+    centre: float = 0.5
+    """The mean of every coordinate."""
     scale: float = 1.0
     """The length, in pixel values, that is 1 for the law: its standard deviation, where it is a normal law."""
     finish: Project = unbounded
@@ -44,7 +46,7 @@ def normal(event_shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0) ->
     def energy_fn(x: Images) -> Array:
         return 0.5 * jnp.square((x - mean) / std).sum(tuple(range(1, x.ndim))) + log_normaliser
 
-    return Base(energy_fn, lambda key, n: mean + std * standard(key, n), unbounded, std)
+    return Base(energy_fn, lambda key, n: mean + std * standard(key, n), unbounded, mean, std)
 
 
 def centred_normal(event_shape: tuple[int, ...]) -> Base:

@@ -1,13 +1,11 @@
 """Task `colourise`: draw in colour images that were seen in gray."""
 
-from functools import partial
-
 import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax.models import observations
 from ebm_jax.tasks.common import Result, check_images, check_one_label_each, images_to_start_from
-from ebm_jax.tasks.observed import likelihood_weight, restored
+from ebm_jax.tasks.observed import linear, restored
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, PRNGKey
 
@@ -29,6 +27,5 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     images, labels = images_to_start_from(run)
     channels = images.shape[3]
     observed = np.asarray(observations.gray(jnp.asarray(images)))
-    weight = likelihood_weight(run.config) * channels  # divided by ‖A‖²
-    likelihood = partial(observations.gaussian_likelihood, observations.gray, weight=weight)
-    return restored(run, key, images, labels, observed, observed.repeat(channels, 3), likelihood, "gray")
+    way = linear(run.config, observations.gray, 1.0 / channels)
+    return restored(run, key, images, labels, observed, observed.repeat(channels, 3), way, "gray")

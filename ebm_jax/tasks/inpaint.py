@@ -27,7 +27,8 @@ def check(config: Config) -> None:
 def run(run: TrainedRun, key: PRNGKey) -> Result:
     """Fill in images of `sample.split`; compare the error with the error of the training set's mean image."""
     images, labels = images_to_start_from(run)
-    known, stages = known_pixels(run.config), assemble.make_stages(run.config)
+    known = known_pixels(run.config)
+    stages = assemble.make_path(run.config, 0.0) or assemble.make_stages(run.config)
 
     def make(key: PRNGKey, images: Images, labels: Labels) -> Images:
         return applications.inpaint(key, images, jnp.asarray(known), run.chain_energy_fn(labels), stages)

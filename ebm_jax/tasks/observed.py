@@ -1,19 +1,43 @@
-"""Images drawn under prior and likelihood from an observation of them, for three tasks."""
+"""Images drawn from an observation of them, for three tasks: under prior and likelihood, or along a descent's path."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ebm_jax import applications, assemble
+from ebm_jax.applications import Path
+from ebm_jax.models import observations
+from ebm_jax.models.observations import Forward
 from ebm_jax.tasks.common import Result, compiled, mean_squared_error, rows_of
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import Config, EnergyFn, Images, Labels, PRNGKey
 
 
+class Way(NamedTuple):
+    """How an observation leads chains: one way for log-densities, one for energies that order images by their noise."""
+
+    likelihood: Callable[..., EnergyFn]
+    """`observed=` -> minus the log-likelihood of images given this observation."""
+    along: Callable[[PRNGKey, Images, Any, EnergyFn, Path], Images]
+    """(key, start, observed, energy_fn, path) -> images."""
+
+
 def likelihood_weight(config: Config) -> float:
     """The likelihood's weight at which one gradient of the chain removes the share `sample.strength` of the misfit."""
     return config.sample.strength / assemble.equivalent_step_size(config)
+
+
+def linear(config: Config, forward: Forward, squared_norm: float) -> Way:
+    """The way of an observation A x without noise, with ‖A‖² = `squared_norm`."""
+
+    def along(key: PRNGKey, start: Images, observed: Any, energy_fn: EnergyFn, path: Path) -> Images:
+        return applications.follow(key, start, observed, forward, squared_norm, energy_fn, path)
+
+    weight = likelihood_weight(config) / squared_norm
+    return Way(partial(observations.gaussian_likelihood, forward, weight=weight), along)
 
 
 def restored(
@@ -23,23 +47,30 @@ def restored(
     labels: np.ndarray,
     observed: np.ndarray,
     start: np.ndarray,
-    likelihood: Callable[..., EnergyFn],
+    way: Way,
     what: str,
+    beside: tuple[str, np.ndarray] | None = None,
 ) -> Result:
-    """Chains from `start` under the run's energy and the likelihood of the observation, beside the true images.
+    """Chains from `start`, led by the observation, beside the true images.
 
     Args:
       images: the true ones, float32 [n, h, w, c] in [0, 1]; `start` has the same shape.
-      likelihood: `observed=` -> minus the log-likelihood of images given this observation.
       what: the damage, in words.
+      beside: a simple method's name and what it gives, for comparison.
     """
+    path = assemble.make_path(run.config, run.config.sample.start_share)
     stages = assemble.make_stages(run.config)
 
     def make(key: PRNGKey, start: Images, observed: jax.Array, labels: Labels) -> Images:
-        return applications.restore(key, start, run.chain_energy_fn(labels), likelihood(observed=observed), stages)
+        energy_fn = run.chain_energy_fn(labels)
+        if path is not None:
+            return way.along(key, start, observed, energy_fn, path)
+        return applications.restore(key, start, energy_fn, way.likelihood(observed=observed), stages)
 
     found = compiled(run, make, key, start, observed, labels)
     before, after = mean_squared_error(start, images), mean_squared_error(found, images)
     line = f"restored {len(images)} images ({what}); mean squared error {before:.4f} before and {after:.4f} after"
+    if beside is not None:
+        line += f"; {beside[0]} {mean_squared_error(beside[1], images):.4f}"
     arrays = {"images": images, "labels": labels, "observed": observed, "restored": found}
     return Result(arrays, rows_of(original=images, observed=observed, restored=found), line)

@@ -1,5 +1,6 @@
 """Task `transition`: move images under the energy of other classes."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -36,8 +37,12 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     asked = sample_labels(run.config, jnp.arange(len(images)))
     target = np.asarray(asked) if run.config.sample.labels else (labels + 1) % run.config.model.num_classes
     stages = assemble.make_stages(run.config)
+    path = assemble.make_path(run.config, run.config.sample.transition.share)
 
     def make(key: PRNGKey, images: Images, target: Labels) -> Images:
+        if path is not None:
+            key, key_noise = jax.random.split(key)
+            images = applications.among_noise(key_noise, images, path)
         return applications.transition(key, images, target, run.chain_energy_fn, stages)
 
     moved = compiled(run, make, key, images, target.astype(np.int32))
