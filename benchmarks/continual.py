@@ -40,7 +40,7 @@ from ebm_jax.training.state import network_params
 from ebm_jax.types import Batch, Config, Images, Labels, Params
 
 TASKS, CLASSES = 5, 10
-CONFIGS = {"digits": "digits_contrastive", "fashion_mnist": "fashion_mnist"}
+CONFIGS = {"digits": "digits_contrastive", "fashion_mnist": "fashion_mnist_contrastive"}
 """From the name of the data to that of its config."""
 EMA_DECAY = 0.95
 CHUNK = 500  # test images at once

@@ -35,9 +35,9 @@ from ebm_jax.labels import example_labels, label_shape
 from ebm_jax.types import Config
 
 CONFIGS = (
-    *("folder", "cifar10_conditional", "cifar10", "digits_contrastive", "density2d", "shapes_shape", "shapes_position"),
+    *("folder_contrastive", "cifar10_conditional", "cifar10", "digits_contrastive", "density2d", "shapes_shape", "shapes_position"),
     *(
-        "fashion_mnist",
+        "fashion_mnist_contrastive",
         "fashion_mnist_conditional",
         "mnist",
         "dsprites_shape",
@@ -47,9 +47,9 @@ CONFIGS = (
     *("dsprites_size", "cifar10_wider_conditional", "imagenet32", "imagenet128"),
 )
 SMALL = {"model.width": 8, "train.batch_size": 8, "buffer.capacity": 64, "chain.num_steps": 8}
-SHAPES = {"folder": (64, 64, 3)}
+SHAPES = {"folder_contrastive": (64, 64, 3)}
 FACTOR = 30.0
-WITHOUT = ("digits_contrastive", "density2d", "cifar10", "fashion_mnist")
+WITHOUT = ("digits_contrastive", "density2d", "cifar10", "fashion_mnist_contrastive")
 IMAGES = 1024
 
 

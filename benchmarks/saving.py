@@ -1,6 +1,6 @@
 """How long a save holds up training, against the time of a step.
 
-    python -m benchmarks.saving [configs/digits_contrastive.py configs/fashion_mnist.py ...] [--rounds 15]
+    python -m benchmarks.saving [configs/digits_contrastive.py configs/fashion_mnist_contrastive.py ...] [--rounds 15]
 
 The claim: a save blocks a step by at most 10 % of its time at the config's own interval. One process times a step, a
 save and the wait for its files in turn, on noise for data. In a run the next steps go on while the files are written.
@@ -62,7 +62,7 @@ def measure(path: str, rounds: int) -> None:
 def main() -> None:
     """Measure each config."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="*", default=["configs/digits_contrastive.py", "configs/fashion_mnist.py"])
+    parser.add_argument("configs", nargs="*", default=["configs/digits_contrastive.py", "configs/fashion_mnist_contrastive.py"])
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     parallel.split_cpu(0, 64)

@@ -275,7 +275,7 @@ KINDS = {
     "strided": shrunk("mnist"),
     "residual, spectral norm, classes": shrunk("cifar10_conditional"),
     "a density by MALA": shrunk("density2d"),
-    "attention": shrunk("folder", model__resnet__attention=True),
+    "attention": shrunk("folder_contrastive", model__resnet__attention=True),
     "soft labels": shrunk("dsprites_position"),
     "bfloat16": shrunk("digits_contrastive", model__dtype="bfloat16"),
     "tied noise": shrunk("digits_contrastive", chain__langevin__tied=True, chain__step_size=1e-3),

@@ -11,8 +11,9 @@ from conftest import ROOT
 from test_step import BATCH, SHAPE, batch_for, params_for, setup
 
 import run
-from configs import cifar10, default, density2d, fashion_mnist_conditional, folder
+from configs import cifar10, default, density2d, fashion_mnist_conditional
 from configs import digits_contrastive as digits
+from configs import folder_contrastive as folder
 from ebm_jax import assemble, checks, program, schema
 from ebm_jax.distributed import parallel
 from ebm_jax.methods.contrastive import healthy

@@ -21,7 +21,7 @@ from ebm_jax.types import Batch
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "hashes_a7536e2.json").read_text())
 pytestmark = [pytest.mark.optimised, pytest.mark.whole]
 STEPS = 3
-RENAMED = {"digits.py": "digits_contrastive.py"}
+RENAMED = {name: name.replace(".py", "_contrastive.py") for name in ("digits.py", "fashion_mnist.py", "folder.py")}
 QUICK = {  # these compile fast; the others are slow tests
     "digits": (8,),
     "density2d": (1, 2),
