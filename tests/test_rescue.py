@@ -345,6 +345,7 @@ def test_of_two_models_one_nan_rolls_both_back(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised  # half of the time
 @pytest.mark.parametrize("name", ["digits_contrastive", "density2d"])
 def test_on_ten_seeds_of_a_short_healthy_run_the_guard_never_fires(name):
     config = importlib.import_module(f"configs.{name}").get_config()
