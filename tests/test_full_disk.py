@@ -268,7 +268,7 @@ cp -r {disk}/run {out}/run
 
 
 @pytest.mark.slow
-@pytest.mark.optimised  # as the run of the other process
+@pytest.mark.eight_devices  # as the run of the other process
 def test_a_whole_run_on_a_full_disk_goes_on_from_its_last_checkpoint_once_there_is_room(tmp_path):
     if shutil.which("unshare") is None:
         pytest.skip("needs unshare, for a small disk of its own")

@@ -248,7 +248,7 @@ def test_ctrl_c_saves_the_step_it_reached_and_says_so(tmp_path, signum, status):
 
 
 @pytest.mark.slow
-@pytest.mark.optimised  # as the run of the other process
+@pytest.mark.eight_devices  # as the run of the other process
 def test_killed_at_once_a_run_starts_again_from_its_newest_checkpoint(tmp_path):
     words = command(tmp_path / "run", train__num_steps=15, checkpoint__every=5)
     with subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
