@@ -18,18 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from ebm_jax import TrainedRun, assemble, open_run, random
+from ebm_jax import TrainedRun, assemble, open_run
 from ebm_jax.data.toys import MARGIN, SHAPES, render
-from ebm_jax.models import energy
 from ebm_jax.report import pictures
 from ebm_jax.sampling.kernel import Kernel, alternating, run_stages
+from ebm_jax.tasks import compose
 from ebm_jax.types import EnergyFn, PRNGKey
 
 TOLERANCE = 1.5  # pixels between the position asked for and found
 LATTICE = 29  # template positions a side: a quarter of a pixel apart in images of 16x16
 ASKED = 5  # requested positions a side
 CHAINS = 4  # for every shape at every position
-NUM_STEPS, QUIET_STEPS = 300, 100
 GAP = 8  # pixels of the picture on either side of a block
 SUM, IN_TURN = "both, sum of energies", "both, steps in turn"
 
@@ -93,23 +92,21 @@ def shares(images: np.ndarray, asked: Asked) -> Shares:
 
 
 def sample_all(shape_model: TrainedRun, position_model: TrainedRun, asked: Asked, seed: int) -> dict[str, np.ndarray]:
-    """Chains from uniform noise, one for each thing asked, under both models together and under each alone.
+    """Chains from noise, one for each thing asked, under both models together and under each alone.
 
-    The shape model's run gives the kernels.
+    The shape model's run gives the noise and the kernels.
     """
     key_init, key_sum, key_in_turn, key_shape, key_position = jax.random.split(jax.random.key(seed), 5)
-    init = random.uniform(key_init, (len(asked.shapes), *shape_model.config.data.shape))
-    shape = shape_model.energy_fn(jnp.asarray(asked.shapes))
-    position = position_model.energy_fn(jnp.asarray(asked.positions))
-    both = energy.conjunction(shape, position)
-
-    config = shape_model.config
-    kernels = [assemble.make_kernel(config, heat) for heat in (config.chain.temperature, 0.0)]
-    noisy_and_quiet = (NUM_STEPS - QUIET_STEPS, QUIET_STEPS)
+    config, shapes = shape_model.config, jnp.asarray(asked.shapes)
+    base, sampling = assemble.make_base(config), config.sample
+    init = base.sample(key_init, len(asked.shapes))
+    shape, position = shape_model.energy_fn(shapes), position_model.energy_fn(jnp.asarray(asked.positions))
+    both = compose.product_of(config, shape_model.params, [shape, position], shapes)
 
     def sample(key: PRNGKey, energy_fn: EnergyFn, change: Callable[[Kernel], Kernel] = lambda kernel: kernel, turns=1):
-        stages = [(change(kernel), turns * steps) for kernel, steps in zip(kernels, noisy_and_quiet, strict=True)]
-        return np.asarray(jax.jit(lambda key, x: run_stages(stages, key, x, energy_fn)[0])(key, init))
+        heats = (config.chain.temperature, sampling.num_steps - sampling.quiet_steps), (0.0, sampling.quiet_steps)
+        stages = [(change(assemble.make_kernel(config, heat)), turns * steps) for heat, steps in heats if steps]
+        return np.asarray(jax.jit(lambda key, x: base.finish(run_stages(stages, key, x, energy_fn)[0]))(key, init))
 
     return {
         SUM: sample(key_sum, both),

@@ -35,7 +35,15 @@ from ebm_jax.labels import example_labels, label_shape
 from ebm_jax.types import Config
 
 CONFIGS = (
-    *("folder_contrastive", "cifar10_conditional", "cifar10", "digits_contrastive", "density2d", "shapes_shape", "shapes_position"),
+    *(
+        "folder_contrastive",
+        "cifar10_conditional",
+        "cifar10",
+        "digits_contrastive",
+        "density2d",
+        "shapes_shape",
+        "shapes_position",
+    ),
     *(
         "fashion_mnist_contrastive",
         "fashion_mnist_conditional",

@@ -119,7 +119,8 @@ def linear_section(rounds: int) -> Section:
             f"largest residual {100 * residual:.1f} % of the longest"
         )
         claims.append(Claim(f"training step against {what}", "linear", words, bool(residual <= 0.05)))
-    note = "configs/fashion_mnist_contrastive.py with noise for data; K at a batch of 64, the batch at K = 10. Linear: within 5 %."
+    note = "configs/fashion_mnist_contrastive.py with noise for data; K at a batch of 64, the batch at K = 10."
+    note += " Linear: within 5 %."
     return Section("Batch and chain length", note, times, claims)
 
 

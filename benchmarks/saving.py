@@ -62,7 +62,9 @@ def measure(path: str, rounds: int) -> None:
 def main() -> None:
     """Measure each config."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="*", default=["configs/digits_contrastive.py", "configs/fashion_mnist_contrastive.py"])
+    parser.add_argument(
+        "configs", nargs="*", default=["configs/digits_contrastive.py", "configs/fashion_mnist_contrastive.py"]
+    )
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     parallel.split_cpu(0, 64)

@@ -2,7 +2,7 @@
 
     python run.py --config=configs/fashion_mnist.py
 
-5,500 steps of matching teach an energy whose descent generates; then contrastive divergence with a replay buffer joins
+5,000 steps of matching teach an energy whose descent generates; then contrastive divergence with a replay buffer joins
 for 200 steps, at the temperature 0.01. What it gives, and takes: docs/results.md. The 2019 method alone:
 fashion_mnist_contrastive.py and fashion_mnist_conditional.py.
 """
@@ -15,8 +15,8 @@ def get_config():
     config.data.source = "tfds"
     config.data.name = "fashion_mnist"
     config.data.shape = (28, 28, 1)
-    config.method.then.after = config.optim.decay_steps = 5_500
-    config.train.num_steps = 5_700
+    config.method.then.after = config.optim.decay_steps = 5_000
+    config.train.num_steps = 5_200
     config.buffer.capacity = 512
     config.optim.final_share = 0.1
     config.optim.ema_decay = 0.998

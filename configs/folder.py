@@ -1,4 +1,4 @@
-"""A folder of your own images, unconditional: equilibrium matching of a U-Net's scalar energy (2 M parameters), on a GPU.
+"""A folder of your own images, unconditional: equilibrium matching of a U-Net (2 M parameters), on a GPU.
 
     python run.py --config=configs/folder.py --config.data.source=folder:PATH
 

@@ -297,13 +297,16 @@ def init_params(config: Config, key: PRNGKey) -> Params:
     return spectral.normalise(*raw_params(config, key))
 
 
-def make_method(config: Config) -> Method:
+def make_method(config: Config, stage: int | None = None) -> Method:
     """The training method that `method.name` names, plus the label contrast if `loss.label_weight` is above 0.
 
     After `method.then.after` steps, if that is not 0, contrastive divergence joins them, times `method.then.weight`.
 
     The method's factory gets the values that its signature names, from `_offers` and from the method's group of the
     config, and all of `method.own`.
+
+    Args:
+      stage: 0 or 1: its loss is for steps before, or after, contrastive divergence joins (`method.staged`).
 
     Raises:
       BadInput: there is no such method, or its factory asks for a value that nobody offers.
@@ -314,7 +317,7 @@ def make_method(config: Config) -> Method:
         method = weighted_sum([(1.0, method), (weight, _method_of(config, "label", {}))])
     if not then.after:
         return method
-    chains = staged(idle(method.base), then.after, _method_of(config, "contrastive", {}))
+    chains = staged(idle(method.base), then.after, _method_of(config, "contrastive", {}), stage=stage)
     return weighted_sum([(1.0, method), (then.weight, chains)])
 
 

@@ -149,25 +149,38 @@ def rescued_chain(config: Config, rescues: int) -> int:
     return math.ceil(config.chain.num_steps * config.guard.rescue_chain**rescues)
 
 
-def make_step(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
+def stage_of(config: Config, step: int) -> int | None:
+    """Whether the `train.steps_per_call` steps from `step` on are before `method.then.after`, 0, or after it, 1.
+
+    None: a call has steps of both, or the method is the same in all steps. A program of one stage alone is faster, and
+    compiles in less time.
+    """
+    after = config.method.then.after
+    if not after or step < after < step + config.train.steps_per_call:
+        return None
+    return int(step >= after)
+
+
+def make_step(config: Config, mesh: Mesh, rescues: int = 0, stage: int | None = None) -> Callable:
     """The compiled training step (state, batch) -> (state, metrics) over all devices; it consumes its state.
 
     With several models, all leaves and metrics have a leading axis of members.
 
     Args:
       rescues: how many the state went through; each multiplies the length of chains by `guard.rescue_chain`.
+      stage: of the steps that it is for, from `stage_of`; None: any.
     """
-    return _over_devices(config, mesh, _local_step(config, rescues), _rows(config))
+    return _over_devices(config, mesh, _local_step(config, rescues, stage), _rows(config))
 
 
-def make_steps(config: Config, mesh: Mesh, rescues: int = 0) -> Callable:
+def make_steps(config: Config, mesh: Mesh, rescues: int = 0, stage: int | None = None) -> Callable:
     """`make_step` for the `train.steps_per_call` steps of one call: the host waits only for the last of them.
 
     With more than one step, batches and metrics have a leading axis of steps.
     """
-    number, step = config.train.steps_per_call, _local_step(config, rescues)
+    number, step = config.train.steps_per_call, _local_step(config, rescues, stage)
     if number == 1:
-        return make_step(config, mesh, rescues)
+        return make_step(config, mesh, rescues, stage)
     # Inside a loop XLA's CPU backend picks slow convolutions for the gradients of kernels (models/convolution.py)
     unroll = mesh.devices.flat[0].platform == "cpu"
 
@@ -189,12 +202,12 @@ def _over_devices(config: Config, mesh: Mesh, fn: Callable, batch_spec: Any) -> 
     )
 
 
-def _local_step(config: Config, rescues: int) -> Callable:
+def _local_step(config: Config, rescues: int, stage: int | None) -> Callable:
     """The training step of all models on one device."""
     config = schema.with_values(config, {"chain.num_steps": rescued_chain(config, rescues)})
     step = make_train_step(
         make_apply(config),
-        make_method(config),
+        make_method(config, stage),
         make_optimizer(config),
         ema_decay=config.optim.ema_decay,
         ema_ramp=config.optim.ema_ramp,

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -188,14 +188,15 @@ def _actions(
     stop: _Stop,
 ) -> loop.Actions:
     """The loop's actions on the devices, the run's folder and the terminal, after `rescues` rescues."""
-    train_steps, number = program.make_steps(config, mesh, rescues), config.train.steps_per_call
+    number = config.train.steps_per_call
+    steps_of = cache(partial(program.make_steps, config, mesh, rescues))
     judge = guard.make_judge(
         assemble.make_method(config).limits, lambda: float(processes.from_first(repr(program.untrained_energy(config))))
     )
 
     def advance(step: int, state: TrainState) -> tuple[TrainState, Metrics]:
         of_call = [batches(index) for index in range(step, step + number)]
-        return train_steps(state, program.place_batches(config, mesh, of_call))
+        return steps_of(program.stage_of(config, step))(state, program.place_batches(config, mesh, of_call))
 
     def show(step: int, numbers: dict[str, float]) -> None:
         stop.take_over()

@@ -55,6 +55,7 @@ def is_normal(x):
     return stats.kstest(x, stats.norm().cdf).pvalue > 1e-3 and x.min() < -1
 
 
+@pytest.mark.whole
 def test_samples_the_buffer_and_annealing_all_start_from_the_law_of_the_config_and_no_box_holds_them(config):
     assert is_normal(samplers.make_sample_fn(config)(params_of(config), jax.random.key(0)))
     memory = assemble.make_method(config).init(jax.random.key(1))

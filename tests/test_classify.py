@@ -61,6 +61,7 @@ def logits_by_hand(one, images):
     return -np.stack([of_label(label) for label in range(10)], 1)
 
 
+@pytest.mark.whole
 def test_classification_is_that_of_the_energies_one_class_after_the_other(tmp_path):
     one = untrained()
     outcome = classification.measure(one, evidence(one))
@@ -123,6 +124,7 @@ def test_each_image_is_attacked_under_its_own_label_at_radii_in_their_keys_units
     assert found["accuracy under an attack in L∞ without bounds"] == 0
 
 
+@pytest.mark.whole
 def test_refined_logits_are_those_of_the_chain_kept_near_the_image():
     one = untrained(
         eval__robustness__refine_steps=2, eval__robustness__refine_temperature=0.0, eval__robustness__refine_radius=4.0

@@ -312,6 +312,7 @@ def labels_for(config, n):
     return example_labels(config, jnp.arange(n))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("kind", few(KINDS, ("residual, spectral norm, classes", "a density by MALA", "soft labels")))
 def test_every_kind_of_model_is_exported_but_for_rounding(kind):
     (samples, energies), (images, expected) = both_ways(KINDS[kind])
@@ -322,6 +323,7 @@ def test_every_kind_of_model_is_exported_but_for_rounding(kind):
     np.testing.assert_allclose(energies, expected, rtol=1e-5)
 
 
+@pytest.mark.whole
 def test_labels_reach_both_programs():
     config = KINDS["soft labels"]
     params, labels = moved_params(config), labels_for(config, 3)
@@ -331,6 +333,7 @@ def test_labels_reach_both_programs():
     assert (energy_fn.call(params, images, labels + 1) != energy_fn.call(params, images, labels)).all()
 
 
+@pytest.mark.whole
 def test_the_programs_of_an_ensembles_energy_are_those_of_its_members_mean():
     config = KINDS["strided"]
     apply, one = jax.jit(assemble.make_apply(config)), moved_params(config)

@@ -1,10 +1,12 @@
 """Equilibrium matching on a mixture of Gaussians in one dimension, where every field is the gradient of an energy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import changed
+from conftest import changed, equations
 from test_guard import judged, metrics_for
 
 from configs import digits_contrastive as digits
@@ -230,3 +232,37 @@ def test_a_run_stopped_before_the_second_phase_goes_on_through_it_bit_for_bit(tm
     assert int(states[0].memory[1].then.visits.max()) > 1, "the second phase moved chains"
     images = trained.open_run(tmp_path / "whole").samples(jax.random.key(0)).images
     assert 0 <= images.min() <= images.max() <= 1
+
+
+@pytest.mark.parametrize(("per_call", "stages"), [(1, [0, 0, 0, 1, 1]), (2, [0, None, 1]), (3, [0, 1])])
+def test_each_call_is_of_the_steps_before_or_after_the_chains_join(per_call, stages):
+    config = changed(staged_run(6), train__steps_per_call=per_call)
+    assert [program.stage_of(config, step) for step in range(0, 5, per_call)] == stages
+    assert program.stage_of(of(), 7) is None
+
+
+@pytest.mark.whole
+def test_the_program_of_one_stage_does_what_that_of_both_does_and_has_no_chains_before_they_join():
+    config, mesh = staged_run(6), parallel.device_mesh(jax.devices()[:2])
+    rng = np.random.default_rng(0)
+    batches = [
+        program.place_batch(config, mesh, Batch(rng.integers(0, 256, (16, 8, 8, 1), np.uint8), np.zeros(16, np.int32)))
+        for _ in range(5)
+    ]
+    loops = [
+        sum(one.primitive.name in ("scan", "while") for one in equations(jaxpr_of(config, mesh, batches[0], stage)))
+        for stage in (0, 1)
+    ]
+    assert loops[0] < loops[1]
+    ends = []
+    for stages in ([None] * 5, [0, 0, 0, 1, 1]):
+        state = program.make_state(config, mesh)
+        for stage, batch in zip(stages, batches, strict=True):
+            state, metrics = program.make_step(config, mesh, 0, stage)(state, batch)
+        ends.append((state.ema, state.memory[1].step, metrics))
+    assert set(ends[0][2]) == set(ends[1][2])
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *ends)
+
+
+def jaxpr_of(config, mesh, batch, stage):
+    return jax.make_jaxpr(program.make_step(config, mesh, 0, stage))(program.abstract_state(config, mesh), batch).jaxpr

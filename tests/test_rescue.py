@@ -40,8 +40,8 @@ def sabotage(monkeypatch, change, at, times=1):
     """Apply `change` to the state before step `at`, the first `times` times that the run reaches it."""
     left, make_steps = [times], program.make_steps
 
-    def make(config, mesh, rescues=0):
-        step = make_steps(config, mesh, rescues)
+    def make(config, mesh, rescues=0, stage=None):
+        step = make_steps(config, mesh, rescues, stage)
 
         def sabotaged(run_state, batch):
             if left[0] and int(np.max(run_state.step)) == at:
@@ -191,7 +191,12 @@ def test_a_huge_step_size_ends_at_the_first_step_with_status_3_and_one_line(tmp_
 
 @pytest.mark.slow
 def test_a_dry_run_of_64x64_pixels_is_well(tmp_path):
-    words = ["run.py", "--config=configs/folder_contrastive.py", "--config.train.dry_run=True", "--config.data.shape=(64,64,3)"]
+    words = [
+        "run.py",
+        "--config=configs/folder_contrastive.py",
+        "--config.train.dry_run=True",
+        "--config.data.shape=(64,64,3)",
+    ]
     assert run.main([*words, f"--workdir={tmp_path}", "--config.train.seed=2"]) == 0
 
 

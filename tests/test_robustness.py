@@ -247,6 +247,7 @@ def test_refined_energies_and_their_gradient_are_the_closed_form_of_descent_in_a
     np.testing.assert_allclose(gradient, PRECISION * shrink**2 * (x - 0.5), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.whole
 def test_the_gradient_through_refined_logits_keeps_one_chain_in_memory_whatever_the_classes_and_keys():
     weight = jax.random.normal(jax.random.key(0), (64, 64))
 

@@ -279,7 +279,7 @@ class Staged(NamedTuple):
     then: Memory
 
 
-def staged(first: Method, steps: int, then: Method, name: str = STAGE) -> Method:
+def staged(first: Method, steps: int, then: Method, name: str = STAGE, stage: int | None = None) -> Method:
     """`first` for `steps` steps, and `then` ever after; both memories stay, and `then` begins its own anew.
 
     A step computes only one of the two methods; a vmapped program of several models computes both. The metric `name` is
@@ -288,6 +288,8 @@ def staged(first: Method, steps: int, then: Method, name: str = STAGE) -> Method
 
     Args:
       name: the metric's; methods staged inside one another need different names.
+      stage: None: each step finds out which of the two it is of. 0 or 1: the loss is that of the first or the second,
+        and the program of a step has nothing of the other; the caller sees to it that it is at such a step.
 
     Raises:
       BadInput: its loss raises it if one of the two methods already has a metric of this name.
@@ -332,7 +334,8 @@ def staged(first: Method, steps: int, then: Method, name: str = STAGE) -> Method
 
             return branch
 
-        value, (kept, metrics) = lax.cond(memory.step < steps, alike(run_first, 0.0), alike(run_then, 1.0))
+        branches = alike(run_first, 0.0), alike(run_then, 1.0)
+        value, (kept, metrics) = lax.cond(memory.step < steps, *branches) if stage is None else branches[stage]()
         return value, (kept._replace(step=memory.step + 1), metrics)
 
     def limited(method: Method, stage: float) -> tuple[Range, ...]:

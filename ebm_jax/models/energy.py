@@ -66,6 +66,16 @@ def conjunction(*energy_fns: EnergyFn) -> EnergyFn:
     return lambda images: reduce(operator.add, (energy_fn(images) for energy_fn in energy_fns))
 
 
+def product_of_classes(energy_fns: Sequence[EnergyFn], of_no_class: EnergyFn) -> EnergyFn:
+    """Images of all the classes at once: U = Σ U_i - (n - 1) U₀, for n energies U(x, y_i) and the one of no class, U₀.
+
+    If the classes are independent given the image, p(x | y_1 ... y_n) ∝ Π p(x | y_i) / p(x)^(n - 1), and the gradients
+    of energies by matching add up alike (Liu et al. 2022, arXiv 2206.01714, section 3.2). The weights add up to 1, so
+    chains take the same steps as under one energy.
+    """
+    return conjunction(*energy_fns, weighted(of_no_class, 1.0 - len(energy_fns)))
+
+
 def disjunction(*energy_fns: EnergyFn, weights: Sequence[float | Scalar] | None = None) -> EnergyFn:
     """Images likely under any of the energies: U = -log Σ w_i exp(-U_i), a mixture of the unnormalised laws.
 

@@ -1,6 +1,6 @@
 """Task `compose`: samples of the product of several models, or of one model under several labels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ebm_jax import assemble, trained
 from ebm_jax.labels import example_labels, parse_labels, sample_labels
@@ -36,12 +36,24 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
             energy.bind(assemble.make_chain_apply(config), part, labels_at(places))
             for part, (config, _, labels_at) in zip(params, terms, strict=True)
         ]
-        return energy.conjunction(*parts)
+        return product_of(run.config, params[0], parts, terms[0][2](places))
 
     params = on_all_devices(tuple(part for _, part, _ in terms), run.mesh)
     images = run.chains(key, energy_of=energy_of, params=params)
     line = f"{len(images)} samples of the product of {len(terms)} energies"
     return Result({"images": images}, lambda path: pictures.write_grid(path.with_suffix(".png"), images), line)
+
+
+def product_of(config: Config, params: Params, parts: Sequence[EnergyFn], labels: Labels) -> EnergyFn:
+    """The sum of the energies, as in the paper; over the energy of no class, if the first model has one.
+
+    Args:
+      params, labels: the first model's, from whose shape the labels of no class are made.
+    """
+    if (unlabelled := assemble.unlabelled_of(config)) is None:
+        return energy.conjunction(*parts)
+    apply = energy.of_members(assemble.make_apply(config))
+    return energy.product_of_classes(parts, energy.bind(apply, params, unlabelled(labels)))
 
 
 def _terms(run: TrainedRun) -> list[tuple[Config, Params, LabelsAt]]:
