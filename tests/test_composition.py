@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import changed
 
 from benchmarks import composition
-from ebm_jax import open_run
+from configs import digits
+from ebm_jax import assemble, open_run
 from ebm_jax.sampling.kernel import alternating, run, unbounded
 from ebm_jax.sampling.langevin import langevin
 from ebm_jax.sampling.mala import mala
+from ebm_jax.tasks import compose
 
 ROOT = Path(__file__).parents[1]
 
@@ -67,3 +70,16 @@ def test_most_samples_of_a_shape_model_and_a_position_model_together_satisfy_bot
     assert shares[composition.IN_TURN].both > 0.5
     assert shares["shape model alone"].both < 0.5
     assert shares["position model alone"].both < 0.5
+
+
+def test_a_model_with_an_energy_of_no_class_composes_over_it_and_another_one_sums():
+    config = changed(digits.get_config(), model__width=8, model__dtype="float32")
+    params = jax.tree.map(lambda leaf: leaf + 0.1, assemble.init_params(config, jax.random.key(0)))
+    x, apply = jax.random.uniform(jax.random.key(1), (3, 8, 8, 1)), assemble.make_apply(config)
+    labels = [jnp.asarray(label, jnp.int32) for label in ([1, 2, 3], [4, 4, 4])]
+    parts = [lambda x, y=y: apply(params, x, y) for y in labels]
+    one, other = (part(x) for part in parts)
+    found = compose.product_of(config, params, parts, labels[0])(x)
+    np.testing.assert_allclose(found, one + other - apply(params, x, jnp.full(3, 10, jnp.int32)), rtol=1e-5)
+    without = changed(config, method__equilibrium__class_dropout=0.0)
+    np.testing.assert_allclose(compose.product_of(without, params, parts, labels[0])(x), one + other, rtol=1e-5)

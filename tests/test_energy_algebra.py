@@ -297,3 +297,11 @@ def test_a_disjunction_of_ensembles_is_differentiable_in_images_under_jit():
     np.testing.assert_allclose(values, -np.logaddexp(-plain, -0.5 * plain), rtol=1e-5)
     slope = np.asarray(share + (1 - share) * 0.5)[:, None, None, None]
     np.testing.assert_allclose(grads, slope * plain_grads, rtol=1e-4, atol=1e-5 * np.abs(plain_grads).max())
+
+
+def test_a_product_of_classes_is_over_the_energy_of_no_class_and_keeps_the_sum_of_weights():
+    parts = [lambda x, scale=scale: scale * jnp.square(x).sum(1) for scale in (1.0, 2.0, 4.0)]
+    x = jnp.asarray([[1.0, 2.0], [0.5, 0.0]])
+    found = energy.product_of_classes(parts, lambda x: 3.0 * jnp.square(x).sum(1))(x)
+    np.testing.assert_allclose(found, (7.0 - 2 * 3.0) * np.square(x).sum(1), rtol=1e-6)
+    np.testing.assert_allclose(energy.product_of_classes([parts[2]] * 3, parts[2])(x), parts[2](x), rtol=1e-6)
