@@ -52,6 +52,7 @@ def get_config():
     config.guard.max_energy = float("inf")
     config.train.batch_size = 64
     config.train.num_steps = 1_750
+    config.train.steps_per_call = 5  # a loop of steps reuses its memory: a third faster on a CPU
     config.log.every = 50
     config.log.images_every = 0  # at the end alone
     config.checkpoint.every = 1_500

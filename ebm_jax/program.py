@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
 from ebm_jax import schema
-from ebm_jax.assemble import make_apply, make_method, make_optimizer, raw_params
+from ebm_jax.assemble import make_apply, make_method, make_network, make_optimizer, raw_params
 from ebm_jax.distributed import parallel
 from ebm_jax.labels import example_labels, label_shape
 from ebm_jax.models import spectral
@@ -182,7 +182,7 @@ def make_steps(config: Config, mesh: Mesh, rescues: int = 0, stage: int | None =
     if number == 1:
         return make_step(config, mesh, rescues, stage)
     # Inside a loop XLA's CPU backend picks slow convolutions for the gradients of kernels (models/convolution.py)
-    unroll = mesh.devices.flat[0].platform == "cpu"
+    unroll = mesh.devices.flat[0].platform == "cpu" and not make_network(config).loops_well
 
     def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
         return jax.lax.scan(lambda state, batch: step(state, batch), state, batches, unroll=unroll)

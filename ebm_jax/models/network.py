@@ -8,7 +8,8 @@ A network may say how spectral normalisation treats each leaf of two or more dim
 "normalised", "bounded" or None. The path is the tuple of the leaf's names in the tree of parameters. A network without
 such a function has all these leaves normalised.
 
-A network may have an energy for images of no class: `unlabelled(labels)` gives the labels that ask for it.
+A network may have an energy for images of no class: `unlabelled(labels)` gives the labels that ask for it. By a true
+`loops_well` it may say that its gradients are as fast inside a loop as outside, on a CPU too.
 """
 
 from collections.abc import Callable
@@ -34,6 +35,8 @@ class Network(NamedTuple):
     takes_labels: bool
     unlabelled: Callable[[Labels], Labels] | None = None
     """Labels -> as many labels that stand for no class; None if the network has none."""
+    loops_well: bool = False
+    """Whether on a CPU its gradients are as fast inside a loop as outside: then several steps of a call are a loop."""
 
 
 def as_network(made: Any) -> Network:
@@ -42,13 +45,14 @@ def as_network(made: Any) -> Network:
     Raises:
       BadInput: it is neither.
     """
-    form_of, unlabelled = getattr(made, "spectral_form", spectral.every_matrix), getattr(made, "unlabelled", None)
+    form_of = getattr(made, "spectral_form", spectral.every_matrix)
+    also = getattr(made, "unlabelled", None), bool(getattr(made, "loops_well", False))
     if isinstance(made, nn.Module):
         takes_labels = energy.takes(made.__call__, 2)
-        return Network(_init_of_module(made, takes_labels), energy.from_module(made), form_of, takes_labels, unlabelled)
+        return Network(_init_of_module(made, takes_labels), energy.from_module(made), form_of, takes_labels, *also)
     if callable(getattr(made, "init", None)) and callable(getattr(made, "apply", None)):
         takes_labels = energy.takes(made.apply, 3)
-        return Network(_init_of_object(made), _apply_of_object(made), form_of, takes_labels, unlabelled)
+        return Network(_init_of_object(made), _apply_of_object(made), form_of, takes_labels, *also)
     raise BadInput(
         f"a {type(made).__name__} is no network; give a Flax linen module, or an object with init(key, images, labels) "
         "and apply(params, images, labels)"

@@ -148,6 +148,11 @@ class UNet(nn.Module):
                 h = SelfAttention(max(width // 2, 1), lecun_third, name=f"{name}_attention{index}")(h)
         return h
 
+    @property
+    def loops_well(self) -> bool:
+        """Whether its convolutions are matrix products, which XLA's CPU backend does as fast inside a loop."""
+        return jnp.dtype(self.dtype) == jnp.bfloat16
+
     def unlabelled(self, labels: Labels) -> Labels:
         """As many labels that stand for no class."""
         if jnp.issubdtype(labels.dtype, jnp.floating):
