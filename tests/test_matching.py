@@ -266,3 +266,16 @@ def test_the_program_of_one_stage_does_what_that_of_both_does_and_has_no_chains_
 
 def jaxpr_of(config, mesh, batch, stage):
     return jax.make_jaxpr(program.make_step(config, mesh, 0, stage))(program.abstract_state(config, mesh), batch).jaxpr
+
+
+@pytest.mark.parametrize(("dtype", "unrolled"), [("bfloat16", False), ("float32", True)])
+def test_several_steps_of_a_call_are_a_loop_on_a_cpu_only_if_the_networks_gradients_are_fast_there(dtype, unrolled):
+    config = changed(staged_run(6), model__name="unet", model__dtype=dtype, train__steps_per_call=3)
+    mesh = parallel.device_mesh(jax.devices()[:2])
+    batches = program.place_batches(
+        config, mesh, [Batch(np.zeros((16, 8, 8, 1), np.uint8), np.zeros(16, np.int32))] * 3
+    )
+    state = program.abstract_state(config, mesh)
+    jaxpr = jax.make_jaxpr(program.make_steps(config, mesh, 0, 0))(state, batches).jaxpr
+    of_steps = [one for one in equations(jaxpr) if one.primitive.name == "scan" and one.params["length"] == 3]
+    assert {one.params["unroll"] for one in of_steps} == {3 if unrolled else 1}
