@@ -2,8 +2,8 @@
 
     python run.py --config=configs/cifar10_equilibrium.py
 
-Not in the 2019 paper (Wang & Du 2025, arXiv 2510.02300). Its samples descend from noise; no chain runs in training. Not
-measured.
+Not in the 2019 paper (Wang & Du 2025, arXiv 2510.02300). Its samples descend from noise; no chain runs in training.
+Not measured.
 """
 
 from configs import digits

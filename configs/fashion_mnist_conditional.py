@@ -8,11 +8,11 @@ As fashion_mnist, with a class-conditional bias and gain in the residual block, 
 (docs/results.md).
 """
 
-from configs import fashion_mnist
+from configs import fashion_mnist_contrastive
 
 
 def get_config():
-    config = fashion_mnist.get_config()
+    config = fashion_mnist_contrastive.get_config()
     config.model.num_classes = 10
     config.buffer.relabel_prob = 0.1
     config.loss.label_weight = 1.0

@@ -8,8 +8,8 @@ uses the classes if --config.model.num_classes gives their number. Images of any
 images back as the split test. An .npz file of arrays `images` and `labels` works too:
 --config.data.source=npz:PATH.
 
-On a laptop: --config.model.width=32 --config.model.unet.patch=2 --config.train.batch_size=64. Not in the paper. Not
-measured. The 2019 method: folder_contrastive.py.
+On a laptop: --config.model.width=32 --config.model.unet.patch=2 --config.train.batch_size=64. Not in the paper.
+Not measured. The 2019 method: folder_contrastive.py.
 """
 
 from configs import cifar10_equilibrium
