@@ -72,6 +72,7 @@ def test_most_samples_of_a_shape_model_and_a_position_model_together_satisfy_bot
     assert shares["position model alone"].both < 0.5
 
 
+@pytest.mark.whole
 def test_a_model_with_an_energy_of_no_class_composes_over_it_and_another_one_sums():
     config = changed(digits.get_config(), model__width=8, model__dtype="float32")
     params = jax.tree.map(lambda leaf: leaf + 0.1, assemble.init_params(config, jax.random.key(0)))

@@ -32,6 +32,7 @@ def test_it_is_a_function_of_its_seed_alone_which_chooses_its_start_and_its_draw
     assert any((a != b).any() for a, b in zip(other, drawn, strict=True)), "and it began elsewhere"
 
 
+@pytest.mark.whole
 def test_an_image_has_the_same_features_in_any_company():
     params, images = trained(), jnp.asarray(IMAGES / np.float32(255))
     together, probabilities = residual.apply(3, params, images)

@@ -152,6 +152,7 @@ def test_images_without_labels_have_the_energy_of_no_class():
     ).all()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("guidance", [0.0, 0.5])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_chains_of_any_batch_size_can_be_exported(dtype, guidance):
