@@ -20,7 +20,7 @@ def get_config():
     config.buffer.capacity = 512
     config.optim.final_share = 0.1
     config.optim.ema_decay = 0.998
-    config.guard.max_separation = 20.0  # energies of 784 pixels: the gap of a healthy run falls to -300 in ten steps
+    config.guard.max_separation = 20.0  # of 784 pixels: a run that ended well had -256, beyond the default -200
     config.log.every = 50
     config.checkpoint.every = 500
     return config

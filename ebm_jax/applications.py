@@ -31,7 +31,7 @@ def generate(key: Given, x: Given, energy_fn: EnergyFn, stages: Stages) -> Image
 class Path(NamedTuple):
     """The way of a measured image from noise, for an energy that orders images by how noisy they are.
 
-    Such an energy is flat at the data, so a sum with a likelihood weighs nothing. But its descent passes images of a
+    Such an energy is flat at the data, so beside a likelihood it weighs nothing. But its descent passes images of a
     known share γ of data and 1 - γ of noise ε, of which a measurement y = A x says: A x_γ = γ y + (1 - γ) A ε.
     """
 

@@ -149,7 +149,7 @@ def make_refiner(config: Config, project: Project) -> Kernel:
     return make_kernel(config, config.eval.robustness.refine_temperature, project=project)
 
 
-def make_stages(config: Config, group: str = "sample", project: Project | None = None) -> Stages:
+def make_stages(config: Config, group: str = "sample") -> Stages:
     """The stages of a whole chain: `num_steps` of the config's kernel, the last `quiet_steps` of them without noise.
 
     A Langevin chain is one loop and ends at temperature 0. A Metropolis test has no temperature 0, so other kernels end
@@ -159,9 +159,8 @@ def make_stages(config: Config, group: str = "sample", project: Project | None =
 
     Args:
       group: has `num_steps`, `quiet_steps` and `anneal_from`: "chain" for training, "sample" for sampling.
-      project: as for `make_kernel`.
     """
-    chain = _make_chain(config, group, project)
+    chain = _make_chain(config, group)
     if group != "sample":
         return chain
     finish = make_base(config).finish
@@ -169,8 +168,8 @@ def make_stages(config: Config, group: str = "sample", project: Project | None =
     return (*make_descent(config, config.sample.descent_steps), *chain, *end)
 
 
-def _make_chain(config: Config, group: str, project: Project | None) -> Stages:
-    """The stages of `make_stages` between the descent and the end."""
+def _make_chain(config: Config, group: str, project: Project | None = None) -> Stages:
+    """The stages of `make_stages` between the descent and the end; `project` as for `make_kernel`."""
     steps, quiet = value_of(config, f"{group}.num_steps"), value_of(config, f"{group}.quiet_steps")
     last = config.chain.temperature
     first = value_of(config, f"{group}.anneal_from") or last
