@@ -1,10 +1,11 @@
-"""CPU devices, JAX's strict modes, run-time shape checks and a cache of compiled programs, set before our own imports.
+"""CPU devices, JAX's strict modes and a cache of compiled programs, set before our own imports; `--types`.
 
 A process has eight devices. A run takes two of them, so it costs as much as for a user on two cores. A test that needs
 all eight says so: it takes `jax.devices()` itself, or has the marker `eight_devices`.
 """
 
 import contextlib
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -34,24 +35,37 @@ from jax._src import compiler  # noqa: E402
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
-
-jaxtyping.install_import_hook("ebm_jax", "beartype.beartype")
-
-from ebm_jax.storage import compiled  # noqa: E402
-
-# Many tests compile the same small program. All of xdist's processes, those that tests start and the next session share
-# one cache. JAX's keys hold the program and the compiler's options; each JAX and kind of processor has its own folder.
-VERSION = "-".join(importlib.metadata.version(name) for name in ("jax", "jaxlib"))
-CACHE = Path(tempfile.gettempdir()) / f"ebm_jax_tests_{os.getuid()}" / f"jax-{VERSION}-{compiled.machine()}"
-os.environ.setdefault("EBM_JAX_TEST_CACHE", str(CACHE))
-os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["EBM_JAX_TEST_CACHE"]
-jax.config.update("jax_compilation_cache_dir", os.environ["EBM_JAX_TEST_CACHE"])
-os.environ["XDG_CACHE_HOME"] = str(CACHE.parent / "user")  # what tests choose is no choice of the user's
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = 2  # of a run
 FOR_EVER = 600  # seconds: the limit of every wait for a sure event; even a busy machine needs less
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--types", action="store_true", help="check shapes and types of every call: a third more time")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check types if asked to, and share compiled programs; xdist's own process, which runs no test, is spared this."""
+    if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
+        return
+    if config.getoption("types"):
+        jaxtyping.install_import_hook("ebm_jax", "beartype.beartype")
+    from ebm_jax.storage import compiled
+
+    # Many tests compile the same small program. All of xdist's processes, those that tests start and the next session
+    # share one cache. JAX's keys hold the program and the compiler's options; each JAX and kind of processor has its
+    # own folder.
+    version = "-".join(importlib.metadata.version(name) for name in ("jax", "jaxlib"))
+    cache = Path(tempfile.gettempdir()) / f"ebm_jax_tests_{os.getuid()}" / f"jax-{version}-{compiled.machine()}"
+    os.environ.setdefault("EBM_JAX_TEST_CACHE", str(cache))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["EBM_JAX_TEST_CACHE"]
+    jax.config.update("jax_compilation_cache_dir", os.environ["EBM_JAX_TEST_CACHE"])
+    os.environ["XDG_CACHE_HOME"] = str(cache.parent / "user")  # what tests choose is no choice of the user's
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # JAX's millions of small objects live as long as their programs: looking for rubbish among them took a tenth of the
+    # time.
+    gc.freeze()
+    gc.set_threshold(200_000, 50, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -144,7 +144,7 @@ def test_composition_without_weights_is_the_product():
     np.testing.assert_allclose(compose(jax.random.key(0)), (PRECISIONS * CENTRES).sum() / PRECISIONS.sum(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", [langevin, mala])
+@pytest.mark.parametrize("kernel", [langevin, pytest.param(mala, marks=pytest.mark.whole)])
 def test_alternating_steps_sample_the_mean_of_the_energies_to_first_order_in_the_step(kernel):
     precisions, means, step_size = np.array([2.0, 6.0]), np.array([-1.0, 1.0]), 0.01
     energies = [gaussian(np.array([mean]), np.array([[p]])) for mean, p in zip(means, precisions, strict=True)]

@@ -150,6 +150,9 @@ def test_checker_passes_what_the_design_allows(module, source):
     assert offences(module, source) == []
 
 
-def test_shapes_in_the_package_are_checked_during_tests():
+@pytest.mark.whole
+def test_shapes_in_the_package_are_checked_where_tests_ask_for_it(request):
+    if not request.config.getoption("types"):
+        pytest.skip("without --types")
     with pytest.raises(jaxtyping.TypeCheckError):
         average_pool(jnp.zeros((2, 3)))

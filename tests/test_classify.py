@@ -105,6 +105,7 @@ class Margins(NamedTuple):
     margins: jax.Array
 
 
+@pytest.mark.whole
 def test_each_image_is_attacked_under_its_own_label_at_radii_in_their_keys_units(monkeypatch):
     """An image stands an attack if the radius is below label / 10 times its brightness; noise reaches half as far."""
 

@@ -25,6 +25,7 @@ def test_there_are_ten():
     assert [int(number) for number, _, _ in RECIPES] == list(range(1, 11))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("index", range(10), ids=[title for _, title, _ in RECIPES])
 def test_recipe_runs(namespace, index):
     exec(compile(RECIPES[index][2], f"docs/cookbook.md recipe {index + 1}", "exec"), namespace)

@@ -27,6 +27,7 @@ def a_run(folder, images, steps, **changes):
     return of_run._replace(config=config, params=init_params(config, jax.random.key(0))), evidence
 
 
+@pytest.mark.whole
 def test_without_noise_chains_are_clipped_descent_however_they_are_cut_into_lengths(tmp_path):
     images = TEST[:70].astype(np.float32) / 255
     of_run, evidence = a_run(tmp_path, images, "2,6")

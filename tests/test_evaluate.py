@@ -320,6 +320,7 @@ MISTAKEN = Evaluator(unchecked, measure, ("test",))
 """
 
 
+@pytest.mark.whole
 def test_a_metric_of_the_users_own_is_measured_by_its_import_path(workdir, capsys, tmp_path, monkeypatch):
     (tmp_path / "own_metric.py").write_text(OWN_METRIC)
     monkeypatch.syspath_prepend(tmp_path)

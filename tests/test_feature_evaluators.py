@@ -272,6 +272,7 @@ def test_channels_choose_the_classifier_and_its_file_is_named_by_its_recipe(tmp_
         assert f"trained for {steps} steps" in outcome.protocol["classifier"]
 
 
+@pytest.mark.whole
 def test_agreement_is_the_share_of_samples_of_the_class_that_they_were_made_under(tmp_path):
     of_run, made = judged(tmp_path, classifier_distance__steps=2)
     conditional = of_run._replace(config=changed(of_run.config, model__num_classes=10))

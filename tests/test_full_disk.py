@@ -237,6 +237,7 @@ finally:
 """
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("number", [10**9, 3], ids=["until it is noticed", "closed at once"])
 def test_a_process_whose_events_cannot_be_written_ends_by_itself(tmp_path, number):
     words = [sys.executable, "-c", UNWRITABLE, str(tmp_path), str(number)]

@@ -482,6 +482,7 @@ def damaged_json(text):
 DAMAGES = list(damaged_json(json.dumps(BASES["digits"])))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("mode", ["sample", "train"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_run_whose_config_is_damaged_is_refused_in_one_line_and_left_as_it_is(
@@ -558,6 +559,7 @@ SAMPLE = {
 }
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", SAMPLE)
 def test_samples_that_cannot_be_had_are_refused_in_one_line_and_the_run_is_left_as_it_is(
     one_run, tmp_path, monkeypatch, capsys, name

@@ -159,6 +159,7 @@ def test_limits_know_the_untrained_network_and_ask_for_it_only_once_a_step_is_ou
     assert guard.widened(LIMITS, math.nan) == LIMITS
 
 
+@pytest.mark.whole
 def test_an_untrained_network_of_64x64_pixels_is_well_though_its_energies_are_beyond_the_limit_of_lambda():
     config = schema.dry_run(folder.get_config())
     config.data.shape, config.train.seed = (64, 64, 3), 2

@@ -144,6 +144,7 @@ def test_a_last_step_at_temperature_zero_is_free_of_noise():
     assert (np.asarray(noisy[-1]) != np.asarray(last)).all()
 
 
+@pytest.mark.whole
 def test_an_annealed_chain_ends_in_the_deeper_well_more_often_than_a_cold_one():
     # Two wells of one width lie at 0.25 and 0.75. The second is deeper by 0.4, and 1.25 below the barrier. At T = 0.1
     # it holds 98 % of the law, but chains do not cross. At T = 0.6 it holds 66 %, and they do.

@@ -38,7 +38,7 @@ def assert_follows(values, law):
     ("grad_clip", "temperature"),
     [
         (np.inf, 1.0),
-        (0.5, 0.3),
+        pytest.param(0.5, 0.3, marks=pytest.mark.whole),
         pytest.param(np.inf, 0.3, marks=pytest.mark.whole),
         pytest.param(0.5, 1.0, marks=pytest.mark.whole),
     ],
@@ -55,6 +55,7 @@ def test_the_law_is_exact_at_a_step_at_which_langevins_is_not(grad_clip, tempera
         assert_follows(plain[:, 0], law)
 
 
+@pytest.mark.whole
 def test_on_the_box_the_law_is_the_density_cut_off_at_its_faces():
     low, high = (0 - 0.9) / 0.5, (1 - 0.9) / 0.5
     law = stats.truncnorm(low, high, 0.9, 0.5)

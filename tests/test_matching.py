@@ -271,6 +271,7 @@ def jaxpr_of(config, mesh, batch, stage):
 @pytest.mark.parametrize(("dtype", "unrolled"), [("bfloat16", False), ("float32", True)])
 def test_several_steps_of_a_call_are_a_loop_on_a_cpu_only_if_the_networks_gradients_are_fast_there(dtype, unrolled):
     config = changed(staged_run(6), model__name="unet", model__dtype=dtype, train__steps_per_call=3)
+    config = changed(config, model__unet__multipliers=(1,))
     mesh = parallel.device_mesh(jax.devices()[:2])
     batches = program.place_batches(
         config, mesh, [Batch(np.zeros((16, 8, 8, 1), np.uint8), np.zeros(16, np.int32))] * 3

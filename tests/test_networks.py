@@ -239,6 +239,7 @@ ATTENTIVE = {  # where the attention block stands, and the channels of its input
 }
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", ATTENTIVE)
 def test_attention_stands_where_the_release_has_it_and_starts_as_nothing(name):
     make, block, channels, keys = ATTENTIVE[name]
@@ -253,6 +254,7 @@ def test_attention_stands_where_the_release_has_it_and_starts_as_nothing(name):
     assert initial[block]["gamma"] == 0
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("make", "shape"), NETWORKS)
 def test_energy_under_a_one_hot_soft_label_is_that_under_the_class(make, shape):
     network = make(width=4, num_classes=3, spectral_norm=False)

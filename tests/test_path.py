@@ -156,6 +156,7 @@ def test_only_an_energy_that_orders_images_by_noise_has_a_path():
     assert assemble.make_path(config, 0.0) is None
 
 
+@pytest.mark.whole
 def test_noise_of_a_known_deviation_is_where_the_path_passes():
     """Observed with noise of deviation 0.25, an image has the share 2/3 of data, brought to the path's centre."""
     images = jnp.asarray(PAIR[[1] * CHAINS])

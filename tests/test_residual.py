@@ -21,6 +21,7 @@ def trained(seed=0, num_steps=2):
     return residual.train(seed, IMAGES, LABELS, num_classes=3, num_steps=num_steps)
 
 
+@pytest.mark.whole
 def test_it_is_a_function_of_its_seed_alone_which_chooses_its_start_and_its_draws(monkeypatch):
     one, same, other = (jax.tree.leaves(trained(seed)) for seed in (0, 0, 1))
     assert all((a == b).all() for a, b in zip(one, same, strict=True))

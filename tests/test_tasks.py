@@ -40,6 +40,7 @@ def energies(workdir):
     return lambda images, labels: energy_fn(params, jnp.asarray(images), jnp.asarray(labels))
 
 
+@pytest.mark.whole
 def test_labels_asked_for_come_in_turn(workdir):
     arrays = sampled(workdir, sample__labels="7,2")
     np.testing.assert_array_equal(arrays["labels"], [7, 2] * 8)
@@ -262,6 +263,7 @@ class Darkest:
 """
 
 
+@pytest.mark.whole
 def test_a_task_of_the_users_own_runs_by_its_import_path(workdir, tmp_path, monkeypatch, capsys):
     (tmp_path / "own_task.py").write_text(OWN_TASK)
     monkeypatch.syspath_prepend(tmp_path)

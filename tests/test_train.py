@@ -197,6 +197,7 @@ def test_sampling_writes_a_picture_and_arrays_and_never_overwrites(whole_run):
     np.testing.assert_allclose(arrays["energies"], energies, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.whole
 def test_the_command_that_training_names_samples(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run.main(command("my run")) == 0

@@ -1,5 +1,7 @@
 """The U-Net's energy: its scalars, its labels, its size."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,22 +23,23 @@ COMMON = {
 }  # fmt: skip
 
 
-def made(images=IMAGES, **changes):
+@cache
+def made(**changes):
     """A network, and parameters that no longer are the first ones: second convolutions start at 0."""
     network = unet(**COMMON | changes)
-    params = network.init(jax.random.key(1), images, jnp.zeros(len(images), jnp.int32))["params"]
+    params = jax.jit(network.init)(jax.random.key(1), IMAGES, jnp.zeros(4, jnp.int32))["params"]
     keys = iter(jax.random.split(jax.random.key(2), len(jax.tree.leaves(params))))
     return network, jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), params)
 
 
-def energies(network, params, labels, images=IMAGES):
-    return np.asarray(network.apply({"params": params}, images, labels))
+def energies(network, params, labels):
+    return np.asarray(jax.jit(network.apply)({"params": params}, IMAGES, labels))
 
 
 def test_the_scalars_are_one_functions_of_the_same_image():
     found = {}
     for name in SCALARS:
-        network, params = made(energy=name)
+        network, params = unet(**COMMON | {"energy": name}), made()[1]
         found[name] = energies(network, params, jnp.zeros(4, jnp.int32))
     norm = np.square(2 * np.asarray(IMAGES) - 1).sum((1, 2, 3)) / 2
     np.testing.assert_allclose(found["half_distance"], norm - found["dot"] + found["half_square"], rtol=1e-4)
@@ -47,8 +50,8 @@ def test_the_scalars_are_one_functions_of_the_same_image():
 def test_an_untrained_energy_has_a_gradient_in_the_last_layer(name):
     network = unet(**COMMON | {"energy": name})
     labels = jnp.zeros(4, jnp.int32)
-    params = network.init(jax.random.key(1), IMAGES, labels)["params"]
-    grad = jax.grad(lambda params: network.apply({"params": params}, IMAGES, labels).sum())(params)
+    params = jax.jit(network.init)(jax.random.key(1), IMAGES, labels)["params"]
+    grad = jax.jit(jax.grad(lambda params: network.apply({"params": params}, IMAGES, labels).sum()))(params)
     assert float(jnp.abs(grad["out"]["kernel"]).max()) > 1e-3
 
 
@@ -123,10 +126,10 @@ def equilibrium(**changes):
 
 def test_guidance_moves_the_energy_away_from_that_of_no_class():
     config = equilibrium()
-    _, params = made(num_classes=3, patch=2)
+    _, params = made()
     labels = example_labels(config, jnp.arange(4))
-    plain, w = assemble.make_chain_apply(config), 0.7
-    guided = assemble.make_chain_apply(changed(config, sample__guidance=w))
+    plain, w = jax.jit(assemble.make_chain_apply(config)), 0.7
+    guided = jax.jit(assemble.make_chain_apply(changed(config, sample__guidance=w)))
     with_class, without = plain(params, IMAGES, labels), plain(params, IMAGES, jnp.full(4, 3))
     np.testing.assert_allclose(guided(params, IMAGES, labels), (1 + w) * with_class - w * without, rtol=1e-4, atol=1e-4)
 
@@ -144,9 +147,9 @@ def test_an_energy_of_no_class_that_was_never_taught_neither_guides_nor_answers(
 
 
 def test_images_without_labels_have_the_energy_of_no_class():
-    _, params = made(num_classes=3, patch=2)
+    _, params = made()
     energy_fn = ebm_jax.make_energy_fn(equilibrium())
-    np.testing.assert_array_equal(energy_fn(params, IMAGES), energies(made()[0], params, None))
+    np.testing.assert_allclose(energy_fn(params, IMAGES), energies(made()[0], params, None), rtol=1e-4)
     assert (
         np.asarray(energy_fn(params, IMAGES)) != np.asarray(energy_fn(params, IMAGES, jnp.zeros(4, jnp.int32)))
     ).all()
@@ -160,7 +163,7 @@ def test_chains_of_any_batch_size_can_be_exported(dtype, guidance):
         sample__guidance=guidance, model__dtype=dtype, sample__descent_steps=2, sample__num_steps=2,
         sample__quiet_steps=1, chain__langevin__tied=True,
     )  # fmt: skip
-    _, params = made(num_classes=3, patch=2)
+    _, params = made()
     sample_fn = ebm_jax.make_sample_fn(config)
 
     def draw(params, init, labels):

@@ -64,6 +64,7 @@ STEPS = {
         "chain__base": "centred_normal",
         "buffer__descent_steps": 2,
         "model__name": "unet",
+        "model__unet__multipliers": (1,),
         "model__num_classes": 10,
         "optim__clip_norm": 1.0,
         "optim__decay_steps": 10,
