@@ -21,7 +21,7 @@ from PIL import Image
 from ebm_jax import TrainedRun, assemble, open_run
 from ebm_jax.data.toys import MARGIN, SHAPES, render
 from ebm_jax.report import pictures
-from ebm_jax.sampling.kernel import Kernel, alternating, run_stages
+from ebm_jax.sampling.kernel import Kernel, Stages, alternating, run_stages
 from ebm_jax.tasks import compose
 from ebm_jax.types import EnergyFn, PRNGKey
 
@@ -103,13 +103,16 @@ def sample_all(shape_model: TrainedRun, position_model: TrainedRun, asked: Asked
     shape, position = shape_model.energy_fn(shapes), position_model.energy_fn(jnp.asarray(asked.positions))
     both = compose.product_of(config, shape_model.params, [shape, position], shapes)
 
+    def chain(key: PRNGKey, energy_fn: EnergyFn, stages: Stages) -> np.ndarray:
+        return np.asarray(jax.jit(lambda key, x: base.finish(run_stages(stages, key, x, energy_fn)[0]))(key, init))
+
     def sample(key: PRNGKey, energy_fn: EnergyFn, change: Callable[[Kernel], Kernel] = lambda kernel: kernel, turns=1):
         heats = (config.chain.temperature, sampling.num_steps - sampling.quiet_steps), (0.0, sampling.quiet_steps)
         stages = [(change(assemble.make_kernel(config, heat)), turns * steps) for heat, steps in heats if steps]
-        return np.asarray(jax.jit(lambda key, x: base.finish(run_stages(stages, key, x, energy_fn)[0]))(key, init))
+        return chain(key, energy_fn, stages)
 
     return {
-        SUM: sample(key_sum, both),
+        SUM: chain(key_sum, both, assemble.make_composition(config)),
         IN_TURN: sample(key_in_turn, both, lambda kernel: alternating(kernel, [shape, position]), turns=2),
         "shape model alone": sample(key_shape, shape),
         "position model alone": sample(key_position, position),

@@ -28,6 +28,10 @@ def generate(key: Given, x: Given, energy_fn: EnergyFn, stages: Stages) -> Image
     return run_stages(stages, key, x, energy_fn)[0]
 
 
+ProjectAt = Callable[[float | Scalar], Project]
+"""From the share γ of data to the projection there."""
+
+
 class Path(NamedTuple):
     """The way of a measured image from noise, for an energy that orders images by how noisy they are.
 
@@ -39,7 +43,7 @@ class Path(NamedTuple):
     """The law of ε."""
     share: float
     """γ in [0, 1) of the start."""
-    stages_of: Callable[[Callable[[float | Scalar], Project]], Stages]
+    stages_of: Callable[[ProjectAt], Stages]
     """From γ -> projection to the stages of the whole chain: each step takes the projection of the γ it ends at."""
 
 

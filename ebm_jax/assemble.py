@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from ebm_jax import registry, schema
-from ebm_jax.applications import Path
+from ebm_jax.applications import Path, ProjectAt
 from ebm_jax.labels import checked_labels, example_labels, is_conditional, label_shape
 from ebm_jax.methods import METHODS, ORDERINGS, label, losses, matching
 from ebm_jax.methods.contrastive import healthy
@@ -22,7 +22,7 @@ from ebm_jax.models.layers import ACTIVATIONS
 from ebm_jax.models.network import Network, as_network
 from ebm_jax.models.network import check as check_network
 from ebm_jax.models.networks import NETWORKS
-from ebm_jax.sampling import KERNELS, base
+from ebm_jax.sampling import KERNELS, base, correction
 from ebm_jax.sampling.hmc import no_walls, unit_box_walls
 from ebm_jax.sampling.kernel import Kernel, Project, Stages, projection, scheduled, unbounded
 from ebm_jax.schema import value_of
@@ -189,23 +189,57 @@ def make_path(config: Config, share: float) -> Path | None:
     """
     if config.method.name not in ORDERINGS:
         return None
-    base = make_base(config)
-    by_descent = config.chain.kernel == "descent"
-    num_steps = config.sample.num_steps if by_descent else config.sample.descent_steps
-    shares = matching.shares(share, num_steps, config.chain.step_size / base.scale**2, **_decay(config))
+    base, descent_of = make_base(config), _descent_along(config, share)
 
-    def stages_of(project_at: Callable[[float | Scalar], Project]) -> Stages:
-        def kernel_at(share: Scalar) -> Kernel:
-            return make_kernel(config, 0.0, name="descent", project=project_at(share))
-
+    def stages_of(project_at: ProjectAt) -> Stages:
         def finish(x: Images) -> Images:
             return base.finish(project_at(1.0)(x))
 
-        along = ((scheduled(kernel_at, jnp.asarray(shares)), num_steps),) if num_steps else ()
-        rest = () if by_descent else _make_chain(config, "sample", project_at(1.0))
-        return (*along, *rest, (projection(finish), 1))
+        rest = () if _by_descent(config) else _make_chain(config, "sample", project_at(1.0))
+        return (*descent_of(project_at), *rest, (projection(finish), 1))
 
     return Path(base, share, stages_of)
+
+
+def make_composition(config: Config) -> Stages:
+    """The stages of a whole chain under a product of energies.
+
+    Without an energy of no class, or without corrections (`sample.correction`), they are those of `make_stages`.
+    """
+    if config.method.name not in ORDERINGS or unlabelled_of(config) is None or not config.sample.correction:
+        return make_stages(config)
+    base = make_base(config)
+    rest = () if _by_descent(config) else _make_chain(config, "sample")
+    return (*_descent_along(config, 0.0)(lambda share: base.project), *rest, (projection(base.finish), 1))
+
+
+def _by_descent(config: Config) -> bool:
+    """Whether the steps of sampling are themselves descent, none before them."""
+    return config.chain.kernel == "descent"
+
+
+def _descent_along(config: Config, first: float) -> Callable[[ProjectAt], Stages]:
+    """Sampling's descent from the share `first` of data, each step with the projection of the share it ends at.
+
+    A correction of the size `sample.correction` follows each step that ends below the share `correction.LAST`.
+    """
+    base, keys, size = make_base(config), _decay(config), config.sample.correction
+    num_steps = config.sample.num_steps if _by_descent(config) else config.sample.descent_steps
+    shares = matching.shares(first, num_steps, config.chain.step_size / base.scale**2, **keys)
+    far = int((shares < correction.LAST).sum()) if size else 0
+
+    def stages_of(project_at: ProjectAt) -> Stages:
+        def plain(share: Scalar) -> Kernel:
+            return make_kernel(config, 0.0, name="descent", project=project_at(share))
+
+        def with_correction(share: Scalar) -> Kernel:
+            way = matching.decay(share.reshape(1), **keys)[0]
+            return correction.corrected(plain(share), base, share, way, size, project_at(share))
+
+        parts = (with_correction, shares[:far]), (plain, shares[far:])
+        return tuple((scheduled(kernel_at, jnp.asarray(part)), len(part)) for kernel_at, part in parts if len(part))
+
+    return stages_of
 
 
 def _decay(config: Config) -> dict[str, float]:

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Sequence
 
 from ebm_jax import assemble, trained
+from ebm_jax.applications import generate
 from ebm_jax.labels import example_labels, parse_labels, sample_labels
 from ebm_jax.models import energy
 from ebm_jax.report import pictures
+from ebm_jax.sampling.kernel import Stages
 from ebm_jax.schema import with_values
 from ebm_jax.tasks.common import Result
 from ebm_jax.trained import TrainedRun, load, on_all_devices, with_numbers
-from ebm_jax.types import BadInput, Config, EnergyFn, Folder, Labels, Params, Places, PRNGKey
+from ebm_jax.types import BadInput, Config, EnergyFn, Folder, Images, Labels, Params, Places, PRNGKey
 
 LabelsAt = Callable[[Places], Labels]
 
@@ -38,8 +40,14 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
         ]
         return product_of(run.config, params[0], parts, terms[0][2](places))
 
+    composed = assemble.make_composition(run.config)
+
+    def chain(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages) -> Images:
+        del stages  # those of one energy
+        return generate(key, x, energy_fn, composed)
+
     params = on_all_devices(tuple(part for _, part, _ in terms), run.mesh)
-    images = run.chains(key, energy_of=energy_of, params=params)
+    images = run.chains(key, chain, energy_of=energy_of, params=params)
     line = f"{len(images)} samples of the product of {len(terms)} energies"
     return Result({"images": images}, lambda path: pictures.write_grid(path.with_suffix(".png"), images), line)
 
