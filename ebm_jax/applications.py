@@ -43,8 +43,11 @@ class Path(NamedTuple):
     """The law of ε."""
     share: float
     """γ in [0, 1) of the start."""
-    stages_of: Callable[[ProjectAt], Stages]
-    """From γ -> projection to the stages of the whole chain: each step takes the projection of the γ it ends at."""
+    stages_of: Callable[[ProjectAt | None], Stages]
+    """From γ -> projection to the stages of the whole chain: each step takes the projection of the γ it ends at.
+
+    None: nothing but the start holds the measurement, so no step may forget it (`assemble.make_path`).
+    """
 
 
 def follow(

@@ -191,12 +191,14 @@ def make_path(config: Config, share: float) -> Path | None:
         return None
     base, descent_of = make_base(config), _descent_along(config, share)
 
-    def stages_of(project_at: ProjectAt) -> Stages:
+    def stages_of(project_at: ProjectAt | None) -> Stages:
+        led, project_at = project_at is not None, project_at or (lambda share: unbounded)
+
         def finish(x: Images) -> Images:
             return base.finish(project_at(1.0)(x))
 
         rest = () if _by_descent(config) else _make_chain(config, "sample", project_at(1.0))
-        return (*descent_of(project_at), *rest, (projection(finish), 1))
+        return (*descent_of(project_at, led), *rest, (projection(finish), 1))
 
     return Path(base, share, stages_of)
 
@@ -210,7 +212,7 @@ def make_composition(config: Config) -> Stages:
         return make_stages(config)
     base = make_base(config)
     rest = () if _by_descent(config) else _make_chain(config, "sample")
-    return (*_descent_along(config, 0.0)(lambda share: base.project), *rest, (projection(base.finish), 1))
+    return (*_descent_along(config, 0.0)(lambda share: base.project, True), *rest, (projection(base.finish), 1))
 
 
 def _by_descent(config: Config) -> bool:
@@ -218,17 +220,20 @@ def _by_descent(config: Config) -> bool:
     return config.chain.kernel == "descent"
 
 
-def _descent_along(config: Config, first: float) -> Callable[[ProjectAt], Stages]:
+def _descent_along(config: Config, first: float) -> Callable[[ProjectAt, bool], Stages]:
     """Sampling's descent from the share `first` of data, each step with the projection of the share it ends at.
 
-    A correction of the size `sample.correction` follows each step that ends below the share `correction.LAST`.
+    The bool: whether a correction of the size `sample.correction` follows each step that ends below the share
+    `correction.LAST`.
     """
     base, keys, size = make_base(config), _decay(config), config.sample.correction
     num_steps = config.sample.num_steps if _by_descent(config) else config.sample.descent_steps
     shares = matching.shares(first, num_steps, config.chain.step_size / base.scale**2, **keys)
-    far = int((shares < correction.LAST).sum()) if size else 0
+    below = int((shares < correction.LAST).sum()) if size else 0
 
-    def stages_of(project_at: ProjectAt) -> Stages:
+    def stages_of(project_at: ProjectAt, corrected: bool) -> Stages:
+        far = below if corrected else 0
+
         def plain(share: Scalar) -> Kernel:
             return make_kernel(config, 0.0, name="descent", project=project_at(share))
 

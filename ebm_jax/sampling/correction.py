@@ -7,9 +7,8 @@ from ebm_jax.sampling.base import Base
 from ebm_jax.sampling.kernel import Info, Kernel, Positions, Project, energy_and_grad
 from ebm_jax.types import EnergyFn, Images, PRNGKey, Scalar
 
-LAST = (
-    0.8  # share of data; nearer to the data a learnt gradient says too little of the noise, and corrections add grain
-)
+# Share of data. Nearer to the data a learnt gradient says too little of the noise, and corrections add grain.
+LAST = 0.8
 
 
 def corrected(

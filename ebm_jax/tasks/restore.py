@@ -10,7 +10,6 @@ import numpy as np
 from ebm_jax import applications
 from ebm_jax.applications import Path
 from ebm_jax.models import observations
-from ebm_jax.sampling.kernel import unbounded
 from ebm_jax.tasks.common import Result, check_images, check_one_label_each, images_to_start_from
 from ebm_jax.tasks.observed import Way, likelihood_weight, linear, restored
 from ebm_jax.trained import TrainedRun
@@ -82,5 +81,4 @@ def _from_noisy(std: float, key: PRNGKey, start: Images, observed: Images, energ
     del start
     base = path.base
     share = base.scale / (base.scale + std)
-    stages = path.stages_of(lambda share: unbounded)
-    return applications.generate(key, base.centre + share * (observed - base.centre), energy_fn, stages)
+    return applications.generate(key, base.centre + share * (observed - base.centre), energy_fn, path.stages_of(None))
