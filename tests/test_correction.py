@@ -48,7 +48,7 @@ def ends(energy_fn, num_steps=1_000):
 def test_corrections_draw_from_the_law_of_noisy_images(mean, std):
     u, (centre, variance) = ends(matched(mean, std)), noisy(mean, std)
     rate = SIZE * (1 - SHARE) ** 2 / variance  # of one step towards the centre
-    discretised = 1 / (1 / variance * (1 - rate / 2))  # as of any Langevin chain
+    discretised = variance / (1 - rate / 2)  # as of any Langevin chain
     assert abs(u.mean() - centre) < 5 * (variance / NUM) ** 0.5
     assert u.var() == pytest.approx(discretised, rel=5 * (2 / NUM) ** 0.5)
 
