@@ -108,6 +108,12 @@ def as_for_users() -> Iterator[None]:
         jax.config.update("jax_disable_most_optimizations", before)
 
 
+def user_environment() -> dict[str, str]:
+    """The environment of a program that a test starts and whose training counts: one device, as fast as for users."""
+    ours = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
 @pytest.fixture(autouse=True)
 def optimised(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let a test with the marker of this name compile as users do."""

@@ -1,6 +1,5 @@
 """Two models trained on different factors compose: samples satisfy both. Steps in turn settle at a known point."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import changed
+from conftest import changed, user_environment
 
 from benchmarks import composition
 from configs import digits
@@ -55,19 +54,24 @@ def test_a_metropolis_step_starts_from_the_energy_of_its_turn():
 
 def trained_run(name, folder):
     command = [sys.executable, "run.py", f"--config=configs/{name}.py", f"--workdir={folder / name}"]
-    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device a core, as measured
-    subprocess.run(command, cwd=ROOT, env=env, check=True)
+    subprocess.run(command, cwd=ROOT, env=user_environment(), check=True)
     return open_run(folder / name)
 
 
 @pytest.mark.slow
-def test_most_samples_of_a_shape_model_and_a_position_model_together_satisfy_both(tmp_path):
-    shape_model, position_model = (trained_run(name, tmp_path) for name in ("shapes_shape", "shapes_position"))
+@pytest.mark.optimised
+@pytest.mark.parametrize(
+    ("kind", "least", "most_in_turn"), [("", 0.5, 1.0), ("_equilibrium", 0.9, 0.9)], ids=["contrastive", "equilibrium"]
+)
+def test_most_samples_of_a_shape_model_and_a_position_model_together_satisfy_both(tmp_path, kind, least, most_in_turn):
+    """docs/results.md has the numbers that these bounds leave a margin to: 0.81, and after matching 0.99."""
+    names = (f"shapes_shape{kind}", f"shapes_position{kind}")
+    shape_model, position_model = (trained_run(name, tmp_path) for name in names)
     asked = composition.every_pair(composition.ASKED, composition.CHAINS)
     samples = composition.sample_all(shape_model, position_model, asked, seed=0)
     shares = {name: composition.shares(images, asked) for name, images in samples.items()}
-    assert shares[composition.SUM].both > 0.5  # 0.81 as measured, docs/results.md
-    assert shares[composition.IN_TURN].both > 0.5
+    assert shares[composition.SUM].both > least
+    assert 0.4 < shares[composition.IN_TURN].both < most_in_turn
     assert shares["shape model alone"].both < 0.5
     assert shares["position model alone"].both < 0.5
 

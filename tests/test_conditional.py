@@ -1,17 +1,17 @@
 """A conditional model of Fashion-MNIST, trained here, classifies, fills in halves and samples the class asked for."""
 
-import os
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, user_environment
 
 from benchmarks import conditional
 from ebm_jax import open_run
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_a_conditional_model_knows_its_classes(tmp_path, shared_data):
     command = [
         sys.executable,
@@ -20,8 +20,7 @@ def test_a_conditional_model_knows_its_classes(tmp_path, shared_data):
         f"--workdir={tmp_path / 'run'}",
     ]
     command += [f"--config.data.manual_dir={shared_data / 'fashion_mnist'}", f"--config.data.dir={tmp_path / 'tfds'}"]
-    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device a core, as measured
-    subprocess.run(command, cwd=ROOT, env=env, check=True)
+    subprocess.run(command, cwd=ROOT, env=user_environment(), check=True)
     check_bounds(conditional.measure(open_run(tmp_path / "run"))[0])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import user_environment
 
 from ebm_jax.data import memory
 
@@ -56,8 +57,8 @@ def test_the_readmes_main_command_ends_with_samples_closer_to_digits_than_to_noi
     from sklearn.svm import SVC
 
     words = [sys.executable, "run.py", "--config=configs/digits.py", f"--workdir={tmp_path / 'run'}"]
-    subprocess.run(words, cwd=ROOT, check=True)
-    subprocess.run([*words, "--mode=sample", "--config.sample.num_images=256"], cwd=ROOT, check=True)
+    for more in [], ["--mode=sample", "--config.sample.num_images=256"]:
+        subprocess.run([*words, *more], cwd=ROOT, env=user_environment(), check=True)
     train, test = memory.digits("train"), memory.digits("test")
     known = train.images.reshape(len(train.images), -1) / 255
     samples = np.load(next((tmp_path / "run" / "samples").glob("*.npz")))["images"].reshape(256, -1)
