@@ -273,6 +273,16 @@ def test_channels_choose_the_classifier_and_its_file_is_named_by_its_recipe(tmp_
 
 
 @pytest.mark.whole
+def test_a_second_judge_sees_gray_images_as_the_same_ones_in_three_channels(tmp_path, monkeypatch):
+    options = {"classifier_distance__steps": 2, "classifier_distance__colour_steps": 3}
+    colour = outcome_of("classifier_distance", in_colour(*judged(tmp_path / "colour", **options), monkeypatch))
+    second = judged(tmp_path / "gray", classifier_distance__network="residual", **options)
+    assert outcome_of("classifier_distance", second).values == colour.values
+    plain = in_colour(*judged(tmp_path / "plain", classifier_distance__network="plain", **options), monkeypatch)
+    assert outcome_of("classifier_distance", plain).values != colour.values
+
+
+@pytest.mark.whole
 def test_agreement_is_the_share_of_samples_of_the_class_that_they_were_made_under(tmp_path):
     of_run, made = judged(tmp_path, classifier_distance__steps=2)
     conditional = of_run._replace(config=changed(of_run.config, model__num_classes=10))

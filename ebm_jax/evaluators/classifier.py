@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from functools import partial, reduce
+from functools import reduce
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -21,25 +21,28 @@ from ebm_jax.pixels import quantised
 from ebm_jax.schema import value_of
 from ebm_jax.storage import archive, bucket
 from ebm_jax.trained import Note, TrainedRun
-from ebm_jax.types import BadInput, Config, Params
+from ebm_jax.types import BadInput, Config, Images, Params
 
 NAME = "classifier_distance"
 KEPT = 10_000  # of either set, for precision and recall; their time grows with its square
 
 
 class Network(NamedTuple):
-    """The classifier for images of one number of channels."""
+    """A kind of classifier, a value of `eval.classifier_distance.network`."""
 
     module: ModuleType
     """Has VERSION, apply and train, as `metrics.classifier` does."""
     steps: str
     """The key of its training steps."""
+    channels: int | None
+    """It takes images of so many channels, and gray ones as equal channels; None: of any number."""
 
 
 NETWORKS = {
-    1: Network(classifier, "eval.classifier_distance.steps"),
-    3: Network(residual, "eval.classifier_distance.colour_steps"),
+    "plain": Network(classifier, "eval.classifier_distance.steps", None),
+    "residual": Network(residual, "eval.classifier_distance.colour_steps", 3),
 }
+BY_CHANNELS = {1: "plain", 3: "residual"}
 
 
 class Referee(NamedTuple):
@@ -143,7 +146,11 @@ def referee(run: TrainedRun, evidence: Evidence) -> Referee:
         require_same_shape(evidence.drawn.images, reference.images)
     require_enough(NAME, "images of the reference", len(reference.images))
     params, words = trained(run, evidence)
-    apply = partial(_network(config).module.apply, reference.num_classes)
+    network = _network(config)
+
+    def apply(params: Params, images: Images) -> features.Outputs:
+        return network.module.apply(reference.num_classes, params, _in_channels(network, images))
+
     feature_fn = features.make_feature_fn(apply, params, run.mesh, config.eval.batch_size)
     fn = noted(evidence.note, "the reference", feature_fn, len(reference.images))
     found = features.summarise(fn, reference.images, num_groups=1, keep=KEPT)
@@ -195,7 +202,14 @@ def agreement(seen: Seen, labels: np.ndarray) -> Value:
 
 
 def _network(config: Config) -> Network:
-    return NETWORKS[config.data.shape[-1]]
+    name = config.eval.classifier_distance.network
+    return NETWORKS[BY_CHANNELS[config.data.shape[-1]] if name == "by_channels" else name]
+
+
+def _in_channels(network: Network, images: Any) -> Any:
+    """The images [n, h, w, c] as the network takes them, gray ones [n, h, w, 1] repeated over its channels."""
+    gray = images.shape[-1] == 1 and network.channels
+    return images.repeat(network.channels, -1) if gray else images
 
 
 def trained(run: TrainedRun, evidence: Evidence) -> tuple[Params, str]:
@@ -222,9 +236,8 @@ def trained(run: TrainedRun, evidence: Evidence) -> tuple[Params, str]:
     path = folder / "classifier" / f"{name}.npz"
     if not path.exists():
         evidence.note(f"training the classifier, {steps:,} steps")
-        params = network.module.train(
-            seed, dataset.images, dataset.labels, num_classes=dataset.num_classes, num_steps=steps
-        )
+        images = _in_channels(network, dataset.images)
+        params = network.module.train(seed, images, dataset.labels, num_classes=dataset.num_classes, num_steps=steps)
         archive.write(path, {key: np.asarray(leaf) for key, leaf in _flat(params).items()}, recipe)
     saved = archive.read(path, named=False)
     params = traverse_util.unflatten_dict({key: jnp.asarray(leaf) for key, leaf in saved.arrays.items()}, sep="/")
