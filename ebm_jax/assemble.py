@@ -102,12 +102,19 @@ def make_base(config: Config) -> base.Base:
     return base.BASES[config.chain.base](tuple(config.data.shape))
 
 
-def make_kernel(config: Config, temperature: float | Scalar, name: str = "", project: Project | None = None) -> Kernel:
+def make_kernel(
+    config: Config,
+    temperature: float | Scalar,
+    name: str = "",
+    project: Project | None = None,
+    step_size: float | None = None,
+) -> Kernel:
     """The chain's kernel at a temperature >= 0; a kernel with a Metropolis test needs one above 0.
 
     Args:
-      name: a kernel other than `chain.kernel`; empty: `chain.kernel`. Another one moves by `equivalent_step_size`.
+      name: a kernel other than `chain.kernel`; empty: `chain.kernel`.
       project: maps images into the set that chains stay in; None: the support of the law that they start from.
+      step_size: None: `chain.step_size`, and of another kernel `equivalent_step_size`.
 
     Raises:
       BadInput: there is no such kernel, or its factory refuses the keywords.
@@ -118,7 +125,7 @@ def make_kernel(config: Config, temperature: float | Scalar, name: str = "", pro
     if name == "langevin":
         keys = {"noise_scale": None if keys["tied"] else keys["noise_scale"]}
     offers = {
-        "step_size": lambda: chain.step_size if name == chain.kernel else equivalent_step_size(config),
+        "step_size": lambda: step_size or (chain.step_size if name == chain.kernel else equivalent_step_size(config)),
         "temperature": lambda: temperature,
         "grad_clip": lambda: chain.grad_clip,
         "project": lambda: make_base(config).project if project is None else project,
@@ -163,9 +170,9 @@ def make_stages(config: Config, group: str = "sample") -> Stages:
     chain = _make_chain(config, group)
     if group != "sample":
         return chain
-    finish = make_base(config).finish
+    finish, num_steps = make_base(config).finish, config.sample.descent_steps
     end = () if finish is unbounded else ((projection(finish), 1),)
-    return (*make_descent(config, config.sample.descent_steps), *chain, *end)
+    return (*make_descent(config, num_steps, _descent_step(config, num_steps)), *chain, *end)
 
 
 def _make_chain(config: Config, group: str, project: Project | None = None) -> Stages:
@@ -177,7 +184,8 @@ def _make_chain(config: Config, group: str, project: Project | None = None) -> S
     langevin_at = partial(make_kernel, config, name="langevin", project=project)
     if config.chain.kernel == "langevin":
         return (_stage(langevin_at, np.concatenate([temperatures, np.zeros(quiet)])),)
-    noisy = _stage(partial(make_kernel, config, project=project), temperatures)
+    step = _descent_step(config, steps - quiet) if group == "sample" and _by_descent(config) else None
+    noisy = _stage(partial(make_kernel, config, project=project, step_size=step), temperatures)
     return tuple(stage for stage in (noisy, _stage(langevin_at, np.zeros(quiet))) if stage[1])
 
 
@@ -228,14 +236,15 @@ def _descent_along(config: Config, first: float) -> Callable[[ProjectAt, bool], 
     """
     base, keys, size = make_base(config), _decay(config), config.sample.correction
     num_steps = config.sample.num_steps if _by_descent(config) else config.sample.descent_steps
-    shares = matching.shares(first, num_steps, config.chain.step_size / base.scale**2, **keys)
+    step_size = _descent_step(config, num_steps) or config.chain.step_size
+    shares = matching.shares(first, num_steps, step_size / base.scale**2, **keys)
     below = int((shares < correction.LAST).sum()) if size else 0
 
     def stages_of(project_at: ProjectAt, corrected: bool) -> Stages:
         far = below if corrected else 0
 
         def plain(share: Scalar) -> Kernel:
-            return make_kernel(config, 0.0, name="descent", project=project_at(share))
+            return make_kernel(config, 0.0, name="descent", project=project_at(share), step_size=step_size)
 
         def with_correction(share: Scalar) -> Kernel:
             way = matching.decay(share.reshape(1), **keys)[0]
@@ -253,9 +262,21 @@ def _decay(config: Config) -> dict[str, float]:
     return {name: keys[name] for name in ("flat_until", "start", "strength")}
 
 
-def make_descent(config: Config, num_steps: int) -> Stages:
-    """The stage of so many steps of noise-free descent from noise; none if there are 0."""
-    return ((make_kernel(config, 0.0, name="descent"), num_steps),) if num_steps else ()
+def _descent_step(config: Config, num_steps: int) -> float | None:
+    """The step size of sampling's descent, so that one from noise ends at `sample.last_share`; None: the chain's.
+
+    A descent from the midst of the path takes the same steps: its measurement holds what more of them would whiten.
+    """
+    last = config.sample.last_share
+    if config.method.name not in ORDERINGS or not num_steps or not last:
+        return None
+    return make_base(config).scale ** 2 * matching.step_between(0.0, last, num_steps, **_decay(config))
+
+
+def make_descent(config: Config, num_steps: int, step_size: float | None = None) -> Stages:
+    """The stage of so many steps of noise-free descent from noise; none if there are 0; step size as `make_kernel`."""
+    kernel = partial(make_kernel, config, 0.0, name="descent", step_size=step_size)
+    return ((kernel(), num_steps),) if num_steps else ()
 
 
 def _stage(kernel_at: Callable[[float | Scalar], Kernel], temperatures: np.ndarray) -> tuple[Kernel, int]:

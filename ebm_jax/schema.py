@@ -181,6 +181,7 @@ KEYS: dict[str, Key] = {
     "sample.batch_size": Key(64, whole(1, 1_000_000), "images sampled at once by --mode=sample", dry=16),
     "sample.num_steps": Key(300, CHAIN_STEPS, "chain steps from uniform noise", dry=4),
     "sample.descent_steps": Key(0, whole(0, 1_000_000), "steps of descent before the chain steps", absent=0, dry=0),
+    "sample.last_share": Key(0.997, BELOW_ONE, "by matching: of data in an image, where descent from noise ends whatever its number of steps: they choose its step size; 0: chain.step_size", "ours", absent=0.0),
     "sample.guidance": Key(0.0, NOT_NEGATIVE, "w of the energy U(x, y) + w (U(x, y) - U(x)), for models trained with class dropout; 0: U(x, y)", "Ho & Salimans 2022", absent=0.0),
     "sample.quiet_steps": Key(100, whole(0), "of these, the last ones without noise", dry=2),
     "sample.anneal_from": Key(0.0, NOT_NEGATIVE, "T of the first step, falling geometrically to chain.temperature; 0: constant"),

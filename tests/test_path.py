@@ -115,6 +115,37 @@ def test_the_share_of_data_follows_its_differential_equation():
     np.testing.assert_allclose(matching.shares(0.9, 1, 0.001, **DECAY), [0.902], rtol=1e-6)
 
 
+@pytest.mark.parametrize("first", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("num_steps", [1, 3, 100])
+def test_a_descent_of_any_number_of_steps_ends_at_the_share_asked_for(first, num_steps):
+    step = matching.step_between(first, 0.997, num_steps, **DECAY)
+    np.testing.assert_allclose(matching.shares(first, num_steps, step, **DECAY)[-1], 0.997, rtol=1e-6)
+
+
+def displacement(way, steps, share):
+    """How far so many steps of descent move an image in a constant field of gradient 1 a pixel, before the box."""
+    numbers = {"descent_steps": steps, "num_steps": 1}
+    if way == "the kernel":
+        numbers = {"descent_steps": 0, "num_steps": steps + 1}
+    keys = {f"sample__{name}": value for name, value in (numbers | {"quiet_steps": 1, "last_share": share}).items()}
+    config = changed(importlib.import_module("configs.digits").get_config().unlock(), **keys)
+    config.chain.kernel = "descent" if way == "the kernel" else "langevin"
+    made = assemble.make_path(config, 0.0).stages_of(None) if way == "a path" else assemble.make_stages(config)
+    stages = [stage for stage in made if stage[1] > 1]
+    x, _ = kernel.run_stages(stages, jax.random.key(0), jnp.zeros((1, 8, 8, 1)), lambda x: x.sum((1, 2, 3)))
+    return -float(x.mean())
+
+
+@pytest.mark.parametrize("way", ["before the chain", "the kernel", "a path"])
+def test_twice_the_descent_goes_as_far_and_without_a_last_share_twice_as_far(way):
+    """In units of σ² = ¼ the path takes the time 0.8 / 4 up to γ = 0.8, then ln(0.2 / 0.003) / 20 up to 0.997."""
+    expected = 0.25 * (0.8 / 4 + np.log(0.2 / 0.003) / 20)
+    assert [displacement(way, steps, 0.997) for steps in (100, 200, 2000)] == [
+        pytest.approx(expected, rel=tolerance) for tolerance in (0.03, 0.015, 0.002)
+    ]
+    assert displacement(way, 200, 0.0) == pytest.approx(0.2, rel=1e-5) == pytest.approx(2 * displacement(way, 100, 0.0))
+
+
 def test_medians_are_those_of_scipy():
     images = np.random.default_rng(0).random((3, 7, 6, 2)).astype(np.float32)
     expected = median_filter(images, (1, 3, 3, 1), mode="mirror")

@@ -1,11 +1,13 @@
 """Equilibrium matching: Wang & Du 2025, arXiv 2510.02300. Descent of the energy itself leads from noise to data."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
+from scipy.optimize import brentq
 
 from ebm_jax import random
 from ebm_jax.methods.method import Limits, Memory, Method, Model, Range, no_memory
@@ -72,7 +74,7 @@ def equilibrium(
     return Method(no_memory, loss, base, limits)
 
 
-def decay(share: Float[Array, " b"], flat_until: float, start: float, strength: float) -> Float[Array, " b"]:
+def decay(share: Any, flat_until: float, start: float, strength: float) -> Any:
     """c(γ): the target's length at the share γ of data in the image; 0 at the data.
 
         c(γ) = strength · (start + (1 - start) γ / a)  below a = flat_until,   strength · (1 - γ) / (1 - a)  above
@@ -80,32 +82,46 @@ def decay(share: Float[Array, " b"], flat_until: float, start: float, strength: 
     start = 1 is the paper's truncated decay, and with a = 0 its linear one; other starts are its piecewise decay.
 
     Args:
-      share: γ in [0, 1].
+      share: γ in [0, 1], a number or an array.
       flat_until: a in [0, 1).
       start: c(0) / strength, above 0.
       strength: above 0; 4 in the paper.
     """
-    rising = start + (1.0 - start) * share / flat_until if flat_until else jnp.ones_like(share)
-    return strength * jnp.where(share < flat_until, rising, (1.0 - share) / (1.0 - flat_until))
+    below, rising = share < flat_until, start + (1.0 - start) * share / flat_until if flat_until else 1.0
+    return strength * (below * rising + (1 - below) * (1.0 - share) / (1.0 - flat_until))
 
 
-def shares(
-    first: float, num_steps: int, step_size: float, *, flat_until: float, start: float, strength: float
-) -> Float[np.ndarray, " steps"]:
+def shares(first: float, num_steps: int, step_size: float, **keys: float) -> Float[np.ndarray, " steps"]:
     """The share γ of data in an image after each step of the descent that starts at the share `first`.
 
     Along the way from noise ε to one image x the gradient is c(γ) (ε - x) in units of the base's scale, so a step s
-    takes γ to γ + s c(γ). Other arguments are those of `decay`.
+    takes γ to γ + s c(γ).
 
     Args:
       step_size: s > 0 in units of the base's scale: of the energy's gradient by pixels, s / σ².
+      keys: the arguments of `decay`.
     """
+    return np.asarray(_shares(first, num_steps, step_size, keys), np.float32)
+
+
+def _shares(first: float, num_steps: int, step_size: float, keys: dict[str, float]) -> list[float]:
     found, share = [], first
     for _ in range(num_steps):
-        way = decay(jnp.full(1, share, jnp.float32), flat_until, start, strength)
-        share = min(1.0, share + step_size * float(way[0]))
+        share = min(1.0, share + step_size * decay(share, **keys))
         found.append(share)
-    return np.asarray(found, np.float32)
+    return found
+
+
+def step_between(first: float, last: float, num_steps: int, **keys: float) -> float:
+    """The step size s of `shares` that leads from the share `first` to the share `last` in so many steps.
+
+    Args:
+      first, last: 0 <= first < last < 1.
+      num_steps: 1 or more.
+      keys: the arguments of `decay`.
+    """
+    in_one_step = 1.0 / min(decay(share, **keys) for share in (first, last))  # or more: beyond `last` by then
+    return float(brentq(lambda step_size: _shares(first, num_steps, step_size, keys)[-1] - last, 0.0, in_one_step))  # pyright: ignore[reportArgumentType]  # it has no `full_output`
 
 
 def healthy(*, error: float) -> tuple[Range, ...]:
