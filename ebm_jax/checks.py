@@ -127,6 +127,7 @@ def _check_shape(config: Config) -> None:
     if config.data.source == "density":
         _require(config, key, lambda shape: tuple(shape) == (2,), "(2,) for a 2-D density")
         _require(config, "data.holdout", lambda share: share == 0, "0 for a 2-D density, whose draws are always new")
+        require_density(config, "data.source density, which measures exp(-U / T),", "use method.name contrastive")
         return
     _require(config, key, lambda shape: len(shape) == 3, "(height, width, channels)")
     if config.model.name in NETWORKS:

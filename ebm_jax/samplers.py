@@ -36,13 +36,15 @@ DENSITY_GRID = 400  # cells a side: 8 to the narrowest standard deviation; the c
 def make_density_report(config: Config) -> Callable[[Params], tuple[density.GridReport, np.ndarray]]:
     """The function params -> (the model's distance from its 2-D law, the model's log-density on a grid).
 
-    The log-density is float64 [DENSITY_GRID²], in nats.
+    The model's law is exp(-U / T) / Z at the temperature T of the chains that taught it, `chain.temperature`; at T = 1
+    where they had no noise. The log-density is float64 [DENSITY_GRID²], in nats.
     """
-    energy_fn, points = make_energy_fn(config), density.grid(DENSITY_GRID)
+    untempered, points = make_energy_fn(config), density.grid(DENSITY_GRID)
     log_density = sources.make_density(config).log_density(points)
 
     def report_of(params: Params) -> tuple[density.GridReport, np.ndarray]:
-        energies = density.grid_energies(lambda x: energy_fn(params, x), points)
+        energy_fn = energy.tempered(lambda x: untempered(params, x), config.chain.temperature or 1.0)
+        energies = density.grid_energies(energy_fn, points)
         report = density.report_of_energies(energies, log_density)
         return report, -energies - report.log_z
 

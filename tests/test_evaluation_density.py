@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import changed
 from scipy.special import erf
 
+from configs import density2d
+from ebm_jax import assemble, samplers
 from ebm_jax.data.densities import DENSITIES
 from ebm_jax.metrics.density import grid, grid_report
 
@@ -95,3 +98,17 @@ def test_a_log_density_known_up_to_a_constant_gives_the_same_report():
     energy_fn, log_density = gaussian_energy([0.4, 0.6], 0.2), DENSITIES["rings"].log_density
     plain = grid_report(energy_fn, log_density, side=60)
     np.testing.assert_allclose(grid_report(energy_fn, lambda x: log_density(x) + 7.0, side=60), plain, atol=1e-9)
+
+
+def test_a_runs_report_is_of_the_law_of_its_chains_at_their_temperature():
+    """The log-density is -U/T - log Z, so that of T = ¼ has four times the differences of that of T = 1."""
+    config = density2d.get_config()
+    params = assemble.init_params(config, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: 3.0 * leaf, params)
+    hot, cold = (samplers.make_density_report(changed(config, chain__temperature=t))(params)[1] for t in (1.0, 0.25))
+    assert hot.std() > 0.1
+    np.testing.assert_allclose(cold - cold.mean(), 4 * (hot - hot.mean()), atol=1e-4)
+    assert np.exp(cold).mean() == pytest.approx(1)
+    quiet = changed(config, chain__temperature=0.0, chain__kernel="langevin")
+    still = samplers.make_density_report(quiet)(params)[1]
+    np.testing.assert_array_equal(still, hot)

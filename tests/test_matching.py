@@ -194,6 +194,13 @@ def test_annealed_importance_sampling_is_refused_for_it():
     likelihood.check(of(method__then__after=10))
 
 
+def test_a_density_in_the_plane_is_refused_for_it():
+    plane = {"data__source": "density", "data__shape": (2,), "model__name": "mlp", "data__name": "rings"}
+    with pytest.raises(BadInput, match=r"^data.source density, .* only orders images.*use method.name contrastive"):
+        checks.usable(of(**plane))
+    checks.usable(of(method__then__after=10, **plane))
+
+
 def test_class_dropout_needs_a_network_with_an_energy_of_no_class():
     config = of(model__num_classes=10)
     assert assemble.make_method(config) is not None
