@@ -87,8 +87,9 @@ def decay(share: Any, flat_until: float, start: float, strength: float) -> Any:
       start: c(0) / strength, above 0.
       strength: above 0; 4 in the paper.
     """
-    below, rising = share < flat_until, start + (1.0 - start) * share / flat_until if flat_until else 1.0
-    return strength * (below * rising + (1 - below) * (1.0 - share) / (1.0 - flat_until))
+    rising = start + (1.0 - start) * share / flat_until if flat_until else share
+    falling = (1.0 - share) / (1.0 - flat_until)
+    return strength * ((share < flat_until) * rising + (share >= flat_until) * falling)
 
 
 def shares(first: float, num_steps: int, step_size: float, **keys: float) -> Float[np.ndarray, " steps"]:
