@@ -7,7 +7,7 @@ compiling and pictures included (commit b430486). The judge of benchmarks/compos
 64 last chains from noise had the shape of their label; after 1,000 steps 98 %. docs/results.md says how it composes
 with shapes_position. With a learning rate of 3e-4 the samples of a similar run (squares, ellipses, triangles) were
 still blobs after 2,000 steps. On an Intel Xeon with AMX the same seed never learnt the shape, and seed 1 did
-(docs/results.md); shapes_shape_equilibrium.py learns it every time it was tried.
+(docs/results.md); shapes_shape_equilibrium.py learnt it both times that it was tried.
 """
 
 from configs import default

@@ -81,9 +81,8 @@ def moved(stages):
 
 
 def test_a_composition_has_the_steps_of_sampling_and_corrections_while_images_are_mostly_noise():
-    config = config_of(
-        sample__num_steps=60, sample__last_share=0.0
-    )  # each adds 0.016 to the share of data, as c = 4 and s/σ² = 0.004
+    # Each step adds 0.016 to the share of data, as c = 4 and s/σ² = 0.004.
+    config = config_of(sample__num_steps=60, sample__last_share=0.0)
     plain, composed = assemble.make_stages(config), assemble.make_composition(config)
     assert [steps for _, steps in plain] == [60, 1]
     assert [steps for _, steps in composed] == [49, 11, 1]
