@@ -109,7 +109,7 @@ def as_for_users() -> Iterator[None]:
 
 
 def user_environment() -> dict[str, str]:
-    """The environment of a program that a test starts and whose training counts: one device a core, compiled as for users."""
+    """The environment of a program that trains as for users: one device a core, optimised programs."""
     ours = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
     return {name: value for name, value in os.environ.items() if name not in ours}
 
