@@ -19,11 +19,12 @@ from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the time goes to compiling programs that run for milliseconds; tests that start processes hand this on to
-# them. Without optimisations, XLA's older emitters of fusions compile a training step in a third of the time.
-QUICK = "--xla_cpu_use_fusion_emitters=false"
+# them. Without optimisations, XLA's older emitters of fusions compile a training step in a third of the time; JAX 0.11
+# dropped them.
+QUICK = "--xla_cpu_use_fusion_emitters=false" if importlib.metadata.version("jaxlib").startswith("0.10.") else ""
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 for flag in ("--xla_force_host_platform_device_count=8", QUICK):
-    if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+    if flag and flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 import filelock  # noqa: E402
@@ -97,7 +98,8 @@ def as_for_users() -> Iterator[None]:
 
     def with_emitters(*args: Any, **kwargs: Any) -> Any:
         made = options(*args, **kwargs)
-        made.env_option_overrides = [*made.env_option_overrides, (QUICK.split("=")[0].removeprefix("--"), True)]
+        if QUICK:
+            made.env_option_overrides = [*made.env_option_overrides, (QUICK.split("=")[0].removeprefix("--"), True)]
         return made
 
     before = jax.config.values["jax_disable_most_optimizations"]
