@@ -11,6 +11,7 @@ from test_convolution import SAME, assert_identical, integers, lax_convolution, 
 
 from ebm_jax.distributed import parallel
 from ebm_jax.models import products
+from ebm_jax.models.convolution import convolution
 from ebm_jax.models.products import product_convolution, product_convolution_same
 
 CONVOLUTIONS = [  # kernel size, padding, channels in and out
@@ -100,10 +101,10 @@ def test_in_bfloat16_a_gradient_of_the_second_order_errs_as_much_as_its_factors_
     assert error < 4 * 2.0**-8  # a loss of four convolutions, each rounded to 8 bits
 
 
-def lowered(dtype, platform):
+def lowered(dtype, platform, convolve=product_convolution, channels=32):
     """The program of a second-order gradient before XLA optimises it."""
-    x, kernel = jnp.zeros((2, 8, 8, 32), dtype), jnp.zeros((3, 3, 32, 32))
-    gradient = jax.jit(jax.grad(loss_of_input_gradient(product_convolution, SAME), 1))
+    x, kernel = jnp.zeros((2, 8, 8, channels), dtype), jnp.zeros((3, 3, channels, channels))
+    gradient = jax.jit(jax.grad(loss_of_input_gradient(convolve, SAME), 1))
     return gradient.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
 
 
@@ -120,6 +121,14 @@ def test_elsewhere_convolutions_are_those_of_xla(dtype, platform):
     text = lowered(dtype, platform)
     assert "stablehlo.convolution" in text
     assert "stablehlo.dot_general" not in text
+
+
+@pytest.mark.parametrize(("convolve", "channels"), [(product_convolution, 32), (convolution, 8)])
+def test_in_float32_every_convolution_has_the_layout_that_is_fast_inside_a_loop(convolve, channels):
+    text = lowered(jnp.float32, "cpu", convolve, channels)
+    layouts = re.findall(r"stablehlo.convolution.*dim_numbers = (.*?),? window", text)
+    assert len(layouts) == text.count("stablehlo.convolution") >= 3 + 2  # x * K, two input gradients; two of kernels
+    assert set(layouts) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
 
 
 def test_a_scan_gives_the_gradients_of_the_second_order_that_its_steps_give_outside():

@@ -112,8 +112,37 @@ def _convolution_backward(padding, residuals, grad_out):
 
 @partial(jax.jit, static_argnums=3, inline=True)  # as _forward is
 def _kernel_gradient(x: Features, kernel: Kernel, grad_out: Features, padding: Padding) -> Kernel:
+    if not _winograd_wins(x, kernel):
+        return plain_kernel_gradient(x, grad_out, padding)
     _, pull = jax.vjp(lambda kernel: _forward(x, kernel, padding), kernel)
     return pull(grad_out)[0]
+
+
+def plain_kernel_gradient(x: Features, grad_out: Features, padding: Padding) -> Kernel:
+    """The gradient of Σ grad_out ⊙ `plain`(x, K) with respect to K, in x's type.
+
+    It is a convolution as well, of x with grad_out, images as channels. On a CPU in float32 it is written as one in the
+    layout of XLA's fast kernel. Autodiff writes it in another one, of the same bits, with which a step inside a loop of
+    training steps takes 25 times as long (docs/performance.md). In bfloat16 the bits would be others.
+    """
+    autodiff = partial(_gradient_by_autodiff, padding=padding)
+    if x.dtype != jnp.float32:
+        return autodiff(x, grad_out)
+    return lax.platform_dependent(x, grad_out, cpu=partial(_gradient_convolution, padding=padding), default=autodiff)
+
+
+def _gradient_convolution(x: Features, grad_out: Features, padding: Padding) -> Kernel:
+    channels_first = lax.optimization_barrier(x.transpose(3, 1, 2, 0))  # fused into its reads it is slower
+    taps = lax.optimization_barrier(grad_out.transpose(1, 2, 0, 3))
+    return plain(channels_first, taps, padding).transpose(1, 2, 0, 3)
+
+
+def _gradient_by_autodiff(x: Features, grad_out: Features, padding: Padding) -> Kernel:
+    sides = zip(x.shape[1:3], grad_out.shape[1:3], padding, strict=True)
+    size = tuple(inside + low + high - outside + 1 for inside, outside, (low, high) in sides)
+    # Made of x, so that it varies over devices as x does: shard_map would sum the gradient of another one over them
+    kernel = jnp.zeros((*size, x.shape[3], grad_out.shape[3]), x.dtype) + 0 * x[:1, :1, :1, :1]
+    return jax.vjp(lambda kernel: plain(x, kernel, padding), kernel)[1](grad_out)[0]
 
 
 convolution.defvjp(_convolution_forward, _convolution_backward)

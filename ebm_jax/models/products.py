@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from ebm_jax.models.convolution import Features, Kernel, Padding, plain
+from ebm_jax.models.convolution import Features, Kernel, Padding, plain, plain_kernel_gradient
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -80,11 +80,12 @@ def _forward(x: Features, kernel: Kernel, padding: Padding) -> Features:
 
 @partial(jax.jit, static_argnums=2, inline=True)  # as _forward is
 def _kernel_gradient(x: Features, grad_out: Features, padding: Padding) -> Kernel:
-    forms = {"cpu": gradient_products, "default": _plain_gradient}
-    forms = {name: partial(form, padding=padding) for name, form in forms.items()}
+    def plainly(x, grad_out):
+        return plain_kernel_gradient(x, grad_out, padding).astype(jnp.float32)
+
     if x.dtype != jnp.bfloat16:
-        return forms["default"](x, grad_out)
-    return lax.platform_dependent(x, grad_out, **forms)
+        return plainly(x, grad_out)
+    return lax.platform_dependent(x, grad_out, cpu=partial(gradient_products, padding=padding), default=plainly)
 
 
 def products(x: Features, kernel: Kernel, padding: Padding) -> Features:
@@ -160,11 +161,3 @@ def _shift_rows(x: Array, low: int, size: int, axis: int) -> Array:
 
 def _product(left: Float[Array, "n k"], right: Float[Array, "k m"]) -> Float[Array, "n m"]:
     return lax.dot(left, right, preferred_element_type=jnp.float32)
-
-
-def _plain_gradient(x: Features, grad_out: Features, padding: Padding) -> Kernel:
-    sides = zip(x.shape[1:3], grad_out.shape[1:3], padding, strict=True)
-    size = tuple(inside + low + high - outside + 1 for inside, outside, (low, high) in sides)
-    # Made of x, so that it varies over devices as x does: shard_map would sum the gradient of another one over them
-    kernel = jnp.zeros((*size, x.shape[3], grad_out.shape[3]), x.dtype) + 0 * x[:1, :1, :1, :1]
-    return jax.vjp(lambda kernel: plain(x, kernel, padding), kernel)[1](grad_out)[0].astype(jnp.float32)
