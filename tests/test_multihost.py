@@ -37,6 +37,7 @@ SHORT = {
     "log.images_every": 0,
     "checkpoint.every": 3,
 }
+LOOKS = {"eval__during": 3, "eval__during_samples": 140, "eval__classifier_distance__steps": 2, "eval__splits": 2}
 
 
 def words(workdir, devices, **changes):
@@ -81,8 +82,8 @@ def named_leaves(state):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def rows(workdir):
-    return [json.loads(line) for line in (workdir / reporter.METRICS).read_text().splitlines()]
+def rows(workdir, file=reporter.METRICS):
+    return [json.loads(line) for line in (workdir / file).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
@@ -90,10 +91,10 @@ def runs(tmp_path_factory, request):
     """Folders and output of one process with 4 devices, and of two with 2 each for half the steps, then two or four."""
     folder = tmp_path_factory.mktemp("runs")
     alone, half, whole = folder / "alone", folder / "half", folder / "whole"
-    side_by_side = [*run_alone(alone, 4), *run_together(half, 2, 2, train__num_steps=3)]
+    side_by_side = [*run_alone(alone, 4, **LOOKS), *run_together(half, 2, 2, train__num_steps=3, **LOOKS)]
     printed = finished(side_by_side)
     shutil.copytree(half, whole)
-    printed += finished(run_together(whole, request.param, 4 // request.param))
+    printed += finished(run_together(whole, request.param, 4 // request.param, **LOOKS))
     assert [status for status, _ in printed] == [0] * (3 + request.param), printed
     return alone, half, whole, [out for _, out in printed]
 
@@ -128,6 +129,10 @@ def test_what_people_read_is_written_once_and_is_that_of_one_process(runs):
         assert row.keys() == expected.keys()
         for name in row.keys() - clock:
             assert row[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-5), name
+    looks, expected = (rows(run, reporter.EVALUATION) for run in (whole, alone))
+    assert [look["step"] for look in looks] == [3, 6]
+    for look, one in zip(looks, expected, strict=True):  # of pixels that rounding moves by one gray level
+        assert look == pytest.approx(one, rel=2e-2)
     pictures = {path.name for path in (alone / "images").iterdir()}
     assert {path.name for path in (whole / "images").iterdir()} - {"buffer_000003.png", "chains_000003.png"} == pictures
     for name in pictures:
