@@ -20,7 +20,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init
 ASKED_FOR = """cifar10 cifar10_conditional cifar10_wider_conditional imagenet32 imagenet128 mnist fashion_mnist
 fashion_mnist_conditional dsprites_shape dsprites_size dsprites_position dsprites_rotation shapes_shape shapes_position
 density2d folder folder_contrastive digits digits_contrastive fashion_mnist_contrastive cifar10_equilibrium
-shapes_shape_equilibrium shapes_position_equilibrium"""
+shapes_shape_equilibrium shapes_position_equilibrium density2d_equilibrium"""
 
 
 def config_of(name):
