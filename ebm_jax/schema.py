@@ -193,6 +193,7 @@ KEYS: dict[str, Key] = {
     "sample.split": Key("test", WORD, "images that a task starts from"),
     "sample.strength": Key(0.2, PROBABILITY, "share of the misfit to the measurement that one chain step removes, 0 to 1"),
     "sample.correction": Key(0.4, BELOW_ONE, "by matching: inpaint, restore, super_resolve, colourise, compose: size of the Langevin step after each step of descent, at the image's own noise; 0: none", "Du et al. 2023", absent=0.4),
+    "sample.mean_of": Key(1, whole(1, 10_000), "chains for each image of inpaint, restore, super_resolve, colourise; with several their mean is shown beside one", "ours", absent=1),
     "sample.start_share": Key(0.85, BELOW_ONE, "by matching: of the measurement in the start of restore, super_resolve, colourise; the rest is noise", absent=0.85),
     "sample.with_runs": Key("", TEXT, "folders of other runs, apart by commas: members of the ensemble, or parts to compose"),
     "sample.snapshots": Key(1, whole(1), "newest checkpoints of each run that are members of the ensemble", "release: 10"),

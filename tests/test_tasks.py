@@ -112,6 +112,21 @@ def test_inpainting_keeps_known_pixels_bit_for_bit_and_says_its_error_beside_tha
     assert np.abs(arrays["filled"] - arrays["images"])[~known].mean() > 0.1, "what is hidden is not known"
 
 
+@pytest.mark.parametrize(("task", "of_one"), [("inpaint", "filled"), ("restore", "restored")])
+def test_the_mean_of_several_chains_stands_beside_one_of_them_with_its_error(workdir, capsys, task, of_one):
+    assert not {"chains", "mean"} & set(sampled(workdir, task))
+    capsys.readouterr()
+    arrays = sampled(workdir, task, sample__mean_of=3)
+    chains, images = arrays["chains"], arrays["images"]
+    assert chains.shape == (3, *images.shape)
+    assert all(np.abs(chains[i] - chains[j]).max() > 0.01 for i, j in ((0, 1), (0, 2), (1, 2)))
+    np.testing.assert_array_equal(arrays[of_one], chains[0])
+    np.testing.assert_allclose(arrays["mean"], (chains[0] + chains[1] + chains[2]) / 3, atol=1e-6)
+    counted = ~np.broadcast_to(arrays.get("known", np.zeros((), bool)), images.shape)
+    error = np.square(arrays["mean"] - images)[counted].mean()
+    assert f", of the mean of 3 chains {error:.4f}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("corruption", ["salt_and_pepper", "noise", "blur"])
 def test_restoration_starts_from_damage_of_the_stated_amount(workdir, corruption):
     amount = {"salt_and_pepper": 0.3, "noise": 0.1, "blur": 1.0}[corruption]

@@ -78,6 +78,30 @@ def compiled(run: TrainedRun, fn: Callable[..., Any], key: PRNGKey, *rows: Any) 
     return jax.device_get(jax.jit(fn)(key, *rows))
 
 
+def drawn(run: TrainedRun, fn: Callable[..., Any], key: PRNGKey, *rows: Any) -> np.ndarray:
+    """`compiled` for each of `sample.mean_of` chains: [chains, n, h, w, c]."""
+    chains = run.config.sample.mean_of
+    keys = jax.random.split(key, chains) if chains > 1 else [key]
+    return np.stack([compiled(run, fn, key, *rows) for key in keys])
+
+
+class Mean(NamedTuple):
+    """The mean of several chains beside one of them; of one chain, nothing."""
+
+    arrays: dict[str, np.ndarray]
+    rows: dict[str, np.ndarray]
+    words: str
+
+
+def mean_of(chains: np.ndarray, error: Callable[[np.ndarray], float]) -> Mean:
+    """The mean of chains [chains, n, h, w, c] for a task's file, its picture and its line."""
+    if len(chains) == 1:
+        return Mean({}, {}, "")
+    mean = chains.mean(0)
+    words = f", of the mean of {len(chains)} chains {error(mean):.4f}"
+    return Mean({"chains": chains, "mean": mean}, {f"mean_of_{len(chains)}": mean}, words)
+
+
 def images_to_start_from(run: TrainedRun) -> tuple[np.ndarray, np.ndarray]:
     """`sample.num_images` random images [n, h, w, c] in [0, 1] of `sample.split`, or all if fewer, with labels.
 

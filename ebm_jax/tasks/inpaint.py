@@ -6,7 +6,15 @@ import numpy as np
 from ebm_jax import applications, assemble
 from ebm_jax.kinds import shown
 from ebm_jax.paths import expanded
-from ebm_jax.tasks.common import Result, check_images, check_one_label_each, compiled, images_to_start_from, rows_of
+from ebm_jax.tasks.common import (
+    Result,
+    check_images,
+    check_one_label_each,
+    drawn,
+    images_to_start_from,
+    mean_of,
+    rows_of,
+)
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, Images, Labels, PRNGKey
 
@@ -33,15 +41,19 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     def make(key: PRNGKey, images: Images, labels: Labels) -> Images:
         return applications.inpaint(key, images, jnp.asarray(known), run.chain_energy_fn(labels), stages)
 
-    filled = compiled(run, make, key, images, labels)
     unknown = np.broadcast_to(~known, images.shape)
-    error, of_mean = (float(np.square(guess - images)[unknown].mean()) for guess in (filled, mean_image(run)))
+
+    def error(guess: np.ndarray) -> float:
+        return float(np.square(guess - images)[unknown].mean())
+
+    chains = drawn(run, make, key, images, labels)
+    filled, mean = chains[0], mean_of(chains, error)
     shown = np.where(unknown, 0.5, images)
-    line = f"filled in {unknown[0].mean():.0%} of {len(images)} images; mean squared error there {error:.4f}, of the "
-    line += f"training set's mean image {of_mean:.4f}"
+    line = f"filled in {unknown[0].mean():.0%} of {len(images)} images; mean squared error there {error(filled):.4f}"
+    line += f"{mean.words}, of the training set's mean image {error(mean_image(run)):.4f}"
     return Result(
-        {"images": images, "labels": labels, "known": known, "filled": filled},
-        rows_of(original=images, known=shown, filled_in=filled),
+        {"images": images, "labels": labels, "known": known, "filled": filled, **mean.arrays},
+        rows_of(original=images, known=shown, filled_in=filled, **mean.rows),
         line,
     )
 

@@ -11,7 +11,7 @@ from ebm_jax import applications, assemble
 from ebm_jax.applications import Path
 from ebm_jax.models import observations
 from ebm_jax.models.observations import Forward
-from ebm_jax.tasks.common import Result, compiled, mean_squared_error, rows_of
+from ebm_jax.tasks.common import Result, drawn, mean_of, mean_squared_error, rows_of
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import Config, EnergyFn, Images, Labels, PRNGKey
 
@@ -67,10 +67,14 @@ def restored(
             return way.along(key, start, observed, energy_fn, path)
         return applications.restore(key, start, energy_fn, way.likelihood(observed=observed), stages)
 
-    found = compiled(run, make, key, start, observed, labels)
-    before, after = mean_squared_error(start, images), mean_squared_error(found, images)
-    line = f"restored {len(images)} images ({what}); mean squared error {before:.4f} before and {after:.4f} after"
+    def error(guess: np.ndarray) -> float:
+        return mean_squared_error(guess, images)
+
+    chains = drawn(run, make, key, start, observed, labels)
+    found, mean = chains[0], mean_of(chains, error)
+    line = f"restored {len(images)} images ({what}); mean squared error {error(start):.4f} before and "
+    line += f"{error(found):.4f} after{mean.words}"
     if beside is not None:
-        line += f"; {beside[0]} {mean_squared_error(beside[1], images):.4f}"
-    arrays = {"images": images, "labels": labels, "observed": observed, "restored": found}
-    return Result(arrays, rows_of(original=images, observed=observed, restored=found), line)
+        line += f"; {beside[0]} {error(beside[1]):.4f}"
+    arrays = {"images": images, "labels": labels, "observed": observed, "restored": found, **mean.arrays}
+    return Result(arrays, rows_of(original=images, observed=observed, restored=found, **mean.rows), line)
