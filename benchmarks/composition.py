@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from ebm_jax import TrainedRun, assemble, open_run
+from ebm_jax import TrainedRun, chains, open_run
 from ebm_jax.data.toys import MARGIN, SHAPES, render
 from ebm_jax.report import pictures
 from ebm_jax.sampling.kernel import Kernel, Stages, alternating, run_stages
@@ -98,7 +98,7 @@ def sample_all(shape_model: TrainedRun, position_model: TrainedRun, asked: Asked
     """
     key_init, key_sum, key_in_turn, key_shape, key_position = jax.random.split(jax.random.key(seed), 5)
     config, shapes = shape_model.config, jnp.asarray(asked.shapes)
-    base, sampling = assemble.make_base(config), config.sample
+    base, sampling = chains.make_base(config), config.sample
     init = base.sample(key_init, len(asked.shapes))
     shape, position = shape_model.energy_fn(shapes), position_model.energy_fn(jnp.asarray(asked.positions))
     both = compose.product_of(config, shape_model.params, [shape, position], shapes)
@@ -108,11 +108,11 @@ def sample_all(shape_model: TrainedRun, position_model: TrainedRun, asked: Asked
 
     def sample(key: PRNGKey, energy_fn: EnergyFn, change: Callable[[Kernel], Kernel] = lambda kernel: kernel, turns=1):
         heats = (config.chain.temperature, sampling.num_steps - sampling.quiet_steps), (0.0, sampling.quiet_steps)
-        stages = [(change(assemble.make_kernel(config, heat)), turns * steps) for heat, steps in heats if steps]
+        stages = [(change(chains.make_kernel(config, heat)), turns * steps) for heat, steps in heats if steps]
         return chain(key, energy_fn, stages)
 
     return {
-        SUM: chain(key_sum, both, assemble.make_composition(config)),
+        SUM: chain(key_sum, both, compose.stages_of(config)),
         IN_TURN: sample(key_in_turn, both, lambda kernel: alternating(kernel, [shape, position]), turns=2),
         "shape model alone": sample(key_shape, shape),
         "position model alone": sample(key_position, position),

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from ebm_jax import TrainedRun, applications, assemble, open_run, samplers
+from ebm_jax import TrainedRun, applications, assemble, chains, open_run, samplers
 from ebm_jax.data import memory, sources
 from ebm_jax.metrics import neighbours
 from ebm_jax.models import energy
@@ -65,7 +65,7 @@ def baselines(
 
 def inpainting(run: TrainedRun, images: np.ndarray, labels: np.ndarray, known: np.ndarray) -> np.ndarray:
     """The images [CHAINS, n, h, w, c]; each chain draws the unknown pixels anew under the energy of the class."""
-    stages = assemble.make_path(run.config, 0.0) or assemble.make_stages(run.config)
+    stages = chains.make_path(run.config, 0.0) or chains.make_stages(run.config)
 
     @jax.jit
     def fill(key: PRNGKey, images: jax.Array, labels: jax.Array) -> jax.Array:

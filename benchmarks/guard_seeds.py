@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from ebm_jax import assemble, program, schema
+from ebm_jax import chains, program, schema
 from ebm_jax.data import memory, sources
 from ebm_jax.distributed import parallel
 from ebm_jax.labels import example_labels, label_shape
@@ -119,7 +119,7 @@ def record(config: Config, name: str, seed: int, rows: list[dict], healthy: bool
         "healthy": healthy,
         "energy_l2": max(config.loss.energy_l2, config.guard.least_energy_l2),
         "untrained": program.untrained_energy(schema.with_values(config, {"train.seed": seed})),
-        "grad_unit": math.sqrt(math.prod(config.data.shape)) / assemble.equivalent_step_size(config),
+        "grad_unit": math.sqrt(math.prod(config.data.shape)) / chains.equivalent_step_size(config),
         "rows": rows,
     }
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ebm_jax import assemble, program, schema
+from ebm_jax import chains, program, schema
 from ebm_jax.methods.contrastive import healthy
 from ebm_jax.methods.method import Limits
 from ebm_jax.storage.workdir import read_config
@@ -88,7 +88,7 @@ def _of_run(path: Path) -> Iterator[Log]:
             parts.append([])
         parts[-1].append(metrics_of(row))
         before = place
-    unit = math.sqrt(math.prod(config.data.shape)) / assemble.equivalent_step_size(config)
+    unit = math.sqrt(math.prod(config.data.shape)) / chains.equivalent_step_size(config)
     energy_l2, untrained = max(config.loss.energy_l2, config.guard.least_energy_l2), program.untrained_energy(config)
     for rescue, part in enumerate(parts):
         yield Log(f"{path.parent.name}, a whole run", rescue, True, energy_l2, unit, untrained, part)

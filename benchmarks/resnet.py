@@ -12,7 +12,7 @@ from benchmarks.peer import Peer
 from benchmarks.table import Claim, Section
 from benchmarks.timing import Times, in_turn, timed
 from configs import cifar10_conditional
-from ebm_jax import assemble, program, samplers
+from ebm_jax import assemble, chains, program, samplers
 from ebm_jax.distributed import parallel
 from ebm_jax.models import energy
 from ebm_jax.sampling import kernel as kernels
@@ -34,7 +34,7 @@ def configuration(dtype: str, num_steps: int = CHAIN) -> Config:
 
 def chain_of(config: Config, params: Any, images: Any, labels: Any):
     """The training chain of a config, from these images, on all devices."""
-    apply, stages, mesh = assemble.make_apply(config), assemble.make_stages(config, "chain"), parallel.device_mesh()
+    apply, stages, mesh = assemble.make_apply(config), chains.make_stages(config, "chain"), parallel.device_mesh()
 
     def local(params, key, images, labels):
         params = parallel.varying(params)

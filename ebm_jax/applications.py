@@ -46,7 +46,7 @@ class Path(NamedTuple):
     stages_of: Callable[[ProjectAt | None], Stages]
     """From γ -> projection to the stages of the whole chain: each step takes the projection of the γ it ends at.
 
-    None: nothing but the start holds the measurement, so no step may forget it (`assemble.make_path`).
+    None: nothing but the start holds the measurement, so no step may forget it (`chains.make_path`).
     """
 
 

@@ -14,7 +14,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import assemble, checks, samplers, trained
+from ebm_jax import chains, checks, samplers, trained
 from ebm_jax.distributed import parallel
 from ebm_jax.labels import label_shape
 from ebm_jax.models.energy import Stacked
@@ -69,7 +69,7 @@ def export(config: Config, folder: str | Folder) -> int:
 
 def make_sampler(config: Config) -> Callable[[Params, PRNGKey, Labels], Images]:
     """The function of sampler.bin: one chain from noise for each label [n] or [n, k]; images float32 [n, h, w, c]."""
-    sample_fn, base = samplers.make_sample_fn(config), assemble.make_base(config)
+    sample_fn, base = samplers.make_sample_fn(config), chains.make_base(config)
 
     def sampler(params: Params, key: PRNGKey, labels: Labels) -> Images:
         key_init, key_chain = jax.random.split(key)  # sample_fn splits again, as in older exports: same images

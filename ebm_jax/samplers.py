@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ebm_jax import applications, arguments, assemble, checks, inputs
-from ebm_jax.assemble import make_apply, make_base
+from ebm_jax import applications, arguments, assemble, chains, checks, inputs
+from ebm_jax.assemble import make_apply
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.labels import label_shape, sample_labels
@@ -77,7 +77,7 @@ def make_stages(config: Config) -> Stages:
     Raises:
       BadInput: the config cannot work, such as more quiet steps than steps.
     """
-    return assemble.make_stages(checks.usable(config))
+    return chains.make_stages(checks.usable(config))
 
 
 def make_energy_fn(config: Config) -> Callable[..., Energies]:
@@ -149,10 +149,10 @@ def make_sample_fn(config: Config) -> Callable[..., Images]:
 
 def _sample_fn(config: Config) -> Callable[[Params, PRNGKey, Labels, Images | None], Images]:
     """The function (params, key, labels, init) -> images, without checks."""
-    apply, chains = assemble.make_chain_apply(config), make_chains(config)
+    apply, run = assemble.make_chain_apply(config), make_chains(config)
 
     def draw(params: Params, key: PRNGKey, labels: Labels, init: Images | None) -> Images:
-        return chains(key, labels.shape[0] if init is None else init.shape[0], energy.bind(apply, params, labels), init)
+        return run(key, labels.shape[0] if init is None else init.shape[0], energy.bind(apply, params, labels), init)
 
     return draw
 
@@ -163,13 +163,13 @@ def make_chains(config: Config, chain: Chain = applications.generate) -> Callabl
     The chains start from `init`, or from the law of `chain.base`, and go through the stages of the group `sample`. All
     fresh samples of a run come from here.
     """
-    stages, base = assemble.make_stages(config), make_base(config)
+    stages, base = chains.make_stages(config), chains.make_base(config)
 
-    def chains(key: PRNGKey, number: Any, energy_fn: EnergyFn, init: Images | None = None) -> Any:
+    def run(key: PRNGKey, number: Any, energy_fn: EnergyFn, init: Images | None = None) -> Any:
         key_init, key_chain = jax.random.split(key)
         return chain(key_chain, base.sample(key_init, number) if init is None else init, energy_fn, stages)
 
-    return chains
+    return run
 
 
 def over_places(config: Config, mesh: Mesh, program: Callable[[Params, PRNGKey, Places], Any]) -> Callable:
@@ -244,7 +244,7 @@ def init_sampling_buffer(config: Config, key: Given) -> Pool:
 
 def _new_buffer(config: Config, key: PRNGKey) -> Pool:
     dtype = jnp.dtype(config.buffer.dtype)
-    return pool.init(key, config.sample.buffer_capacity, make_base(config), dtype, label_shape(config))
+    return pool.init(key, config.sample.buffer_capacity, chains.make_base(config), dtype, label_shape(config))
 
 
 def make_buffered_sample_fn(config: Config) -> Callable[..., tuple[Images, Labels, Pool]]:
@@ -299,7 +299,7 @@ def _check_buffer(config: Config, buffer: Given, number: int) -> None:
 
 def _round_fn(config: Config) -> Callable[[Params, PRNGKey, Pool, Labels], tuple[Images, Labels, Pool]]:
     """The function of `make_buffered_sample_fn`, without checks."""
-    apply, stages, base = assemble.make_chain_apply(config), assemble.make_stages(config), make_base(config)
+    apply, stages, base = assemble.make_chain_apply(config), chains.make_stages(config), chains.make_base(config)
     in_turns = config.sample.ensemble == "turns"
 
     def fn(params: Params, key: PRNGKey, buffer: Pool, labels: Labels) -> tuple[Images, Labels, Pool]:

@@ -17,7 +17,7 @@ LAYERS = [  # each part may import the parts above its own line, and itself
     {"labels", "distributed"},
     {"models", "sampling", "data", "storage"},
     {"applications", "methods", "metrics", "report"},
-    {"training"},
+    {"training", "chains"},
     {"assemble", "checks"},
     {"inputs"},
     {"program", "samplers", "identity"},
@@ -30,7 +30,7 @@ LAYERS = [  # each part may import the parts above its own line, and itself
     {"run"},
 ]
 LAYER_OF = {part: index for index, parts in enumerate(LAYERS) for part in parts}
-PURE = {"models", "sampling", "methods", "training", "applications", "metrics", "assemble"}
+PURE = {"models", "sampling", "methods", "training", "applications", "metrics", "assemble", "chains"}
 TOUCHES_THE_WORLD = {"storage", "report"}
 FORBIDDEN_LIBRARIES = {("sampling", "flax"), ("sampling", "optax"), ("methods", "flax"), ("methods", "optax")}
 CONFIG_LIBRARY = {"schema", "cli"}  # who may import ml_collections

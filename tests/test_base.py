@@ -8,7 +8,7 @@ from conftest import changed
 from scipy import stats
 
 from configs import digits_contrastive as digits
-from ebm_jax import assemble, checks, samplers
+from ebm_jax import assemble, chains, checks, samplers
 from ebm_jax.evaluators.likelihood import make_move
 from ebm_jax.sampling import base, replay
 from ebm_jax.types import BadInput
@@ -60,10 +60,10 @@ def test_samples_the_buffer_and_annealing_all_start_from_the_law_of_the_config_a
     assert is_normal(samplers.make_sample_fn(config)(params_of(config), jax.random.key(0)))
     memory = assemble.make_method(config).init(jax.random.key(1))
     assert is_normal(replay.as_images(memory.images, SHAPE))
-    drawn = replay.draw(jax.random.key(2), memory, jnp.zeros(64, jnp.int32), assemble.make_base(config), 1.0)
+    drawn = replay.draw(jax.random.key(2), memory, jnp.zeros(64, jnp.int32), chains.make_base(config), 1.0)
     assert is_normal(drawn.x)
     kernel = make_move(config).kernel_of(1e-3)
-    x = assemble.make_base(config).sample(jax.random.key(3), 32)
+    x = chains.make_base(config).sample(jax.random.key(3), 32)
     moved, info = kernel.step(jax.random.key(4), kernel.init(x, lambda x: x.sum((1, 2, 3))), lambda x: x.sum((1, 2, 3)))
     assert float(info.acceptance.mean()) > 0.9, "a box would refuse what lies outside of it"
     assert is_normal(moved.x)

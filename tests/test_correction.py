@@ -7,11 +7,12 @@ import pytest
 from conftest import changed
 
 from configs import shapes_shape_equilibrium
-from ebm_jax import assemble
+from ebm_jax import chains
 from ebm_jax.models import energy
 from ebm_jax.sampling.base import centred_normal
 from ebm_jax.sampling.correction import corrected
 from ebm_jax.sampling.kernel import projection, run, unbounded
+from ebm_jax.tasks import compose
 
 SHARE, WAY, SIZE = 0.6, 4.0, 0.05
 BASE = centred_normal((1,))
@@ -83,7 +84,7 @@ def moved(stages):
 def test_a_composition_has_the_steps_of_sampling_and_corrections_while_images_are_mostly_noise():
     # Each step adds 0.016 to the share of data, as c = 4 and s/σ² = 0.004.
     config = config_of(sample__num_steps=60, sample__last_share=0.0)
-    plain, composed = assemble.make_stages(config), assemble.make_composition(config)
+    plain, composed = chains.make_stages(config), compose.stages_of(config)
     assert [steps for _, steps in plain] == [60, 1]
     assert [steps for _, steps in composed] == [49, 11, 1]
     assert moved(plain)[0].std() < 1e-6, "descent has no noise"
@@ -100,6 +101,6 @@ def test_a_composition_has_the_steps_of_sampling_and_corrections_while_images_ar
 )
 def test_without_corrections_or_an_energy_of_no_class_a_composition_is_a_chain_as_ever(changes):
     config = config_of(**changes)
-    plain, composed = assemble.make_stages(config), assemble.make_composition(config)
+    plain, composed = chains.make_stages(config), compose.stages_of(config)
     assert [steps for _, steps in composed] == [steps for _, steps in plain]
     jax.tree.map(np.testing.assert_array_equal, moved(composed), moved(plain))

@@ -18,7 +18,7 @@ from conftest import changed, few
 from test_train import files
 
 import run
-from ebm_jax import assemble, export, random, samplers, schema, trained
+from ebm_jax import assemble, chains, export, random, samplers, schema, trained
 from ebm_jax.labels import example_labels
 from ebm_jax.models import energy
 from ebm_jax.storage import exported
@@ -105,7 +105,7 @@ def copy(folder, tmp_path):
 def expected_samples(config, params, key, labels, jit=jax.jit):
     """The exported sampler, rebuilt from the public functions alone."""
     key_init, key_chain = jax.random.split(key)
-    init = assemble.make_base(config).sample(key_init, len(labels))
+    init = chains.make_base(config).sample(key_init, len(labels))
     return jit(samplers.make_sample_fn(config))(params, key_chain, labels=labels, init=init)
 
 

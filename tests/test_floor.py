@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from test_compile import step_of, tiny
 
-from ebm_jax import assemble
+from ebm_jax import assemble, chains
 from ebm_jax.models import energy
 from ebm_jax.sampling import kernel
 from tools.compile import floor, hlo
@@ -30,7 +30,7 @@ def test_a_chain_takes_as_many_gradients_as_are_counted(kernel_name):
     params = assemble.abstract_raw_params(config)[0]
 
     def chain(key, x, params):
-        return kernel.run_stages(assemble.make_stages(config, "chain"), key, x, energy.bind(apply, params))[0]
+        return kernel.run_stages(chains.make_stages(config, "chain"), key, x, energy.bind(apply, params))[0]
 
     def gradient(x, params):
         return kernel.energy_and_grad(energy.bind(apply, params), x)

@@ -10,7 +10,7 @@ from conftest import changed, equations
 from test_guard import judged, metrics_for
 
 from configs import digits_contrastive as digits
-from ebm_jax import assemble, checks, program, train, trained
+from ebm_jax import assemble, chains, checks, program, train, trained
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import likelihood
 from ebm_jax.methods.matching import decay, equilibrium, healthy
@@ -127,7 +127,7 @@ def test_descent_of_the_optimum_leads_from_noise_to_the_modes():
         sample__quiet_steps=0,
     )
     start = 0.5 + 0.5 * jax.random.normal(jax.random.key(0), (2000, 1))
-    x, _ = kernel.run_stages(assemble.make_stages(config), jax.random.key(1), start, energy.bind(apply, params_for()))
+    x, _ = kernel.run_stages(chains.make_stages(config), jax.random.key(1), start, energy.bind(apply, params_for()))
     nearest = np.abs(np.asarray(x) - MEANS).min(1)
     assert np.quantile(nearest, 0.9) < 2.5 * STD
     share = (np.asarray(x)[:, 0] < 0.45).mean()

@@ -10,7 +10,7 @@ import pytest
 from conftest import changed
 from scipy.ndimage import median_filter
 
-from ebm_jax import applications, assemble
+from ebm_jax import applications, chains
 from ebm_jax.methods import matching
 from ebm_jax.models import observations
 from ebm_jax.sampling import base, kernel
@@ -47,7 +47,7 @@ def _(primals, tangents):
 def make_path(share=0.0):
     config = importlib.import_module("configs.digits").get_config().unlock()
     config.data.shape = (2, 2, 1)
-    return assemble.make_path(changed(config, sample__num_steps=1, sample__quiet_steps=1), share)
+    return chains.make_path(changed(config, sample__num_steps=1, sample__quiet_steps=1), share)
 
 
 def first_of_pair(x):
@@ -130,7 +130,7 @@ def displacement(way, steps, share):
     keys = {f"sample__{name}": value for name, value in (numbers | {"quiet_steps": 1, "last_share": share}).items()}
     config = changed(importlib.import_module("configs.digits").get_config().unlock(), **keys)
     config.chain.kernel = "descent" if way == "the kernel" else "langevin"
-    made = assemble.make_path(config, 0.0).stages_of(None) if way == "a path" else assemble.make_stages(config)
+    made = chains.make_path(config, 0.0).stages_of(None) if way == "a path" else chains.make_stages(config)
     stages = [stage for stage in made if stage[1] > 1]
     x, _ = kernel.run_stages(stages, jax.random.key(0), jnp.zeros((1, 8, 8, 1)), lambda x: x.sum((1, 2, 3)))
     return -float(x.mean())
@@ -171,7 +171,7 @@ def test_salt_and_pepper_is_filled_in_and_what_cannot_be_damage_stays():
 def path_of(shape):
     config = importlib.import_module("configs.digits").get_config().unlock()
     config.data.shape = shape
-    return assemble.make_path(config, 0.85)
+    return chains.make_path(config, 0.85)
 
 
 def test_among_noise_an_image_has_the_share_of_the_path():
@@ -184,7 +184,7 @@ def test_among_noise_an_image_has_the_share_of_the_path():
 
 def test_only_an_energy_that_orders_images_by_noise_has_a_path():
     config = importlib.import_module("configs.digits_contrastive").get_config()
-    assert assemble.make_path(config, 0.0) is None
+    assert chains.make_path(config, 0.0) is None
 
 
 @pytest.mark.whole

@@ -7,7 +7,7 @@ import pytest
 from conftest import changed
 
 from configs import density2d
-from ebm_jax import assemble
+from ebm_jax import chains
 from ebm_jax.sampling.kernel import trace_stages
 
 STEPS, CHAINS = 5, 16
@@ -32,7 +32,7 @@ CASES += [(group, kernel, 2, 4.0) for group in ("chain", "sample") for kernel in
 
 def moves_of(config, group):
     """How each of the chain's steps moved the chains: [steps, chains · coordinates]."""
-    start, stages = jnp.full((CHAINS, 2), 0.5), assemble.make_stages(config, group)
+    start, stages = jnp.full((CHAINS, 2), 0.5), chains.make_stages(config, group)
     trace = jax.jit(lambda key: trace_stages(stages, key, start, slope, 1), compiler_options=QUICK)
     frames = trace(jax.random.key(0))
     return np.diff(np.concatenate([start[None], frames]), axis=0).reshape(len(frames), -1)

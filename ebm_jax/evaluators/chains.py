@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import assemble
+from ebm_jax import assemble, chains
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators.common import Evidence, Outcome, Value, key_of
 from ebm_jax.evaluators.energies import at_most, dequantised, energies_of
@@ -39,7 +39,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     key_noise, key_run, key_mala, key_data, key_more = jax.random.split(key_of(config, CHAINS), 5)
     labels = np.asarray(sample_labels(config, jnp.arange(number)))
     noise = _noise(config, key_noise, number)
-    kernel = assemble.make_kernel(config, config.chain.temperature)
+    kernel = chains.make_kernel(config, config.chain.temperature)
     x, traces, acceptances = _traced(run, kernel, config.eval.chains.steps, key_run, noise, labels)
     kept = traces[config.eval.chains.steps // 2 :]
     mixing = diagnostics.mixing(kept)
@@ -78,7 +78,7 @@ def _draw(path: Path, energies: dict[str, np.ndarray], traces: np.ndarray, corre
 
 
 def _noise(config: Config, key: PRNGKey, number: int) -> np.ndarray:
-    return np.asarray(assemble.make_base(config).sample(key, number))
+    return np.asarray(chains.make_base(config).sample(key, number))
 
 
 def _traced(
@@ -119,7 +119,7 @@ def _acceptance(
     temperature = _langevin_temperature(run.config)
     if temperature == 0:
         return None, "none: the chain has no noise, and MALA no temperature 0"
-    kernel = assemble.make_kernel(run.config, temperature, name="mala")
+    kernel = chains.make_kernel(run.config, temperature, name="mala")
     _, _, tested = _traced(run, kernel, MALA_STEPS, key, x, labels)
     return float(tested.mean()), (
         f"langevin has no Metropolis test: this is that of MALA at the same step size {chain.step_size:g}, clip and "

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import applications, assemble
+from ebm_jax import applications, chains
 from ebm_jax.evaluators.common import Evidence, Outcome, Value, chosen_rows, described, key_of
 from ebm_jax.labels import label_shape
 from ebm_jax.metrics import calibration, robustness
@@ -34,7 +34,7 @@ def check(config: Config) -> None:
             "leave them out of eval.metrics"
         )
     if config.eval.robustness.refine_steps:
-        assemble.make_refiner(config, unit_box)
+        chains.make_refiner(config, unit_box)
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
@@ -98,7 +98,7 @@ def make_logits_fn(config: Config, energy_of: Callable[..., Energies]) -> robust
     refined = applications.refined_class_energies(
         lambda labels: partial(energy_of, labels=labels),
         num_classes,
-        partial(assemble.make_refiner, config),
+        partial(chains.make_refiner, config),
         num_steps=settings.robustness.refine_steps,
         radius=settings.robustness.refine_radius / LEVELS,
     )

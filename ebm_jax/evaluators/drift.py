@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from ebm_jax import assemble
+from ebm_jax import assemble, chains
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators.classifier import Referee, evenly_spaced, require_enough, see
 from ebm_jax.evaluators.common import Evidence, Outcome, Value, key_of
@@ -120,7 +120,7 @@ def _chain(run: TrainedRun, num_steps: int) -> tuple[Callable[..., Any], Callabl
     config = run.config
     apply, kernel = (
         energy.of_members(assemble.make_apply(config)),
-        assemble.make_kernel(config, config.chain.temperature),
+        chains.make_kernel(config, config.chain.temperature),
     )
 
     def begin(params: Params, images: Images, labels: Labels) -> Any:

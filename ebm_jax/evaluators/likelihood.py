@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ebm_jax import assemble
+from ebm_jax import assemble, chains
 from ebm_jax.checks import require_density
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators.common import Draw, Evidence, Outcome, Samples, Value, key_of
@@ -56,7 +56,7 @@ def make_move(config: Config) -> Move:
 
     Chains stay in the support of the law that they start from, the box or the whole space.
     """
-    project = assemble.make_base(config).project
+    project = chains.make_base(config).project
     if config.eval.ais.kernel == "mala":
         return Move(partial(mala, project=project), 0.574, 0.5)
     reflect = unit_box_walls if config.chain.base == "uniform" else no_walls
@@ -70,11 +70,11 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
       BadInput: a class has no sample to start at.
     """
     config, groups = run.config, run.config.model.num_classes
-    chains = _rounded_up(config.eval.ais.chains, groups * run.mesh.size)
-    labels = np.repeat(np.arange(groups, dtype=np.int32), chains // groups)
+    number = _rounded_up(config.eval.ais.chains, groups * run.mesh.size)
+    labels = np.repeat(np.arange(groups, dtype=np.int32), number // groups)
     keys = jax.random.split(key_of(config, AIS), 8)
     chain = Chains(run, make_move(config), labels)
-    evidence.note(f"AIS: the pilot of {chains} chains")
+    evidence.note(f"AIS: the pilot of {number} chains")
     path = chain.pilot(keys[0], keys[1])
     evidence.note("AIS: forward")
     forward, along, acceptance = chain.forward(keys[2], keys[3], path)
@@ -94,7 +94,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     return Outcome(
         likelihood.values(),
         {
-            "AIS": f"{chains} chains either way{_a_class(groups)}, {config.eval.ais.steps} temperatures, one move of "
+            "AIS": f"{number} chains either way{_a_class(groups)}, {config.eval.ais.steps} temperatures, one move of "
             f"{_kernel_in_words(config)} at each, step sizes and path from a pilot run whose chains are thrown away; "
             f"mean acceptance {acceptance:.2f}",
             "AIS base": BASES[config.chain.base],
@@ -115,7 +115,7 @@ class Chains:
 
     def __init__(self, run: TrainedRun, move: Move, labels: np.ndarray) -> None:
         self._run, self._move, self._labels = run, move, labels
-        self._base = assemble.make_base(run.config)
+        self._base = chains.make_base(run.config)
         self._apply = energy.of_members(assemble.make_apply(run.config))
         self._anneal = jax.jit(self._annealed)
 

@@ -9,4 +9,4 @@ from ebm_jax.sampling.langevin import langevin
 from ebm_jax.sampling.mala import mala
 
 KERNELS: dict[str, Callable[..., Kernel]] = {"langevin": langevin, "mala": mala, "hmc": hmc, "descent": descent}
-"""Factories; each factory's signature names what it needs (`assemble.make_kernel`)."""
+"""Factories; each factory's signature names what it needs (`chains.make_kernel`)."""

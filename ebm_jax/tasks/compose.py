@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from ebm_jax import assemble, trained
+from ebm_jax import assemble, chains, trained
 from ebm_jax.applications import generate
 from ebm_jax.labels import example_labels, parse_labels, sample_labels
 from ebm_jax.models import energy
@@ -40,7 +40,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
         ]
         return product_of(run.config, params[0], parts, terms[0][2](places))
 
-    composed = assemble.make_composition(run.config)
+    composed = stages_of(run.config)
 
     def chain(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages) -> Images:
         del stages  # those of one energy
@@ -62,6 +62,11 @@ def product_of(config: Config, params: Params, parts: Sequence[EnergyFn], labels
         return energy.conjunction(*parts)
     apply = energy.of_members(assemble.make_apply(config))
     return energy.product_of_classes(parts, energy.bind(apply, params, unlabelled(labels)))
+
+
+def stages_of(config: Config) -> Stages:
+    """The stages of chains under `product_of`."""
+    return chains.make_composition(config, assemble.unlabelled_of(config) is not None)
 
 
 def _terms(run: TrainedRun) -> list[tuple[Config, Params, LabelsAt]]:

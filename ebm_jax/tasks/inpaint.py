@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import applications, assemble
+from ebm_jax import applications, chains
 from ebm_jax.kinds import shown
 from ebm_jax.paths import expanded
 from ebm_jax.tasks.common import (
@@ -36,7 +36,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     """Fill in images of `sample.split`; compare the error with the error of the training set's mean image."""
     images, labels = images_to_start_from(run)
     known = known_pixels(run.config)
-    stages = assemble.make_path(run.config, 0.0) or assemble.make_stages(run.config)
+    stages = chains.make_path(run.config, 0.0) or chains.make_stages(run.config)
 
     def make(key: PRNGKey, images: Images, labels: Labels) -> Images:
         return applications.inpaint(key, images, jnp.asarray(known), run.chain_energy_fn(labels), stages)
@@ -46,8 +46,8 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     def error(guess: np.ndarray) -> float:
         return float(np.square(guess - images)[unknown].mean())
 
-    chains = drawn(run, make, key, images, labels)
-    filled, mean = chains[0], mean_of(chains, error)
+    several = drawn(run, make, key, images, labels)
+    filled, mean = several[0], mean_of(several, error)
     shown = np.where(unknown, 0.5, images)
     line = f"filled in {unknown[0].mean():.0%} of {len(images)} images; mean squared error there {error(filled):.4f}"
     line += f"{mean.words}, of the training set's mean image {error(mean_image(run)):.4f}"

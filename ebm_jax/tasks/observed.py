@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ebm_jax import applications, assemble
+from ebm_jax import applications, chains
 from ebm_jax.applications import Path
 from ebm_jax.models import observations
 from ebm_jax.models.observations import Forward
@@ -27,7 +27,7 @@ class Way(NamedTuple):
 
 def likelihood_weight(config: Config) -> float:
     """The likelihood's weight at which one gradient of the chain removes the share `sample.strength` of the misfit."""
-    return config.sample.strength / assemble.equivalent_step_size(config)
+    return config.sample.strength / chains.equivalent_step_size(config)
 
 
 def linear(config: Config, forward: Forward, squared_norm: float) -> Way:
@@ -58,8 +58,8 @@ def restored(
       what: the damage, in words.
       beside: a simple method's name and what it gives, for comparison.
     """
-    path = assemble.make_path(run.config, run.config.sample.start_share)
-    stages = assemble.make_stages(run.config)
+    path = chains.make_path(run.config, run.config.sample.start_share)
+    stages = chains.make_stages(run.config)
 
     def make(key: PRNGKey, start: Images, observed: jax.Array, labels: Labels) -> Images:
         energy_fn = run.chain_energy_fn(labels)
@@ -70,8 +70,8 @@ def restored(
     def error(guess: np.ndarray) -> float:
         return mean_squared_error(guess, images)
 
-    chains = drawn(run, make, key, start, observed, labels)
-    found, mean = chains[0], mean_of(chains, error)
+    several = drawn(run, make, key, start, observed, labels)
+    found, mean = several[0], mean_of(several, error)
     line = f"restored {len(images)} images ({what}); mean squared error {error(start):.4f} before and "
     line += f"{error(found):.4f} after{mean.words}"
     if beside is not None:

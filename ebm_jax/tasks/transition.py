@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import applications, assemble
+from ebm_jax import applications, chains
 from ebm_jax.labels import sample_labels
 from ebm_jax.tasks.common import (
     Result,
@@ -36,8 +36,8 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     images, labels = images_to_start_from(run)
     asked = sample_labels(run.config, jnp.arange(len(images)))
     target = np.asarray(asked) if run.config.sample.labels else (labels + 1) % run.config.model.num_classes
-    stages = assemble.make_stages(run.config)
-    path = assemble.make_path(run.config, run.config.sample.transition.share)
+    stages = chains.make_stages(run.config)
+    path = chains.make_path(run.config, run.config.sample.transition.share)
 
     def make(key: PRNGKey, images: Images, target: Labels) -> Images:
         if path is not None:
