@@ -122,8 +122,8 @@ def plain_kernel_gradient(x: Features, grad_out: Features, padding: Padding) -> 
     """The gradient of Σ grad_out ⊙ `plain`(x, K) with respect to K, in x's type.
 
     It is a convolution as well, of x with grad_out, images as channels. On a CPU in float32 it is written as one in the
-    layout of XLA's fast kernel. Autodiff writes it in another one, of the same bits, with which a step inside a loop of
-    training steps takes 25 times as long (docs/performance.md). In bfloat16 the bits would be others.
+    layout of XLA's fast kernel. Autodiff writes it in another one, with which a step inside a loop of training steps or
+    models takes 2 to 19 times as long (docs/performance.md). In bfloat16 the bits would be others outside loops too.
     """
     autodiff = partial(_gradient_by_autodiff, padding=padding)
     if x.dtype != jnp.float32:
