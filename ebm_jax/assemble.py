@@ -21,7 +21,7 @@ from ebm_jax.models.network import Network, as_network
 from ebm_jax.models.network import check as check_network
 from ebm_jax.models.networks import NETWORKS
 from ebm_jax.training.optimizer import clipped_adam, schedule
-from ebm_jax.types import BadInput, Config, Given, Labels, Params, PRNGKey
+from ebm_jax.types import BadInput, Config, Given, Labels, Params, PRNGKey, Unlabelled
 
 
 def make_network(config: Config) -> Network:
@@ -37,6 +37,7 @@ def make_network(config: Config) -> Network:
     offers = {
         "width": lambda: model.width,
         "num_classes": lambda: model.num_classes,
+        "logits": lambda: model.logits,
         "activation": lambda: registry.named("model.activation", model.activation, ACTIVATIONS),
         "spectral_norm": lambda: model.spectral_norm,
         "dtype": lambda: jnp.dtype(model.dtype),
@@ -69,14 +70,14 @@ def make_chain_apply(config: Config) -> energy.ApplyFn:
     if (unlabelled := unlabelled_of(config)) is None:
         raise BadInput(
             f"sample.guidance {weight} needs an energy of no class, and this model has none: train model.name unet by "
-            "method.name equilibrium with method.equilibrium.class_dropout above 0; or use 0"
+            "method.name equilibrium with method.equilibrium.class_dropout above 0, or with model.logits; or use 0"
         )
     return energy.guided(apply, unlabelled, weight)
 
 
-def unlabelled_of(config: Config) -> Callable[[Labels], Labels] | None:
+def unlabelled_of(config: Config) -> Unlabelled | None:
     """What makes labels for "no class" of labels, if the run's energy of no class was taught; else None."""
-    taught = config.method.name in ORDERINGS and config.method.equilibrium.class_dropout > 0
+    taught = config.model.logits or (config.method.name in ORDERINGS and config.method.equilibrium.class_dropout > 0)
     return make_network(config).unlabelled if taught and is_conditional(config) else None
 
 
@@ -203,7 +204,8 @@ def _offers(config: Config, name: str) -> dict[str, Callable[[], Any]]:
             registry.named("loss.energy_l2_form", loss.energy_l2_form, losses.PENALTIES),
         ),
         "limits": lambda: matching_limits(config) if name in ORDERINGS else make_limits(config),
-        "unlabelled": lambda: _dropped_to(config),
+        "unlabelled": lambda: _dropped_to(config) if name in ORDERINGS else _no_class(config),
+        "marginal": lambda: _method_of(config, "contrastive", {}),
         "start_stages": lambda: chains.make_descent(config, buffer.descent_steps),
         "data_noise": lambda: loss.data_noise,
         "patience": lambda: config.guard.patience,
@@ -220,7 +222,7 @@ def _offers(config: Config, name: str) -> dict[str, Callable[[], Any]]:
     }
 
 
-def _dropped_to(config: Config) -> Callable[[Labels], Labels] | None:
+def _dropped_to(config: Config) -> Unlabelled | None:
     """`unlabelled_of`, for class dropout; None if there are no classes to drop.
 
     Raises:
@@ -233,6 +235,20 @@ def _dropped_to(config: Config) -> Callable[[Labels], Labels] | None:
             f"{config.model.name} has none; use 0, or unet"
         )
     return unlabelled_of(config)
+
+
+def _no_class(config: Config) -> Unlabelled:
+    """What makes labels for "no class" of labels.
+
+    Raises:
+      BadInput: the network has no energy of no class.
+    """
+    if (found := make_network(config).unlabelled) is None or not is_conditional(config):
+        raise BadInput(
+            f"method.name {config.method.name} needs a classifier, and model.name {config.model.name} has no logits; "
+            "use model.logits=True with model.num_classes above 1"
+        )
+    return found
 
 
 def matching_limits(config: Config) -> Limits:

@@ -25,6 +25,7 @@ NAMES = {  # the table of the names at each key
 METROPOLIS = ("mala", "hmc")  # their test needs a temperature above 0, and one energy for a whole chain
 SMALLEST_SIDE = 8  # pixels: three halvings of a smaller image leave no pixel, and the energy is constant
 SMALLEST_SIDES = {"resnet128": 32}  # for networks that halve more often
+WITHOUT_LOGITS = ("mlp", "unet")
 RESIDUAL = ("resnet32", "resnet32_large", "resnet32_wider", "resnet128")  # networks with dropout and attention
 
 
@@ -163,6 +164,15 @@ def _check_network(config: Config) -> None:
             f"loss.label_weight {config.loss.label_weight} needs classes: model.num_classes is {model.num_classes}, "
             f"data.condition {condition}; use 0"
         )
+    if model.logits and (model.num_classes == 1 or condition in SOFT):
+        raise BadInput(
+            f"model.logits True needs classes: model.num_classes is {model.num_classes}, data.condition {condition}; "
+            "use False"
+        )
+    if model.logits and model.name in WITHOUT_LOGITS:
+        raise BadInput(f"model.logits True does not go with model.name {model.name}; use False, or small or a resnet")
+    if config.method.name == "joint" and model.name in NETWORKS and not model.logits:
+        raise BadInput("method.name joint needs a classifier of several classes; use model.logits=True")
     if model.name == "unet" and model.spectral_norm:
         raise BadInput("model.spectral_norm True does not go with model.name unet, which has other norms; use False")
     if config.sample.guidance and model.num_classes == 1 and condition not in SOFT:

@@ -142,7 +142,7 @@ def names_of(config: Config, labels: np.ndarray, names: Sequence[str]) -> list[s
     if num_classes == 1 or num_classes != len(names) or label_shape(config) is not None:
         return []
     numbers: list[int] = labels.tolist()
-    return [names[label] for label in numbers]
+    return [(*names, "of no class")[label] for label in numbers]
 
 
 def numbered(config: Config, names: Sequence[str]) -> Config:

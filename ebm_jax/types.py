@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 Images = Float[Array, "b *event"]
 Energies = Float[Array, " b"]
 Labels = Int[Array, " b"] | Float[Array, "b k"]  # classes, or soft labels and continuous conditions
+Unlabelled = Callable[[Labels], Labels]  # labels -> as many labels that stand for no class
 Places = Int[Array, " b"]
 PRNGKey = Key[Array, ""]
 MembersKey = Key[Array, "*members"]  # one key, or one for each of several models

@@ -301,7 +301,9 @@ def test_bfloat16_changes_energies_and_chain_gradients_by_its_rounding_and_not_t
 
 def test_the_sum_over_pixels_and_the_head_are_in_float32_under_bfloat16():
     """256 equal pixels: a bfloat16 sum would have 8 bits, and the head's weights 8 more."""
-    network = networks.ResNet(1, (), num_classes=1, spectral_norm=False, activation=nn.relu, dtype=jnp.bfloat16)
+    network = networks.ResNet(
+        stem=1, blocks=(), num_classes=1, spectral_norm=False, activation=nn.relu, dtype=jnp.bfloat16
+    )
     params = {
         "stem": {"kernel": jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)},
         networks.HEAD: {"kernel": jnp.full((1, 1), 1 + 2.0**-20), "bias": jnp.zeros(1)},

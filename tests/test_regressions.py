@@ -25,7 +25,7 @@ pytestmark = pytest.mark.whole
 CHAIN = 7  # steps; the loops that draw random bits have 5
 # Chains times pixels exceed the kernels' elements; otherwise XLA swaps image and kernel
 SIZES = {"train.batch_size": 40, "buffer.capacity": 400, "chain.num_steps": CHAIN, "model.spectral_norm": True}
-RESNET = networks.ResNet(4, (networks.Residual(64, True),), num_classes=1, spectral_norm=True)
+RESNET = networks.ResNet(stem=4, blocks=(networks.Residual(64, True),), num_classes=1, spectral_norm=True)
 CASES = {  # the network (None: the config's) and its layers: plain convolutions, Winograd's, dense without the head
     "resnet": (RESNET, (3, 1, 0)),
     "digits": (None, (3, 1, 1)),

@@ -107,7 +107,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     for name, (of_set, labels) in sets.items():
         seen = see(found, of_set, config.eval.splits, note, name)
         of_name = dict(seen.values)
-        if conditional:
+        if conditional and (labels < config.model.num_classes).all():  # chains of a buffer may be of no class
             of_name["agreement with the asked class"] = agreement(seen, labels)
         note(f"distances of all pairs of features of {name}")
         cover = manifolds.cover(found.kept, seen.kept, neighbours=config.eval.precision_recall.neighbours)

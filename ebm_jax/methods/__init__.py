@@ -1,11 +1,12 @@
 """Ways to learn an energy."""
 
-from ebm_jax.methods import contrastive, denoising, label, matching
+from ebm_jax.methods import contrastive, denoising, joint, label, matching
 
 METHODS = {
     "contrastive": contrastive.contrastive,
     "label": label.label_contrast,
     "denoising": denoising.denoising,
+    "joint": joint.joint,
     "equilibrium": matching.equilibrium,
 }
 """Factories; each factory's signature names what it needs (`assemble.make_method`)."""

@@ -1,6 +1,5 @@
 """Equilibrium matching: Wang & Du 2025, arXiv 2510.02300. Descent of the energy itself leads from noise to data."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,10 +12,8 @@ from ebm_jax import random
 from ebm_jax.methods.method import Limits, Memory, Method, Model, Range, no_memory
 from ebm_jax.sampling.base import Base
 from ebm_jax.sampling.kernel import energy_and_grad
-from ebm_jax.types import Batch, Labels, Metrics, PRNGKey, Scalar
+from ebm_jax.types import Batch, Metrics, PRNGKey, Scalar, Unlabelled
 
-Unlabelled = Callable[[Labels], Labels]
-"""Labels -> as many labels that say "no class"."""
 NEAR_DATA = 0.9  # share of data in an image from which on the error near the data counts
 TINY = 1e-12  # so that a batch without an image near the data has the error 0
 

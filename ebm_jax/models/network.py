@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from ebm_jax.models import energy, spectral
 from ebm_jax.models.energy import ApplyFn
-from ebm_jax.types import BadInput, Images, Labels, Params, PRNGKey
+from ebm_jax.types import BadInput, Images, Labels, Params, PRNGKey, Unlabelled
 
 
 class Network(NamedTuple):
@@ -33,7 +33,7 @@ class Network(NamedTuple):
     """(params, images, labels=None, dropout_key=None) -> energies"""
     spectral_form: spectral.FormOf
     takes_labels: bool
-    unlabelled: Callable[[Labels], Labels] | None = None
+    unlabelled: Unlabelled | None = None
     """Labels -> as many labels that stand for no class; None if the network has none."""
     loops_well: bool = False
     """Whether on a CPU its gradients are as fast inside a loop as outside: then several steps of a call are a loop."""

@@ -1,5 +1,7 @@
 """The networks: each maps images [b, h, w, c] and labels to energies [b]; only the U-Net has normalisation layers.
 
+With logits, a network is a classifier whose logits are energies, and has an energy of no class.
+
 Where the release normalises spectrally, kernels start at N(0, 1) and second convolutions at N(0, 1e-10), as in its
 utils.py: get_weight. Without spectral normalisation they start at Glorot uniform and at zero. All layers but the head
 compute in `dtype`. The head computes in float32, so that energies keep their digits. Parameters, images and energies
@@ -11,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
@@ -27,7 +30,7 @@ from ebm_jax.models.layers import (
 )
 from ebm_jax.models.spectral import Form
 from ebm_jax.models.unet import unet
-from ebm_jax.types import Energies, Images, Labels, PRNGKey
+from ebm_jax.types import Energies, Images, Labels, PRNGKey, Unlabelled
 
 HEAD = "head"  # the name of the last layer
 
@@ -57,12 +60,50 @@ def kernel_inits(spectral_norm: bool) -> tuple[Callable, Callable]:
     return glorot, nn.initializers.zeros
 
 
-def head(h: Float[Array, "b features"]) -> Energies:
-    """The last layer: linear, one energy, in float32, not spectrally normalised. Call it inside a Flax module."""
-    return nn.Dense(1, kernel_init=glorot, dtype=jnp.float32, name=HEAD)(h)[:, 0]
+def head(h: Float[Array, "b features"], logits: int = 0, labels: Labels | None = None) -> Energies:
+    """The last layer: linear, in float32, not spectrally normalised. Call it inside a Flax module.
+
+    Args:
+      logits: 0: one output, the energy. Else the number of classes: one logit f_y a class, and the energies of a
+        classifier (Grathwohl et al. 2020, arXiv 1912.03263, section 3), U(x, y) = -f_y and U(x) = -log Σ exp f_y.
+      labels: of `logits` classes; "no class" is the label `logits`, or no labels.
+    """
+    outputs = nn.Dense(max(logits, 1), kernel_init=glorot, dtype=jnp.float32, name=HEAD)(h)
+    if not logits:
+        return outputs[:, 0]
+    of_all = jax.nn.logsumexp(outputs, axis=1, keepdims=True)
+    if labels is None:
+        return -of_all[:, 0]
+    return -jnp.concatenate([outputs, of_all], 1).at[jnp.arange(len(labels)), labels].get(mode="fill")
 
 
-class StridedNet(nn.Module):
+class Net(nn.Module, kw_only=True):
+    """The fields that all networks of this file have, and the energies that their last layer gives."""
+
+    num_classes: int
+    spectral_norm: bool
+    activation: Activation = nn.swish
+    dtype: DTypeLike = jnp.float32
+    logits: bool = False
+    """Whether the last layer has a logit for each class; then no other layer depends on the class."""
+    spectral_form = staticmethod(spectral_form)
+
+    @property
+    def layer_classes(self) -> int:
+        """The number of classes that layers before the last one depend on."""
+        return 1 if self.logits else self.num_classes
+
+    @property
+    def unlabelled(self) -> Unlabelled | None:
+        """Labels -> as many that stand for no class; None without logits."""
+        return (lambda labels: jnp.full_like(labels, self.num_classes)) if self.logits else None
+
+    def energies(self, h: Float[Array, "b features"], labels: Labels | None) -> Energies:
+        """`head` of the last features; call it inside a compact method."""
+        return head(h, self.num_classes if self.logits else 0, labels)
+
+
+class StridedNet(Net, kw_only=True):
     """A 3x3 stem, 4x4 convolutions of stride 2, a dense layer, a linear head.
 
     Every strided convolution is class-conditional like a residual block: a bias before it, a gain after it. The
@@ -72,22 +113,19 @@ class StridedNet(nn.Module):
     stem: int
     features: tuple[int, ...]
     dense: int
-    num_classes: int
-    spectral_norm: bool
     activation: Activation = leaky_relu
-    dtype: DTypeLike = jnp.float32
-    spectral_form = staticmethod(spectral_form)
 
     @nn.compact
     def __call__(self, images: Images, labels: Labels | None = None) -> Energies:
         init, _ = kernel_inits(self.spectral_norm)
         h = self.activation(Conv(self.stem, init, name="stem")(images.astype(self.dtype)))
         for index, features in enumerate(self.features):
-            h = ClassBias(self.num_classes, name=f"bias{index}")(h, labels)
+            h = ClassBias(self.layer_classes, name=f"bias{index}")(h, labels)
             h = Conv(features, init, half=True, name=f"conv4x4_{index}")(h)
-            h = self.activation(ClassGain(self.num_classes, name=f"gain{index}")(h, labels))
+            h = self.activation(ClassGain(self.layer_classes, name=f"gain{index}")(h, labels))
         h = h.reshape(h.shape[0], -1)
-        return head(self.activation(nn.Dense(self.dense, kernel_init=init, dtype=self.dtype, name="dense")(h)))
+        h = nn.Dense(self.dense, kernel_init=init, dtype=self.dtype, name="dense")(h)
+        return self.energies(self.activation(h), labels)
 
 
 def mnist(width: int, **common) -> StridedNet:
@@ -114,7 +152,7 @@ class Attention(NamedTuple):
     keys: int
 
 
-class ResNet(nn.Module):
+class ResNet(Net, kw_only=True):
     """The release's residual nets: a 3x3 stem, blocks, activation, SUM over pixels, linear.
 
     The release's unconditional nets put ReLU in place of the activation before the sum (models.py:254, 342). They use
@@ -123,12 +161,8 @@ class ResNet(nn.Module):
 
     stem: int
     blocks: tuple[Residual | Attention, ...]
-    num_classes: int
-    spectral_norm: bool
     activation: Activation = leaky_relu
     dropout: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    spectral_form = staticmethod(spectral_form)
 
     @nn.compact
     def __call__(self, images: Images, labels: Labels | None = None) -> Energies:
@@ -141,7 +175,7 @@ class ResNet(nn.Module):
                 continue
             block = ResidualBlock(
                 spec.features,
-                self.num_classes,
+                self.layer_classes,
                 self.activation,
                 init,
                 second_init,
@@ -150,7 +184,7 @@ class ResNet(nn.Module):
                 name=name,
             )
             h = block(h, labels)
-        return head(self.activation(h).astype(jnp.float32).sum((1, 2)))
+        return self.energies(self.activation(h).astype(jnp.float32).sum((1, 2)), labels)
 
 
 def resnet32(width: int, *, attention: bool = False, dropout: float = 0.0, **common) -> ResNet:
@@ -203,7 +237,7 @@ def resnet128(width: int, *, attention: bool = False, dropout: float = 0.0, **co
     return ResNet(stem=width, blocks=(*first, *halving, Residual(8 * width)), dropout=dropout, **common)
 
 
-class SmallNet(nn.Module):
+class SmallNet(Net, kw_only=True):
     """Ours, for a laptop: strided 4x4 convolutions down to at most 7 pixels a side, a residual block, a dense head.
 
     Wide convolutions on small maps do nearly all of its work; there a CPU is fastest. For width 32 it has 308 k
@@ -211,11 +245,6 @@ class SmallNet(nn.Module):
     """
 
     width: int
-    num_classes: int
-    spectral_norm: bool
-    activation: Activation = nn.swish
-    dtype: DTypeLike = jnp.float32
-    spectral_form = staticmethod(spectral_form)
 
     @nn.compact
     def __call__(self, images: Images, labels: Labels | None = None) -> Energies:
@@ -224,13 +253,13 @@ class SmallNet(nn.Module):
         while min(h.shape[1:3]) > 7:
             h = self.activation(Conv(features, init, half=True, name=f"stem{h.shape[1]}")(h))
             features *= 2
-        block = ResidualBlock(2 * self.width, self.num_classes, self.activation, init, second_init, name="block")
+        block = ResidualBlock(2 * self.width, self.layer_classes, self.activation, init, second_init, name="block")
         h = block(h, labels)
         h = nn.Dense(2 * self.width, kernel_init=init, dtype=self.dtype, name="dense")(h.reshape(h.shape[0], -1))
-        return head(self.activation(h))
+        return self.energies(self.activation(h), labels)
 
 
-class Mlp(nn.Module):
+class Mlp(Net, kw_only=True):
     """For densities in a few dimensions, points [b, d] of the unit box: three hidden layers, no labels.
 
     It stretches points from [0, 1] to [-4, 4], and its kernels keep the variance (LeCun), so that the units of the
@@ -239,11 +268,6 @@ class Mlp(nn.Module):
     """
 
     width: int
-    num_classes: int
-    spectral_norm: bool
-    activation: Activation = nn.swish
-    dtype: DTypeLike = jnp.float32
-    spectral_form = staticmethod(spectral_form)
 
     @nn.compact
     def __call__(self, images: Images, labels: Labels | None = None) -> Energies:
