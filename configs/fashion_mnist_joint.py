@@ -8,12 +8,19 @@ def get_config():
     config.model.num_classes = 10
     config.model.logits = True
     config.method.name = "joint"
-    config.chain.num_steps = 20
+    config.chain.num_steps = 10
     config.chain.step_size = 0.25
     config.chain.grad_clip = float("inf")
     config.buffer.restart_prob = 0.05
     config.loss.energy_l2 = 0.0
     config.loss.data_noise = 0.015
-    config.train.num_steps = 6_000
+    config.optim.learning_rate = 1e-3
+    config.optim.b1 = 0.9
+    config.optim.clip_offset = float("inf")
+    config.optim.clip_norm = 1.0
+    config.optim.warmup_steps = 200
+    config.optim.decay_steps = config.train.num_steps = 6_000
+    config.optim.ema_decay = 0.998
+    config.optim.ema_ramp = True
     config.log.images_every = config.checkpoint.every = 500
     return config

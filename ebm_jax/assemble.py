@@ -77,8 +77,14 @@ def make_chain_apply(config: Config) -> energy.ApplyFn:
 
 def unlabelled_of(config: Config) -> Unlabelled | None:
     """What makes labels for "no class" of labels, if the run's energy of no class was taught; else None."""
-    taught = config.model.logits or (config.method.name in ORDERINGS and config.method.equilibrium.class_dropout > 0)
+    taught = config.model.logits or _class_dropout(config) > 0
     return make_network(config).unlabelled if taught and is_conditional(config) else None
+
+
+def _class_dropout(config: Config) -> float:
+    """The share of images that a matching trains on as ones of no class; 0 for other methods."""
+    name = config.method.name
+    return schema.value_of(config, f"method.{name}.class_dropout") if name in ORDERINGS else 0.0
 
 
 def labels_for(config: Config, labels: Given, num_images: Any = None) -> Labels:
@@ -165,13 +171,13 @@ def init_params(config: Config, key: PRNGKey) -> Params:
 def make_method(config: Config, stage: int | None = None) -> Method:
     """The training method that `method.name` names, plus the label contrast if `loss.label_weight` is above 0.
 
-    After `method.then.after` steps, if that is not 0, contrastive divergence joins them, times `method.then.weight`.
+    After `method.then.after` steps, if that is not 0, `method.then.name` joins them, times `method.then.weight`.
 
     The method's factory gets the values that its signature names, from `_offers` and from the method's group of the
     config, and all of `method.own`.
 
     Args:
-      stage: 0 or 1: its loss is for steps before, or after, contrastive divergence joins (`method.staged`).
+      stage: 0 or 1: its loss is for steps before, or after, the second method joins (`method.staged`).
 
     Raises:
       BadInput: there is no such method, or its factory asks for a value that nobody offers.
@@ -182,7 +188,7 @@ def make_method(config: Config, stage: int | None = None) -> Method:
         method = weighted_sum([(1.0, method), (weight, _method_of(config, "label", {}))])
     if not then.after:
         return method
-    by_chains = staged(idle(method.base), then.after, _method_of(config, "contrastive", {}), stage=stage)
+    by_chains = staged(idle(method.base), then.after, _method_of(config, then.name, {}), stage=stage)
     return weighted_sum([(1.0, method), (then.weight, by_chains)])
 
 
@@ -228,11 +234,11 @@ def _dropped_to(config: Config) -> Unlabelled | None:
     Raises:
       BadInput: there are, and the network has no energy of no class.
     """
-    share = config.method.equilibrium.class_dropout
+    share = _class_dropout(config)
     if share and is_conditional(config) and make_network(config).unlabelled is None:
         raise BadInput(
-            f"method.equilibrium.class_dropout {share} needs a network with an energy of no class, and model.name "
-            f"{config.model.name} has none; use 0, or unet"
+            f"method.{config.method.name}.class_dropout {share} needs a network with an energy of no class, and "
+            f"model.name {config.model.name} has none; use 0, or unet"
         )
     return unlabelled_of(config)
 

@@ -180,6 +180,8 @@ def _descent_along(config: Config, first: float) -> Callable[[ProjectAt, bool], 
 
 def _decay(config: Config) -> dict[str, float]:
     """The arguments of `matching.decay` that the config gives."""
+    if config.method.name == "energy_matching":
+        return matching.CONSTANT
     keys = schema.group_of(config, "method", "equilibrium")
     return {name: keys[name] for name in ("flat_until", "start", "strength")}
 

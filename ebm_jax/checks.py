@@ -17,6 +17,7 @@ NAMES = {  # the table of the names at each key
     "model.name": NETWORKS,
     "model.activation": ACTIVATIONS,
     "method.name": METHODS,
+    "method.then.name": METHODS,
     "chain.kernel": KERNELS,
     "loss.objective": losses.OBJECTIVES,
     "loss.energy_l2_form": losses.PENALTIES,

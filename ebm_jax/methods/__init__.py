@@ -1,14 +1,16 @@
 """Ways to learn an energy."""
 
-from ebm_jax.methods import contrastive, denoising, joint, label, matching
+from ebm_jax.methods import contrastive, denoising, energy_matching, joint, label, matching
 
 METHODS = {
     "contrastive": contrastive.contrastive,
     "label": label.label_contrast,
     "denoising": denoising.denoising,
+    "energy_matching": energy_matching.energy_matching,
+    "fresh_contrast": energy_matching.fresh_contrast,
     "joint": joint.joint,
     "equilibrium": matching.equilibrium,
 }
 """Factories; each factory's signature names what it needs (`assemble.make_method`)."""
-ORDERINGS = ("equilibrium",)
-"""Methods of which the energy only orders images by how noisy they are: exp(-U) is the law of nothing."""
+ORDERINGS = ("equilibrium", "energy_matching")
+"""Methods of matching, of which the energy only orders images by how noisy they are: exp(-U) is the law of nothing."""

@@ -106,7 +106,7 @@ def contrastive(
         limits,
         replay.partition,
         _itself,
-        _gap,
+        gap,
         comparison,
         begin if start_stages else keep_memory,
     )
@@ -167,5 +167,6 @@ def _itself(buffer: ReplayBuffer) -> ReplayBuffer:
     return buffer
 
 
-def _gap(metrics: Metrics) -> Metrics:
+def gap(metrics: Metrics) -> Metrics:
+    """mean U(x+) - mean U(x-) over all devices."""
     return {"energy_gap": metrics["energy_data"] - metrics["energy_samples"]}

@@ -1,5 +1,7 @@
 """Equilibrium matching: Wang & Du 2025, arXiv 2510.02300. Descent of the energy itself leads from noise to data."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ from scipy.optimize import brentq
 
 from ebm_jax import random
 from ebm_jax.methods.method import Limits, Memory, Method, Model, Range, no_memory
+from ebm_jax.methods.pairing import Pair
 from ebm_jax.sampling.base import Base
 from ebm_jax.sampling.kernel import energy_and_grad
 from ebm_jax.types import Batch, Metrics, PRNGKey, Scalar, Unlabelled
@@ -36,25 +39,52 @@ def equilibrium(
     I) the loss is the paper's, for pixels in [-1, 1]. Since c(1) = 0, the energy is flat at the data: it orders images
     by how noisy they are, and is no log-density. Its minimum for each x is the mean of c(γ) (ε - x) given x_γ = x.
 
+    Metrics and the other arguments: `matching`.
+
+    Args:
+      flat_until, start, strength: of `decay`.
+    """
+    length = partial(decay, flat_until=flat_until, start=start, strength=strength)
+    return matching(base, limits, unlabelled, length=length, class_dropout=class_dropout)
+
+
+def matching(
+    base: Base,
+    limits: Limits,
+    unlabelled: Unlabelled | None,
+    *,
+    length: Callable[[Any], Any],
+    class_dropout: float,
+    pair: Pair | None = None,
+    weight: Callable[[Any], Any] | None = None,
+) -> Method:
+    """The loss mean over images and pixels of w(γ) (σ ∇U(x_γ) - c(γ) (ε - x) / σ)², x_γ = γ x + (1 - γ) ε.
+
     Metrics: `matching_error`, the loss divided by the loss of a constant energy; and `matching_error_near_data`, the
-    same for γ > 0.9 alone.
+    same for γ > 0.9 alone; both with w = 1.
 
     Args:
       limits: from `healthy`.
       unlabelled: makes the labels that stand for no class; None: there are no classes, and nothing to drop.
-      flat_until, start, strength: of `decay`.
+      length: c, of an array of γ.
       class_dropout: the probability in [0, 1) that an image counts as one of no class, for guidance.
+      pair: which ε goes with which x; None: any.
+      weight: w; None: 1.
     """
 
     def loss(key: PRNGKey, model: Model, batch: Batch, memory: Memory) -> tuple[Scalar, tuple[Memory, Metrics]]:
         key_data, key_base, key_time, key_labels, key_dropout = jax.random.split(key, 5)
         x = random.dequantise(key_data, batch.images)
-        noise, share = base.sample(key_base, len(x)), random.uniform(key_time, (len(x),))
-        labels = batch.labels
+        if pair is None:
+            noise = base.sample(key_base, len(x))
+        else:
+            key_base, key_pair = jax.random.split(key_base)
+            noise = pair(key_pair, base.sample(key_base, len(x)), x)
+        share, labels = random.uniform(key_time, (len(x),)), batch.labels
         if unlabelled is not None and class_dropout:
             dropped = random.bernoulli(key_labels, class_dropout, (len(x),)).reshape(-1, *(1,) * (labels.ndim - 1))
             labels = jnp.where(dropped, unlabelled(labels), labels)
-        way = decay(share, flat_until, start, strength).reshape(-1, *(1,) * (x.ndim - 1))
+        way = length(share).reshape(-1, *(1,) * (x.ndim - 1))
         data_share = share.reshape(way.shape)
         target = way * (noise - x) / base.scale
         at = data_share * x + (1.0 - data_share) * noise
@@ -66,7 +96,7 @@ def equilibrium(
             "matching_error": errors.mean() / zeros.mean(),
             "matching_error_near_data": jnp.where(near, errors, 0.0).sum() / jnp.where(near, zeros, TINY).sum(),
         }
-        return errors.mean(), (memory, metrics)
+        return (errors if weight is None else weight(share) * errors).mean(), (memory, metrics)
 
     return Method(no_memory, loss, base, limits)
 
@@ -76,16 +106,17 @@ def decay(share: Any, flat_until: float, start: float, strength: float) -> Any:
 
         c(γ) = strength · (start + (1 - start) γ / a)  below a = flat_until,   strength · (1 - γ) / (1 - a)  above
 
-    start = 1 is the paper's truncated decay, and with a = 0 its linear one; other starts are its piecewise decay.
+    start = 1 is the paper's truncated decay, and with a = 0 its linear one; other starts are its piecewise decay. With
+    a = 1 and start = 1 it is constant.
 
     Args:
       share: γ in [0, 1], a number or an array.
-      flat_until: a in [0, 1).
+      flat_until: a in [0, 1].
       start: c(0) / strength, above 0.
       strength: above 0; 4 in the paper.
     """
     rising = start + (1.0 - start) * share / flat_until if flat_until else share
-    falling = (1.0 - share) / (1.0 - flat_until)
+    falling = (1.0 - share) / (1.0 - flat_until) if flat_until < 1.0 else 0.0
     return strength * ((share < flat_until) * rising + (share >= flat_until) * falling)
 
 
@@ -120,6 +151,10 @@ def step_between(first: float, last: float, num_steps: int, **keys: float) -> fl
     """
     in_one_step = 1.0 / min(decay(share, **keys) for share in (first, last))  # or more: beyond `last` by then
     return float(brentq(lambda step_size: _shares(first, num_steps, step_size, keys)[-1] - last, 0.0, in_one_step))  # pyright: ignore[reportArgumentType]  # it has no `full_output`
+
+
+CONSTANT = {"flat_until": 1.0, "start": 1.0, "strength": 1.0}
+"""The arguments of `decay` for a flow of speed 1."""
 
 
 def healthy(*, error: float) -> tuple[Range, ...]:
