@@ -76,6 +76,7 @@ def _check_use(config: Config) -> None:
     if config.chain.kernel in METROPOLIS:
         _check_metropolis(config)
     _check_start(config)
+    _check_levels(config)
     _check_shape(config)
     _check_network(config)
 
@@ -121,6 +122,17 @@ def _check_start(config: Config) -> None:
         raise BadInput(
             f"chain.base {config.chain.base} goes beyond [0, 1], which is all that buffer.dtype uint8 can hold; use "
             "float32 or bfloat16"
+        )
+
+
+def _check_levels(config: Config) -> None:
+    """Refuse levels of noise of which the smallest is above the largest."""
+    denoising = config.method.denoising
+    least, most = denoising.least or denoising.sigma, denoising.most or denoising.sigma
+    if config.method.name == "denoising" and least > most:
+        raise BadInput(
+            f"method.denoising.least {least} is above method.denoising.most {most}; use at most that (0 is "
+            f"method.denoising.sigma, {denoising.sigma})"
         )
 
 

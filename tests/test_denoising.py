@@ -12,10 +12,10 @@ from test_step import over_devices
 
 import run
 from configs import digits_contrastive as digits
-from ebm_jax import program, schema, train, trained
+from ebm_jax import checks, program, schema, train, trained
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
-from ebm_jax.methods.denoising import denoising
+from ebm_jax.methods.denoising import denoising, levels
 from ebm_jax.methods.method import Model
 from ebm_jax.models import energy, networks
 from ebm_jax.report import reporter
@@ -24,13 +24,13 @@ from ebm_jax.storage import exported
 from ebm_jax.storage.fingerprint import named_leaves
 from ebm_jax.storage.workdir import read_config
 from ebm_jax.training.optimizer import clipped_adam
-from ebm_jax.types import Batch
+from ebm_jax.types import BadInput, Batch
 
 MEANS, WEIGHTS, STD, SIGMA = np.array([[0.3, 0.35], [0.7, 0.6]]), np.array([0.3, 0.7]), 0.07, 0.1
 SPREAD = np.hypot(STD, SIGMA)  # of each mode once it is smoothed
 SIDE = np.linspace(-0.7, 1.7, 601)
 GRID = np.stack(np.meshgrid(SIDE, SIDE, indexing="ij"), -1).reshape(-1, 2)
-METHOD = denoising(uniform((2,)), sigma=SIGMA, patience=5)
+METHOD = denoising(uniform((2,)), sigma=SIGMA, least=0.0, most=0.0, patience=5)
 
 
 def smoothed(params, x, labels=None, dropout_key=None):
@@ -128,6 +128,41 @@ def test_of_uint8_images_it_takes_the_pixels_in_the_unit_box_and_sums_over_them(
         assert abs(metrics["denoising_error"] - error) < 5 * standard_error + (sharpness / 256 / SIGMA) ** 2
         np.testing.assert_allclose(value, 3.0 * metrics["denoising_error"], rtol=1e-5)
         np.testing.assert_allclose(metrics["scaled_score"], sharpness, atol=5 * standard_error + 1e-3)
+
+
+@pytest.mark.parametrize("stiffness", [0.0, 3.0, 40.0])
+def test_over_several_levels_a_quadratic_energy_has_the_loss_of_the_closed_form(stiffness):
+    n, least, most = 64, 0.05, 0.8
+    method = denoising(uniform((1,)), sigma=SIGMA, least=least, most=most, patience=5)
+
+    def bowl(params, x, labels=None, dropout_key=None):
+        return 0.5 * stiffness * jnp.square(x - 0.5).sum(1)
+
+    def one(key):
+        key_x, key_loss = jax.random.split(key)
+        x = 0.5 + STD * jax.random.normal(key_x, (n, 1))
+        return method.loss(key_loss, Model(bowl, {}), Batch(x, jnp.zeros(n, jnp.int32)), ())[0]
+
+    found = np.asarray(jax.lax.map(one, jax.random.split(jax.random.key(0), 4000)), np.float64)
+    level = np.geomspace(least, most, n)
+    gain = (
+        SIGMA**2 / level * stiffness
+    )  # of x + σε - m, of which the variance is s² + σ² and the covariance with ε is σ
+    expected = 0.5 * (1.0 - 2.0 * gain * level + gain**2 * (STD**2 + level**2)).mean()
+    assert abs(found.mean() - expected) < 5 * found.std() / np.sqrt(len(found))
+
+
+def test_levels_are_geometric_from_the_least_to_the_most_and_one_image_has_their_mean():
+    np.testing.assert_allclose(levels(3, 0.1, 0.9), [0.1, 0.3, 0.9], rtol=1e-6)
+    np.testing.assert_allclose(levels(1, 0.1, 0.9), [0.3], rtol=1e-6)
+    np.testing.assert_array_equal(levels(4, 0.2, 0.2), np.full(4, 0.2, np.float32))
+
+
+def test_levels_in_the_wrong_order_are_refused():
+    for changes in ({"least": 0.5, "most": 0.2}, {"most": 0.05}):
+        values = {"method.name": "denoising"} | {f"method.denoising.{key}": value for key, value in changes.items()}
+        with pytest.raises(BadInput, match=r"method.denoising.least 0.\d is above method.denoising.most 0"):
+            checks.check(changed(digits.get_config(), **values), 1)
 
 
 @pytest.mark.whole

@@ -35,7 +35,7 @@ def labels_contrasted(wrong_labels=next_class):
 
 
 def denoised():
-    return denoising(uniform(SHAPE), sigma=0.2, patience=3)
+    return denoising(uniform(SHAPE), sigma=0.2, least=0.0, most=0.0, patience=3)
 
 
 def both():
