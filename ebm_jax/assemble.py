@@ -211,6 +211,8 @@ def _offers(config: Config, name: str) -> dict[str, Callable[[], Any]]:
         ),
         "limits": lambda: matching_limits(config) if name in ORDERINGS else make_limits(config),
         "unlabelled": lambda: _dropped_to(config) if name in ORDERINGS else _no_class(config),
+        "step_size": lambda: chains.equivalent_step_size(config),
+        "grad_clip": lambda: config.chain.grad_clip,
         "marginal": lambda: _method_of(config, "contrastive", {}),
         "start_stages": lambda: chains.make_descent(config, buffer.descent_steps),
         "data_noise": lambda: loss.data_noise,

@@ -56,6 +56,7 @@ def test_parameters_and_energies_of_every_network_are_float32(name):
 STEPS = {
     **{
         name: {"method__name": name, "model__num_classes": 10, "method__equilibrium__class_dropout": 0.0}
+        | {"method__energy_matching__class_dropout": 0.0, "model__logits": name == "joint"}
         for name in METHODS
     },
     "unet": {

@@ -1,6 +1,6 @@
 """Ways to learn an energy."""
 
-from ebm_jax.methods import contrastive, denoising, energy_matching, joint, label, matching
+from ebm_jax.methods import contrastive, denoising, energy_matching, improved, joint, label, matching
 
 METHODS = {
     "contrastive": contrastive.contrastive,
@@ -8,6 +8,7 @@ METHODS = {
     "denoising": denoising.denoising,
     "energy_matching": energy_matching.energy_matching,
     "fresh_contrast": energy_matching.fresh_contrast,
+    "improved": improved.improved,
     "joint": joint.joint,
     "equilibrium": matching.equilibrium,
 }

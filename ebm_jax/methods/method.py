@@ -117,6 +117,8 @@ class Asked(NamedTuple):
     """The memory for the next step."""
     metrics: Metrics
     """The metrics that need no energies."""
+    beside: Callable[[Model], tuple[Scalar, Metrics]] | None = None
+    """A term of the loss that needs more of the network than these energies, and its metrics: of the live model."""
 
 
 class Comparison(NamedTuple):
@@ -172,6 +174,9 @@ def answered(
         ends = np.cumsum([len(part) for part in images])[:-1]
         energies: dict[Any, Energies] = dict(zip(distinct, jnp.split(together, ends), strict=True))
         value, metrics = asked.loss(*(energies[_identity(pair)] for pair in asked.pairs))
+        if asked.beside is not None:
+            more, of_more = asked.beside(model)
+            value, metrics = value + more, _union(metrics, of_more)
         return value, (asked.memory, _union(asked.metrics, metrics))
 
     return loss
@@ -249,9 +254,15 @@ def _sum_of_comparisons(weights: Sequence[float], methods: Sequence[Method]) -> 
             values, metrics = zip(*found, strict=True)
             return _total(weights, values), functools.reduce(_union, metrics)
 
+        def beside(model: Model) -> tuple[Scalar, Metrics]:
+            found = [(weight, *one.beside(model)) for weight, one in zip(weights, asked, strict=True) if one.beside]
+            of_each, values, metrics = zip(*found, strict=True)
+            return _total(of_each, values), functools.reduce(_union, metrics)
+
         pairs = tuple(pair for one in asked for pair in one.pairs)
         metrics = functools.reduce(_union, (one.metrics for one in asked))
-        return Asked(pairs, loss, tuple(one.memory for one in asked), metrics)
+        more = beside if any(one.beside for one in asked) else None
+        return Asked(pairs, loss, tuple(one.memory for one in asked), metrics, more)
 
     return Comparison(ask, streams)
 

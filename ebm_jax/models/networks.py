@@ -74,7 +74,7 @@ def head(h: Float[Array, "b features"], logits: int = 0, labels: Labels | None =
     of_all = jax.nn.logsumexp(outputs, axis=1, keepdims=True)
     if labels is None:
         return -of_all[:, 0]
-    return -jnp.concatenate([outputs, of_all], 1).at[jnp.arange(len(labels)), labels].get(mode="fill")
+    return -jnp.take_along_axis(jnp.concatenate([outputs, of_all], 1), labels[:, None], 1, mode="fill")[:, 0]
 
 
 class Net(nn.Module, kw_only=True):
