@@ -20,6 +20,7 @@ from ebm_jax.models.layers import ACTIVATIONS
 from ebm_jax.models.network import Network, as_network
 from ebm_jax.models.network import check as check_network
 from ebm_jax.models.networks import NETWORKS
+from ebm_jax.sampling import augment
 from ebm_jax.training.optimizer import clipped_adam, schedule
 from ebm_jax.types import BadInput, Config, Given, Labels, Params, PRNGKey, Unlabelled
 
@@ -216,6 +217,7 @@ def _offers(config: Config, name: str) -> dict[str, Callable[[], Any]]:
         "marginal": lambda: _method_of(config, "contrastive", {}),
         "start_stages": lambda: chains.make_descent(config, buffer.descent_steps),
         "data_noise": lambda: loss.data_noise,
+        "augment": lambda: make_augment(config),
         "patience": lambda: config.guard.patience,
         "capacity": lambda: buffer.capacity,
         "dtype": lambda: jnp.dtype(buffer.dtype),
@@ -228,6 +230,13 @@ def _offers(config: Config, name: str) -> dict[str, Callable[[], Any]]:
         "label_margin": lambda: loss.label_margin,
         "wrong_labels": lambda: registry.named("loss.wrong_labels", loss.wrong_labels, label.WRONG_LABELS),
     }
+
+
+def make_augment(config: Config) -> augment.Augment | None:
+    """What chains undergo when they are drawn from the buffer; None: nothing."""
+    if not config.buffer.augment:
+        return None
+    return augment.some(partial(augment.strong, least_area=config.buffer.least_area), config.buffer.augment)
 
 
 def _dropped_to(config: Config) -> Unlabelled | None:

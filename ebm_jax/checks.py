@@ -76,6 +76,7 @@ def _check_use(config: Config) -> None:
     if config.chain.kernel in METROPOLIS:
         _check_metropolis(config)
     _check_start(config)
+    _check_augment(config)
     _check_levels(config)
     _check_shape(config)
     _check_network(config)
@@ -123,6 +124,17 @@ def _check_start(config: Config) -> None:
             f"chain.base {config.chain.base} goes beyond [0, 1], which is all that buffer.dtype uint8 can hold; use "
             "float32 or bfloat16"
         )
+
+
+def _check_augment(config: Config) -> None:
+    """Refuse to crop and colour chains that are no images in [0, 1]."""
+    if not config.buffer.augment:
+        return
+    what = f"buffer.augment {config.buffer.augment} crops and colours images in [0, 1]"
+    if config.data.source == "density":
+        raise BadInput(f"{what}, and the data are points; use 0")
+    if config.chain.base != "uniform":
+        raise BadInput(f"{what}, and chains of chain.base {config.chain.base} go beyond; use 0, or chain.base=uniform")
 
 
 def _check_levels(config: Config) -> None:

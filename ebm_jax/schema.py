@@ -152,6 +152,8 @@ KEYS: dict[str, Key] = {
     "buffer.relabel_prob": Key(0.0, PROBABILITY, "share of other chains that change to a label of the data batch in a step"),
     "buffer.dtype": Key("float32", one_of("float32", "bfloat16", "uint8"), "float32, bfloat16 or uint8; the last two round stochastically"),
     "buffer.ring": Key(False, FLAG, "True: results overwrite the oldest chains (release); False: their own slots"),
+    "buffer.augment": Key(0.0, PROBABILITY, "share of the drawn chains, but new ones, that are cropped, mirrored and coloured anew; 0: none", "Du et al. 2021: 1", absent=0.0),
+    "buffer.least_area": Key(0.08, SHARE, "of such a crop, as a share of the image; the largest is the whole", "Du et al. 2021, CIFAR-10", absent=0.08),
     "buffer.descent_steps": Key(0, whole(0, 100_000), "steps of descent from noise that new chains make first; 0: chains start as noise", "ours", absent=0, dry=0),
     "loss.objective": Key("cd", WORD, "cd, softplus, logsumexp", "release"),
     "loss.energy_l2": Key(1.0, NOT_NEGATIVE, "λ", "release train.py:65"),

@@ -13,6 +13,7 @@ from ebm_jax.methods.losses import Objective
 from ebm_jax.methods.method import Asked, Comparison, Keys, Limits, Method, Model, Range, answered, keep_memory
 from ebm_jax.sampling import kernel as kernels
 from ebm_jax.sampling import replay
+from ebm_jax.sampling.augment import Augment
 from ebm_jax.sampling.base import Base
 from ebm_jax.sampling.kernel import Stages
 from ebm_jax.sampling.replay import Draw, ReplayBuffer
@@ -39,6 +40,7 @@ def contrastive(
     dropout_in_chains: bool,
     start_stages: Stages,
     data_noise: float,
+    augment: Augment | None = None,
 ) -> Method:
     """The method that minimises the objective of data's and chains' energies; its memory is the replay buffer.
 
@@ -57,6 +59,7 @@ def contrastive(
       start_stages: what new chains do first, such as a descent from noise; empty: they join as noise. With it a step
         restarts a fixed number of chains, ceil(restart_prob · batch), and `begin` fills the buffer with such chains.
       data_noise: standard deviation of normal noise on the data, in pixel values.
+      augment: what chains undergo when they are drawn, unless they are new; None: nothing.
     """
     new = partial(_new_chains, base=base, start_stages=start_stages)
 
@@ -75,6 +78,11 @@ def contrastive(
             drawn = _restarted(key_new, drawn, batch.labels, restart_prob, partial(new, model=model))
         else:
             drawn = replay.draw(keys.draw, buffer, batch.labels, base, restart_prob, relabel_prob)
+        if augment is not None:
+            key_augment, key_chain = jax.random.split(keys.chain)
+            keys = keys._replace(chain=key_chain)
+            old = (drawn.visits > 0).reshape(-1, *(1,) * (images.ndim - 1))
+            drawn = drawn._replace(x=jnp.where(old, augment(key_augment, drawn.x), drawn.x))
         chain_energy = partial(model.energy, drawn.labels)
         chain = [(kernels.resampled(kernel, chain_energy), n) for kernel, n in stages] if dropout_in_chains else stages
         x, info = kernels.run_stages(chain, keys.chain, drawn.x, chain_energy())
