@@ -47,6 +47,14 @@ def test_the_whole_image_is_its_own_crop():
     np.testing.assert_allclose(jax.vmap(augment._part)(x, start, side), x, atol=1e-6)
 
 
+def test_a_part_is_the_stated_rectangle():
+    rows, columns = np.meshgrid((np.arange(SIDE) + 0.5) / SIDE, (np.arange(SIDE) + 0.5) / SIDE, indexing="ij")
+    image = jnp.asarray(np.stack([rows, columns], -1), jnp.float32)
+    start, side = np.array([0.1, 0.4]), np.array([0.8, 0.5])
+    found = np.asarray(augment._part(image, jnp.asarray(start, jnp.float32), jnp.asarray(side, jnp.float32)))
+    np.testing.assert_allclose(found, start + side * np.stack([rows, columns], -1), atol=1e-5)
+
+
 def test_areas_of_crops_go_from_the_least_to_the_whole():
     across = np.asarray(augment.cropped(jax.random.key(1), ramp(), 0.9), np.float64)[:, 0, 3:-3, 0]
     width = (np.diff(across, axis=1) * SIDE).mean(1)
