@@ -1,5 +1,7 @@
 """Out-of-distribution scores: AUROC against a count of all pairs and scikit-learn, and sets that are what they say."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from conftest import changed
 from sklearn.metrics import roc_auc_score, roc_curve
 from test_evaluate import opened
 
+from configs import digits, digits_contrastive, digits_joint
 from ebm_jax.data import memory
 from ebm_jax.evaluators import ood as evaluator
 from ebm_jax.evaluators.common import Evidence
@@ -224,3 +227,36 @@ def test_a_set_that_is_not_there_is_refused_before_anything_is_measured(workdir,
     config = changed(opened(workdir).config, eval__ood__sets=words, **changes)
     with pytest.raises(BadInput, match=message):
         evaluator.check(config)
+
+
+class Classifier:
+    """A run of a classifier of three classes with the logits w_y · mean pixel."""
+
+    config = changed(digits_joint.get_config(), **{"model.num_classes": 3})
+
+    def map(self, fn, images, *, batch_size, note):
+        def energy_of(x, labels):
+            logits = x.mean((1, 2, 3))[:, None] * jnp.array([[1.0, -2.0, 4.0]])
+            every = jnp.concatenate([-logits, -jax.nn.logsumexp(logits, axis=1, keepdims=True)], 1)
+            return jnp.take_along_axis(every, labels[:, None], 1)[:, 0]
+
+        return fn(energy_of, jnp.asarray(images))
+
+
+def test_a_model_with_an_energy_of_no_class_is_scored_by_it():
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
+    scored = evaluator.score(cast(Any, Classifier()), {"inside": images}, print)["inside"]
+    assert list(scored) == evaluator.energy_names(Classifier.config) == ["min U", "U"]
+    logits = images.mean((1, 2, 3))[:, None] / 255.0 * np.array([1.0, -2.0, 4.0])
+    np.testing.assert_allclose(scored["min U"].energies, -logits.max(1), rtol=1e-5)
+    np.testing.assert_allclose(scored["U"].energies, -np.log(np.exp(logits).sum(1)), rtol=1e-5)
+    weights = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    slope = np.abs(weights @ np.array([1.0, -2.0, 4.0])) / 8.0  # of the mean of 64 pixels: its norm is 1/8
+    np.testing.assert_allclose(scored["U"].gradient_norms, slope, rtol=1e-5)
+
+
+def test_without_such_an_energy_classes_are_summed_and_without_classes_there_is_one_energy():
+    config = digits_contrastive.get_config()
+    assert evaluator.energy_names(config) == ["U"]
+    assert evaluator.energy_names(changed(config, **{"model.num_classes": 10})) == ["min U", "lse U"]
+    assert evaluator.energy_names(digits.get_config()) == ["min U", "U"]

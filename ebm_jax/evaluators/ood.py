@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from ebm_jax import assemble
 from ebm_jax.data import sources
 from ebm_jax.evaluators.card import BETWEEN
 from ebm_jax.evaluators.common import Evidence, Outcome, Value, chosen_rows, sha256
@@ -25,6 +26,11 @@ MADE = {  # sets made from the inside images, or from nothing
     "rotation": outliers.rotation,
 }
 NAMED, PATHS = ("tfds", "sklearn"), ("folder", "npz")
+IN_WORDS = {
+    "U": "U: the energy U(x)",
+    "min U": "min U: the minimum over classes of U(x, y)",
+    "lse U": "lse U: -log of the sum over classes of exp(-U(x, y))",
+}
 TRUE_POSITIVE_RATE = 0.95
 RESAMPLES = 200  # of the bootstrap
 SHOWN = 12  # images of each set in the picture
@@ -103,12 +109,14 @@ def collect(run: TrainedRun, evidence: Evidence) -> dict[str, np.ndarray]:
 
 def energy_names(config: Config) -> list[str]:
     """The energies that the scores are made of."""
-    return ["U"] if config.model.num_classes == 1 else ["min U", "lse U"]
+    if config.model.num_classes == 1:
+        return ["U"]
+    return ["min U", "lse U" if assemble.unlabelled_of(config) is None else "U"]
 
 
 def score(run: TrainedRun, sets: dict[str, np.ndarray], note: Note) -> dict[str, dict[str, Scored]]:
     """Every energy of each set of uint8 images, and the norm of its gradient; one program goes through all sets."""
-    num_classes = run.config.model.num_classes
+    num_classes, asked = run.config.model.num_classes, energy_names(run.config)
 
     def of_batch(energy_of, images):
         x = images.astype(jnp.float32) / 255.0
@@ -117,8 +125,9 @@ def score(run: TrainedRun, sets: dict[str, np.ndarray], note: Note) -> dict[str,
             fns = {
                 "min U": ood.minimum_over_classes(energy_of, num_classes),
                 "lse U": ood.log_sum_exp_over_classes(energy_of, num_classes),
+                "U": lambda x: energy_of(x, assemble.labels_for(run.config, None, x.shape[0])),
             }
-        return {name: ood.energy_and_gradient_norm(fn, x) for name, fn in fns.items()}
+        return {name: ood.energy_and_gradient_norm(fns[name], x) for name in asked}
 
     images, size = np.concatenate(list(sets.values())), run.config.eval.batch_size
     found = run.map(of_batch, images, batch_size=size, note=note)
@@ -183,9 +192,7 @@ def _protocol(config: Config, sets: dict[str, np.ndarray]) -> dict[str, str]:
     inside = f"random images of the split {config.eval.split}"
     facts = {
         "score": "high for data; AUROC = P(inside > outside), ties half; -U and lower energies are likelier",
-        "energy": "U(x)"
-        if config.model.num_classes == 1
-        else "min U: the minimum over classes of U(x, y); lse U: -log of the sum over classes of exp(-U(x, y))",
+        "energy": "; ".join(IN_WORDS[name] for name in energy_names(config)),
         "typicality": f"-|U - mean U of {len(sets['train']):,} images of the split {config.eval.reference_split}|",
         "standard error": f"AUROC: DeLong; FPR: bootstrap, {RESAMPLES} resamples of both sets",
         "preprocessing": "all sets alike: uint8 of the run's shape, divided by 255, no noise added; other sizes are "
