@@ -1,0 +1,37 @@
+"""CIFAR-10, 32x32x3: energy matching (Balcerak et al. 2025, arXiv 2504.10612), the published constants, on GPUs.
+
+    python run.py --config=configs/cifar10_energy_matching.py
+
+145,000 steps of the flow with exact pairs, then 2,000 with the contrast of fresh chains. The U-Net is the published one
+of 128 channels, with <x, f(x)> as its scalar where the release has a transformer. Not measured.
+"""
+
+from configs import cifar10_equilibrium
+
+
+def get_config():
+    config = cifar10_equilibrium.get_config()
+    config.model.num_classes = 1
+    config.model.unet.multipliers = (1, 2, 2, 2)
+    config.model.unet.blocks = 2
+    config.model.unet.attention = 16
+    config.method.name = "energy_matching"
+    config.method.then.name = "fresh_contrast"
+    config.method.then.after = 145_000
+    config.method.then.weight = 1e-3
+    config.chain.kernel = "heun"
+    config.chain.step_size = 0.0025  # 0.01 for pixels from -1 to 1
+    config.chain.temperature = 0.01
+    config.chain.num_steps = 100
+    config.buffer.descent_steps = 100  # the first half of a chain, without noise
+    config.chain.descent.look_ahead = 0.0
+    config.sample.descent_steps = 100
+    config.sample.num_steps = 225  # to t = 3.25
+    config.optim.learning_rate = 1.2e-3
+    config.optim.b2 = 0.95
+    config.optim.warmup_steps = 10_000
+    config.optim.decay_steps = 0
+    config.optim.ema_decay = 0.9999
+    config.train.batch_size = 512
+    config.train.num_steps = 147_000
+    return config
