@@ -2,7 +2,7 @@
 
     python run.py --config=configs/fashion_mnist_joint.py
 
-6,000 steps of 64 images, chains of 10 steps. What it gives, and takes: docs/results.md.
+6,000 steps of 64 images, chains of 10 steps; 87.6 % of test images classified rightly after 2,400: docs/results.md.
 """
 
 from configs import fashion_mnist_contrastive
@@ -13,6 +13,7 @@ def get_config():
     config.model.num_classes = 10
     config.model.logits = True
     config.method.name = "joint"
+    config.method.joint.class_weight = 10.0  # 1 is the paper's: 84.8 % after 6,000 steps
     config.chain.num_steps = 10
     config.chain.step_size = 0.25  # 1 for pixels from -1 to 1
     config.chain.grad_clip = float("inf")
