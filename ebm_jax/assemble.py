@@ -38,7 +38,6 @@ def make_network(config: Config) -> Network:
     offers = {
         "width": lambda: model.width,
         "num_classes": lambda: model.num_classes,
-        "logits": lambda: model.logits,
         "activation": lambda: registry.named("model.activation", model.activation, ACTIVATIONS),
         "spectral_norm": lambda: model.spectral_norm,
         "dtype": lambda: jnp.dtype(model.dtype),
@@ -46,6 +45,8 @@ def make_network(config: Config) -> Network:
     of_some = schema.group_of(config, "model", name) or schema.group_of(config, "model", "resnet")
     if callable(factory):
         named = inspect.signature(factory).parameters
+        if model.logits or "logits" in named:  # a factory of before, which passes all keywords on, knows no logits
+            offers["logits"] = lambda: model.logits
         offers |= {key: lambda value=value: value for key, value in of_some.items() if key in named}
     made = registry.called("model.name", name, factory, offers, model.own.to_dict())
     try:

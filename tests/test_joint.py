@@ -1,5 +1,7 @@
 """A joint model of images and classes: its loss in closed form, and classes of Gaussians, where the truth is known."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,3 +163,18 @@ def test_a_network_of_ones_own_without_an_energy_of_no_class_is_refused():
 def test_chains_of_no_class_have_a_caption_of_their_own():
     config = changed(digits_contrastive.get_config(), **{"model.num_classes": 2})
     assert labels.names_of(config, np.array([1, 0, 2]), ["cat", "dog"]) == ["dog", "cat", "of no class"]
+
+
+def test_a_factory_that_passes_all_keywords_on_gets_logits_only_where_the_config_has_them():
+    seen = []
+
+    def factory(**keywords):
+        seen.append(keywords.get("logits", "none"))
+        return networks.SmallNet(**keywords)
+
+    for logits in (False, True):
+        config = changed(digits_joint.get_config(), **{"model.logits": logits})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(cast(dict, networks.NETWORKS), "small", factory)
+            assemble.make_network(config)
+    assert seen == ["none", True]
