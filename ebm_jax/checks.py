@@ -26,6 +26,12 @@ NAMES = {  # the table of the names at each key
 METROPOLIS = ("mala", "hmc")  # their test needs a temperature above 0, and one energy for a whole chain
 SMALLEST_SIDE = 8  # pixels: three halvings of a smaller image leave no pixel, and the energy is constant
 SMALLEST_SIDES = {"resnet128": 32}  # for networks that halve more often
+FAMILIES = (  # methods that report the same metrics, and so cannot be summed
+    ("contrastive", "improved", "joint", "fresh_contrast"),
+    ("equilibrium", "energy_matching"),
+    ("denoising",),
+    ("label",),
+)
 WITHOUT_LOGITS = ("mlp", "unet")
 RESIDUAL = ("resnet32", "resnet32_large", "resnet32_wider", "resnet128")  # networks with dropout and attention
 
@@ -77,6 +83,7 @@ def _check_use(config: Config) -> None:
         _check_metropolis(config)
     _check_start(config)
     _check_augment(config)
+    _check_sum(config)
     _check_levels(config)
     _check_shape(config)
     _check_network(config)
@@ -135,6 +142,21 @@ def _check_augment(config: Config) -> None:
         raise BadInput(f"{what}, and the data are points; use 0")
     if config.chain.base != "uniform":
         raise BadInput(f"{what}, and chains of chain.base {config.chain.base} go beyond; use 0, or chain.base=uniform")
+
+
+def _check_sum(config: Config) -> None:
+    """Refuse to sum two methods of one family."""
+    method, label = config.method, "label" if config.loss.label_weight else ""
+    joins = method.then.name if method.then.after else ""
+    if label and label in (method.name, joins):
+        raise BadInput(
+            f"loss.label_weight {config.loss.label_weight} adds the method label, which the config names already; use 0"
+        )
+    if any(method.name in family and joins in family for family in FAMILIES):
+        raise BadInput(
+            f"method.then.name {joins} cannot join method.name {method.name}, which measures the same; use "
+            "method.then.after=0, or another first method, such as equilibrium"
+        )
 
 
 def _check_levels(config: Config) -> None:

@@ -12,7 +12,7 @@ from test_guard import judged, metrics_for
 from test_step import BATCH, SHAPE, apply, batch_for, contrastive_divergence, over_devices, params_for
 
 from configs import digits_contrastive as digits
-from ebm_jax import assemble
+from ebm_jax import assemble, checks, schema
 from ebm_jax.distributed import parallel
 from ebm_jax.methods.denoising import denoising
 from ebm_jax.methods.label import label_contrast, of_any_class, of_the_batch
@@ -347,6 +347,23 @@ def test_the_config_names_a_method_of_the_package_or_of_the_users_own_and_gives_
         named("test_methods:hungry_method")
     with pytest.raises(BadInput, match=r"method\.name 'denoisin' is unknown.*did you mean denoising"):
         named("denoisin")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method.name": "label"}, "loss.label_weight 1.0 adds the method label, which the config names already"),
+        ({"method.then.after": 5}, "method.then.name contrastive cannot join method.name contrastive"),
+        (
+            {"method.name": "equilibrium", "method.then.after": 5, "method.then.name": "energy_matching"},
+            "method.then.name energy_matching cannot join method.name equilibrium",
+        ),
+    ],
+)
+def test_two_methods_that_measure_the_same_are_refused(changes, message):
+    config = schema.with_values(digits.get_config(), {"model.num_classes": 10, "loss.label_weight": 1.0} | changes)
+    with pytest.raises(BadInput, match=message):
+        checks.check(config, 1)
 
 
 def test_a_wrong_label_of_any_class_is_each_other_class_equally_often_and_never_its_own():

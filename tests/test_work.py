@@ -15,7 +15,7 @@ SAME = ((1, 1), (1, 1))
 
 def test_the_products_of_a_network_and_of_its_gradients_are_those_of_the_compiled_ones():
     blocks = (networks.Residual(8, True), networks.Attention(4), networks.Residual(12))
-    network = networks.ResNet(8, blocks, num_classes=3, spectral_norm=False)
+    network = networks.ResNet(stem=8, blocks=blocks, num_classes=3, spectral_norm=False)
     apply = energy.from_module(network)
     images, labels = jnp.zeros((5, 8, 8, 3)), jnp.zeros(5, jnp.int32)
     params = network.init(jax.random.key(0), images, labels)["params"]

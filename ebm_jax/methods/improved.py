@@ -1,7 +1,7 @@
 """Improved contrastive divergence: Du, Li, Tenenbaum & Mordatch 2021, arXiv 2012.01316."""
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from ebm_jax.methods.method import Asked, Comparison, Keys, Memory, Method, Model, answered
 from ebm_jax.sampling import replay
@@ -63,7 +63,7 @@ def improved(
     return marginal._replace(loss=answered(comparison), comparison=comparison)
 
 
-def log_distance(x: Images, others: Images) -> jax.Array:
+def log_distance(x: Images, others: Float[Array, "n *event"]) -> Float[Array, " b"]:
     """log of the L2 distance of each image of x [b, *event] to the nearest of others [n, *event], [b]."""
     rows, columns = (jnp.reshape(one, (len(one), -1)) for one in (x, others))
     squares = jnp.square(rows[:, None] - columns[None]).sum(-1)

@@ -93,7 +93,7 @@ def log_plan(cost: Float[Array, "n m"], blur: float) -> Float[Array, "n m"]:
     scaled = -cost / (blur * cost.mean())
     rows, columns = jnp.log(cost.shape[0]), jnp.log(cost.shape[1])
 
-    def halfway(_: int, g: Array) -> Array:
+    def halfway(_: Any, g: Array) -> Array:
         f = -rows - jax.nn.logsumexp(scaled + g[None], axis=1)
         return -columns - jax.nn.logsumexp(scaled + f[:, None], axis=0)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ebm_jax import random
-from ebm_jax.types import Images, PRNGKey, Scalar
+from ebm_jax.types import Images, PRNGKey
 
 Augment = Callable[[PRNGKey, Images], Images]
 """(key, images [b, h, w, c]) -> as many images of the same shape; values of [0, 1] stay in [0, 1]."""
@@ -95,7 +95,7 @@ def _gray(x: Images) -> Images:
     return jnp.broadcast_to((x * jnp.asarray(LUMA, x.dtype)[None, None, None]).sum(-1, keepdims=True), x.shape)
 
 
-def _mixed(one: Images | Scalar, other: Images, share: Array) -> Images:
+def _mixed(one: Array, other: Images, share: Array) -> Images:
     return one + share * (other - one)
 
 
