@@ -1,4 +1,4 @@
-"""CIFAR-10, 32x32x3: energy matching (Balcerak et al. 2025, arXiv 2504.10612), the published constants, on GPUs.
+"""CIFAR-10, 32x32x3: energy matching (Balcerak et al. 2025), the published constants, on GPUs.
 
     python run.py --config=configs/cifar10_energy_matching.py
 

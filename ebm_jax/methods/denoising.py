@@ -15,7 +15,7 @@ def denoising(base: Base, *, sigma: float, least: float, most: float, patience: 
     """½ |(σ₀² / σ) ∇U(x + σε) - ε|², ε ~ N(0, I), summed over pixels and averaged over the batch; it needs no chain.
 
     σ₀ is `sigma`. The noise σ of a batch's images grows geometrically from `least` to `most`, an image a level; the
-    energy does not see it (arXiv 1910.07762, section 4, with the weights 1/σ²).
+    energy does not see it (arXiv 1910.07762, with the weights 1/σ² of its release, train.py).
 
     Where both are σ₀, -∇U learns the score of the data's law smoothed by N(0, σ₀² I): U becomes minus the log of the
     smoothed density q, up to a constant. The loss cannot reach 0: its minimum for d pixels is ½ (d - σ₀² E |∇log q|²).

@@ -25,9 +25,9 @@ def improved(
         loss = contrastive + kl_weight · mean U_sg(x') - entropy_weight · mean log min_j |x' - b_j|
         x' = project(x - s ∇U(x))
 
-    x are the chains' ends, and gradients flow into the parameters through their last step alone (section 3.1): the
+    x are the chains' ends, and gradients flow into the parameters through their last step alone: the
     first term is the energy of the moved chains under weights that are held fixed (sg), the second their entropy,
-    estimated by the nearest of some stored chains b (section 3.2). The release differentiates the chain's own last step
+    estimated by the nearest of some stored chains b. The release differentiates the chain's own last step
     (improved_contrastive_divergence train.py); here it is one more, without noise.
 
     Metrics: the marginal's; `kl_energy`, mean U_sg(x'), and `log_distance`, mean log min_j |x' - b_j|.

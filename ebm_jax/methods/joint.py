@@ -10,7 +10,7 @@ def joint(marginal: Method, unlabelled: Unlabelled, *, class_weight: float) -> M
     """-log q(x) by chains, and -log q(y | x) by cross-entropy, of one network with a logit -U(x, y) for each class.
 
     Since U(x) = -log Σ_y exp(-U(x, y)), the cross-entropy is the difference of two energies, -log q(y | x) = U(x, y) -
-    U(x). With `class_weight` 1 the loss is -log q(x, y) (arXiv 1912.03263, equation 6); chains follow U(x), and their
+    U(x). With `class_weight` 1 the loss is -log q(x, y), as in the paper; chains follow U(x), and their
     labels stand for no class.
 
     Metrics: the marginal's; `class_loss`, the cross-entropy in nats; and `class_probability`, the mean of q(y | x).

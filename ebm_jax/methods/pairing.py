@@ -27,9 +27,9 @@ def exact(key: PRNGKey, noise: Images, images: Images) -> Images:
 def assignment(cost: Float[Array, "n n"]) -> Int[Array, " n"]:
     """The row of each column in the permutation of least total cost, by shortest augmenting paths.
 
-    Crouse 2016, "On implementing 2D rectangular assignment algorithms", algorithm of section III. optax.assignment has
-    the problem solved too, at half the speed, and not on a device's share: its loops begin with arrays that are the
-    same on all devices, which `shard_map` refuses.
+    Crouse 2016, "On implementing 2D rectangular assignment algorithms". optax.assignment solves it too, in 1.4 to 1.9
+    times the time, and not on a device's share: its loops begin with arrays that are the same on all devices, which
+    `shard_map` refuses.
     """
     n = len(cost)
     zeros = jnp.zeros_like(cost[0])  # made of the cost, so that all arrays vary over devices as it does

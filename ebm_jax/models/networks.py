@@ -65,7 +65,7 @@ def head(h: Float[Array, "b features"], logits: int = 0, labels: Labels | None =
 
     Args:
       logits: 0: one output, the energy. Else the number of classes: one logit f_y a class, and the energies of a
-        classifier (Grathwohl et al. 2020, arXiv 1912.03263, section 3), U(x, y) = -f_y and U(x) = -log Σ exp f_y.
+        classifier (Grathwohl et al. 2020, arXiv 1912.03263), U(x, y) = -f_y and U(x) = -log Σ exp f_y.
       labels: of `logits` classes; "no class" is the label `logits`, or no labels.
     """
     outputs = nn.Dense(max(logits, 1), kernel_init=glorot, dtype=jnp.float32, name=HEAD)(h)

@@ -1,4 +1,4 @@
-"""Changes that chains undergo when they are drawn from the replay buffer (Du et al. 2021, section 3.3).
+"""Changes that chains undergo when they are drawn from the replay buffer (Du et al. 2021).
 
 They move chains to other modes: crops, mirror images and other colours of what training's chains already found. The
 step's chain then mends what is wrong with them.
