@@ -30,6 +30,7 @@ FAMILIES = (  # methods that report the same metrics, and so cannot be summed
     ("contrastive", "improved", "joint", "fresh_contrast"),
     ("equilibrium", "energy_matching"),
     ("denoising",),
+    ("noise_contrastive",),
     ("label",),
 )
 WITHOUT_LOGITS = ("mlp", "unet")

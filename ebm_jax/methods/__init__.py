@@ -1,6 +1,15 @@
 """Ways to learn an energy."""
 
-from ebm_jax.methods import contrastive, denoising, energy_matching, improved, joint, label, matching
+from ebm_jax.methods import (
+    contrastive,
+    denoising,
+    energy_matching,
+    improved,
+    joint,
+    label,
+    matching,
+    noise_contrastive,
+)
 
 METHODS = {
     "contrastive": contrastive.contrastive,
@@ -11,6 +20,7 @@ METHODS = {
     "improved": improved.improved,
     "joint": joint.joint,
     "equilibrium": matching.equilibrium,
+    "noise_contrastive": noise_contrastive.noise_contrastive,
 }
 """Factories; each factory's signature names what it needs (`assemble.make_method`)."""
 ORDERINGS = ("equilibrium", "energy_matching")

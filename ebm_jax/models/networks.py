@@ -268,6 +268,7 @@ class Mlp(Net, kw_only=True):
     """
 
     width: int
+    loops_well = True  # it has no convolutions
 
     @nn.compact
     def __call__(self, images: Images, labels: Labels | None = None) -> Energies:

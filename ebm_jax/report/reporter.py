@@ -30,6 +30,8 @@ SHOWN = {
     "energy_samples": "samples",
     "energy_gap": "gap",
     "chain_grad_norm": "chain |∇U|",
+    "noise_accuracy": "told from noise",
+    "log_normaliser": "log Z",
 }
 
 
