@@ -212,6 +212,7 @@ def _local_step(config: Config, rescues: int, stage: int | None) -> Callable:
         ema_decay=config.optim.ema_decay,
         ema_ramp=config.optim.ema_ramp,
         rescue_learning_rate=config.guard.rescue_learning_rate,
+        sharpness=config.optim.sharpness,
     )
 
     def step_of_members(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -172,6 +172,7 @@ KEYS: dict[str, Key] = {
     "optim.warmup_steps": Key(0, whole(0), "in which the learning rate rises linearly from 0", absent=0),
     "optim.decay_steps": Key(0, whole(0), "in which the learning rate, warm-up included, falls along a cosine; 0: it is constant", absent=0),
     "optim.final_share": Key(0.02, SHARE, "of the learning rate, kept after these steps", absent=0.02),
+    "optim.sharpness": Key(0.0, NOT_NEGATIVE, "ρ, the way up the loss, in units of the weights, at whose end the gradient is taken: flat minima; 0: none", "Foret et al. 2021; SADA-JEM: 2", absent=0.0),
     "optim.ema_ramp": Key(False, FLAG, "True: after step t the running mean's decay is at most (1 + t)/(10 + t)", absent=False),
     "optim.ema_decay": Key(0.999, BELOW_ONE, "per step, of the weights that sample", "ours, the release has none"),
     "train.batch_size": Key(128, whole(1, 1_000_000), "images over all devices", "release", dry=16),

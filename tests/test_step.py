@@ -80,12 +80,12 @@ def over_devices(method, optimizer, memory, devices=1, apply=apply, params=None,
     return mesh, step, jax.jit(lambda state: state, out_shardings=parallel.shardings(mesh, specs))(copies)
 
 
-def setup(devices=1, kernel=STILL, capacity=BATCH, apply=apply, rescue_learning_rate=1.0, ema_decay=0.5, **options):
+def setup(devices=1, kernel=STILL, capacity=BATCH, apply=apply, rescue_learning_rate=1.0, ema_decay=0.5, sharpness=0.0, **options):
     """(mesh, compiled step, state) of contrastive divergence; the buffer's chains already have labels."""
     method = contrastive_divergence(kernel, capacity=capacity, **options)
     visited = {"labels": jnp.arange(capacity, dtype=jnp.int32) % 2, "visits": jnp.ones(capacity, jnp.int32)}
     buffer = method.init(jax.random.key(7))._replace(**visited)
-    rates = {"rescue_learning_rate": rescue_learning_rate, "ema_decay": ema_decay}
+    rates = {"rescue_learning_rate": rescue_learning_rate, "ema_decay": ema_decay, "sharpness": sharpness}
     return over_devices(method, optax.sgd(0.1), buffer, devices, apply, **rates)
 
 
@@ -203,3 +203,29 @@ def test_devices_run_different_noise():
     state, _ = step(state, parallel.place_batch(mesh, batch_for()))
     images = jax.device_get(state.memory.images)
     assert len(np.unique(images, axis=0)) == BATCH
+
+
+def test_with_sharpness_the_gradient_is_that_of_the_point_uphill_for_the_chains_of_this_point():
+    rho, batch = 0.3, batch_for()
+    mesh, step, state = setup(8, kernel=langevin(0.1, temperature=0.0, project=unit_box), restart_prob=0.0)
+    plain, metrics = step(state, parallel.place_batch(mesh, batch))
+    gradient = jax.tree.map(lambda before, after: (before - after) / 0.1, params_for(), plain.params)
+    ends = jax.device_get(plain.memory)
+
+    def loss(params):
+        data = apply(params, jnp.asarray(batch.images), batch.labels)
+        samples = apply(params, jnp.asarray(ends.images).reshape(-1, *SHAPE), ends.labels)
+        return data.mean() - samples.mean() + 0.1 * (jnp.square(data).mean() + jnp.square(samples).mean())
+
+    norm = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
+    higher = jax.tree.map(lambda p, g: p + rho * g / norm, params_for(), gradient)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, params_for(), jax.grad(loss)(higher))
+    mesh, step, state = setup(
+        8, kernel=langevin(0.1, temperature=0.0, project=unit_box), restart_prob=0.0, sharpness=rho
+    )
+    sharp, sharp_metrics = step(state, parallel.place_batch(mesh, batch))
+    for name, value in expected.items():
+        np.testing.assert_allclose(sharp.params[name], value, rtol=1e-5, atol=1e-6)
+        assert not np.allclose(sharp.params[name], plain.params[name], rtol=1e-4)
+    np.testing.assert_array_equal(sharp.memory.images, ends.images)
+    assert sharp_metrics["loss"] == metrics["loss"]

@@ -29,6 +29,8 @@ class Model(NamedTuple):
     apply: energy.ApplyFn
     params: Params
     """After spectral normalisation."""
+    of_chains: Params | None = None
+    """The parameters that chains follow; None: `params`."""
 
     def energy(self, labels: Labels | None = None, dropout_key: PRNGKey | None = None) -> EnergyFn:
         """The energy of images, with one label an image if given; dropout acts only if there is a key."""
@@ -37,6 +39,10 @@ class Model(NamedTuple):
     def frozen(self) -> "Model":
         """The same network; its parameters get no gradient."""
         return self._replace(params=lax.stop_gradient(self.params))
+
+    def followed(self) -> "Model":
+        """The network that chains follow, frozen."""
+        return Model(self.apply, self.params if self.of_chains is None else self.of_chains).frozen()
 
 
 class Range(NamedTuple):
@@ -167,7 +173,7 @@ def answered(
     def loss(key: PRNGKey, model: Model, batch: Batch, memory: Memory) -> tuple[Scalar, tuple[Memory, Metrics]]:
         keys = Keys(*jax.random.split(key, len(Keys._fields)))
         batch = batch._replace(images=dequantise(keys.data, batch.images))
-        asked = comparison.ask(keys, model.frozen(), batch, memory)
+        asked = comparison.ask(keys, model.followed(), batch, memory)
         distinct = {_identity(pair): pair for pair in asked.pairs}
         images, labels = zip(*distinct.values(), strict=True)
         together = model.energy(jnp.concatenate(labels), keys.dropout)(jnp.concatenate(images))
@@ -314,7 +320,7 @@ def staged(first: Method, steps: int, then: Method, name: str = STAGE, stage: in
     def begun(key: PRNGKey, model: Model, batch: Batch, memory: Staged) -> Memory:
         return lax.cond(
             memory.step == steps,
-            lambda: then.begin(key, model.frozen(), batch, memory.then),
+            lambda: then.begin(key, model.followed(), batch, memory.then),
             lambda: memory.then,
         )
 

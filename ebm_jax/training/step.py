@@ -24,6 +24,7 @@ def make_train_step(
     ema_decay: float,
     ema_ramp: bool,
     rescue_learning_rate: float,
+    sharpness: float = 0.0,
 ) -> TrainStep:
     """One device's step (state, batch) -> (state, metrics); `parallel.over_devices` maps it.
 
@@ -34,17 +35,25 @@ def make_train_step(
       ema_decay: the weight of the old running mean in the new one, in [0, 1].
       ema_ramp: whether that weight is at most (1 + t)/(10 + t) after step t, so that the mean forgets its start.
       rescue_learning_rate: every rescue of the run multiplies the learning rate by this factor (training/recovery.py).
+      sharpness: ρ >= 0: the gradient is that at θ + ρ g / |g|, g the gradient at θ (Foret et al. 2021, arXiv
+        2010.01412, equations 2 and 3), on the same batch and the same chains, which follow θ. Metrics are those at θ.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = parallel.device_key(jax.random.fold_in(state.key, state.step))
         vectors = spectral.power_iteration(state.params, state.spectral)
 
-        def loss_of(params: Params) -> tuple[Scalar, tuple[Memory, Metrics]]:
-            return method.loss(key, Model(apply, spectral.normalise(params, vectors)), batch, state.memory)
+        def loss_of(params: Params, of_chains: Params | None = None) -> tuple[Scalar, tuple[Memory, Metrics]]:
+            model = Model(apply, spectral.normalise(params, vectors), of_chains)
+            return method.loss(jax.random.clone(key), model, batch, state.memory)
 
         (loss, (memory, metrics)), gradient = jax.value_and_grad(loss_of, has_aux=True)(parallel.varying(state.params))
         metrics |= {"loss": loss}
+        if sharpness:
+            uphill = _scaled(parallel.mean_over_devices(gradient), sharpness)
+            higher = parallel.varying(optax.apply_updates(state.params, uphill))
+            of_chains = parallel.varying(spectral.normalise(state.params, vectors))
+            gradient, _ = jax.grad(loss_of, has_aux=True)(higher, of_chains)
         metrics |= monitors.of_values((metrics, gradient))
         gradient, metrics = parallel.mean_over_devices((gradient, metrics))
         metrics |= method.derived(metrics) | {"grad_norm": optax.tree.norm(gradient)}
@@ -58,3 +67,9 @@ def make_train_step(
         return TrainState(state.step + 1, state.rescues, state.key, params, ema, opt_state, vectors, memory), metrics
 
     return train_step
+
+
+def _scaled(gradient: Params, length: float) -> Params:
+    """The gradient, made so long; 0 where it is 0."""
+    norm = optax.tree.norm(gradient)
+    return optax.tree.scale(length / jnp.where(norm > 0, norm, 1.0), gradient)
