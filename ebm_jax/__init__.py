@@ -4,6 +4,7 @@
 refuses what it cannot use with one line of `BadInput`, a ValueError.
 """
 
+from ebm_jax.fitting import fit
 from ebm_jax.models.energy import stack
 from ebm_jax.samplers import (
     init_params,
@@ -19,6 +20,7 @@ from ebm_jax.types import BadInput
 __all__ = [
     "BadInput",
     "TrainedRun",
+    "fit",
     "init_params",
     "init_sampling_buffer",
     "load",

@@ -1,6 +1,7 @@
 """Names in a config, looked up in a table of the package or imported from the user's `package.module:Name`."""
 
 import difflib
+import hashlib
 import importlib
 import inspect
 import re
@@ -9,12 +10,29 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ebm_jax.kinds import shown
+from ebm_jax.kinds import printable, shown
 from ebm_jax.types import BadInput
+
+PYTHON = "python:"
+"""What the names of objects begin with that Python code gave."""
+_given: dict[str, Any] = {}
+
+
+def keep(thing: Any, value: Any) -> str:
+    """The name under which this process knows `value` from now on, for a config: `python:TYPE-DIGEST` of a thing.
+
+    It is the same in every process for things of the same `repr`, addresses apart: what is made alike has one name.
+    """
+    words = re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
+    first = thing[0] if isinstance(thing, tuple) else thing
+    kind = re.sub(r"\W", "", getattr(first, "__name__", type(first).__name__))
+    name = f"{PYTHON}{kind}-{hashlib.sha256(words.encode()).hexdigest()[:8]}"
+    _given[name] = value
+    return name
 
 
 def named(key: str, name: str, table: Mapping[str, Any]) -> Any:
-    """The entry of this name in the table, or the object at an import path `package.module:Name`.
+    """The entry of this name in the table, an object that Python gave, or the one at a path `package.module:Name`.
 
     Args:
       key: the config's key that has the name, for messages.
@@ -24,6 +42,13 @@ def named(key: str, name: str, table: Mapping[str, Any]) -> Any:
     """
     if name in table:
         return table[name]
+    if name in _given:
+        return _given[name]
+    if name.startswith(PYTHON):
+        raise BadInput(
+            f"{key} {printable(name)} is an object that ebm_jax.fit was given in Python; open the run from there, with "
+            "ebm_jax.open_run(FOLDER, net=...)"
+        )
     module, separator, attribute = name.partition(":")
     if separator:
         return imported(key, module, attribute)

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from ebm_jax import assemble, capacity, checks, identity, program, samplers, trust
+from ebm_jax import assemble, capacity, checks, identity, program, registry, samplers, trust
 from ebm_jax.data import found, sources
 from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
@@ -104,16 +104,19 @@ def train(config: Config, folder: str | Folder) -> int:
             )
             watchers = _Watchers(draw, _evaluation(config, mesh, folder, reporter))
             done = _run(config, mesh, manager, folder, reporter, batches, beginning, watchers, stop)
-    _say_what_comes_next(folder, done, config.train.num_steps)
+    _say_what_comes_next(folder, done, config)
     return 130 if stop.signals[:1] == [signal.SIGINT] and done < config.train.num_steps else 0
 
 
-def _say_what_comes_next(folder: Folder, done: int, num_steps: int) -> None:
-    if done < num_steps:
+def _say_what_comes_next(folder: Folder, done: int, config: Config) -> None:
+    if done < config.train.num_steps:
         console.say(f"stopped and saved at step {done}; the same command goes on from there")
         return
     kept = f"{folder / METRICS}, TensorBoard events, {folder / 'images'}"
     console.say(f"wrote {kept} and the checkpoint of step {done}")
+    if config.model.name.startswith(registry.PYTHON):
+        console.say(f"open with: ebm_jax.open_run({str(folder)!r}, net=...)")
+        return
     console.say(f"sample with: {console.command(*console.program(), '--mode=sample', f'--workdir={folder}')}")
 
 

@@ -1,6 +1,7 @@
 """A trained run as one value that gives its energies, its samples and its data."""
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from ebm_jax.data.memory import Dataset
 from ebm_jax.distributed import parallel
 from ebm_jax.labels import names_of, numbered, sample_labels
 from ebm_jax.models import energy
+from ebm_jax.models.outside import name_of
 from ebm_jax.program import abstract_state
 from ebm_jax.report import console
 from ebm_jax.samplers import Chain, make_chains, make_energy_fn, make_sampler, on_host, over_places
@@ -100,6 +102,46 @@ class TrainedRun(NamedTuple):
         """
         apply = make_chain_apply(self.config)
         return lambda images: apply(self.params, images, labels_for(self.config, labels, images.shape[0]))
+
+    def energy(self, images: Given, labels: Given = None) -> np.ndarray:
+        """The energies float32 [n] of images: `energy_of`."""
+        return self.energy_of(images, labels)
+
+    def sample(self, key: Given, number: int = 64, labels: Given = None) -> np.ndarray:
+        """Images from noise, float32 [number, h, w, c] in [0, 1].
+
+        Args:
+          key: one typed PRNG key, `jax.random.key(SEED)`.
+          number: 1 or more.
+          labels: a class, or several in turn, by number or by name; None: all classes in turn.
+
+        Raises:
+          BadInput: `key` is no such key, or `number` is below 1; there is no such class.
+        """
+        arguments.check_whole("number", number, 1)
+        each = [] if labels is None else [labels] if isinstance(labels, str) else np.atleast_1d(labels).tolist()
+        changes = {"sample.num_images": number, "sample.labels": ",".join(map(str, each))}
+        config = numbered(with_values(self.config, changes), self.class_names)
+        return self._replace(config=checks.usable(config)).samples(key).images
+
+    def save(self, folder: str | Folder) -> "TrainedRun":
+        """Copy the run's folder to a new one, for the command and for `open_run`; return the run there.
+
+        Raises:
+          BadInput: there is something already, it cannot be written, or one of the two is in a bucket.
+        """
+        target = bucket.folder_of(folder, "folder")
+        if bucket.is_remote(target) or bucket.is_remote(self.folder):
+            raise BadInput(
+                f"folder {target} and {self.folder} must both be of this machine; copy a bucket's by its tool"
+            )
+        try:
+            shutil.copytree(self.folder, target, ignore=shutil.ignore_patterns("*.lock"))
+        except FileExistsError as error:
+            raise BadInput(f"folder {target} exists already; give another one") from error
+        except OSError as error:
+            raise BadInput(f"folder {target} cannot be written ({bucket.reason(error)}); give another one") from error
+        return self._replace(folder=target)
 
     def energy_of(self, images: Given, labels: Given = None) -> np.ndarray:
         """The energies float32 [n] of any number of images on the host, `sample.batch_size` at a time.
@@ -230,6 +272,8 @@ def open_run(
     *,
     ensemble: bool = True,
     trusted: bool = False,
+    net: Any = None,
+    params: Any = None,
 ) -> TrainedRun:
     """The run in a folder, with `sample.weights` of its newest `sample.snapshots` valid checkpoints.
 
@@ -241,12 +285,16 @@ def open_run(
       mesh: the devices to work on; None: the first one alone.
       ensemble: whether the runs of `sample.with_runs` are members too, each with as many checkpoints.
       trusted: as for `load`; a `config` that is given is the caller's, and trusted.
+      net, params: of a run that `fit` trained with an object of Python: the same again; their values do not count.
 
     Raises:
-      BadInput: no run, no checkpoint, only damaged ones, fewer than `sample.snapshots`; a member of another network; a
-        config that cannot work, or of another run; other data than the run's; code that is not trusted.
+      BadInput: another network than the run's; no run, no checkpoint, only damaged ones, fewer than
+        `sample.snapshots`; a member of another network; a config that cannot work, or of another run; other data than
+        the run's; code that is not trusted.
     """
     folder = bucket.folder_of(folder)
+    if net is not None and (name := name_of(net, params)) != (known := read_config(folder).model.name):
+        raise BadInput(f"net is {name}, and {folder} is a run of {known}; give the network that it was trained with")
     asked = with_numbers(_read(folder, trusted) if config is None else config, folder)
     if config is not None:
         asked = checks.usable(asked)

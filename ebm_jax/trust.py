@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ebm_jax.data.sources import SOURCES
 from ebm_jax.kinds import printable
+from ebm_jax.registry import PYTHON
 from ebm_jax.schema import value_of, with_values
 from ebm_jax.storage import bucket
 from ebm_jax.types import BadInput, Config, Folder
@@ -113,7 +114,8 @@ def _code(config: Config) -> Iterator[Choice]:
         names = [name.strip() for name in value.split(",")] if key == "eval.metrics" else [value]
         is_ours = key == "data.source" and kind in (*SOURCES, "density")
         is_a_set = key == "data.name" and kind != "density"
-        yield from ((key, name) for name in names if ":" in name and not is_ours and not is_a_set)
+        paths = [name for name in names if ":" in name and not name.startswith(PYTHON)]
+        yield from ((key, name) for name in paths if not is_ours and not is_a_set)
 
 
 def _places(config: Config) -> Iterator[Choice]:

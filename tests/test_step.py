@@ -80,7 +80,16 @@ def over_devices(method, optimizer, memory, devices=1, apply=apply, params=None,
     return mesh, step, jax.jit(lambda state: state, out_shardings=parallel.shardings(mesh, specs))(copies)
 
 
-def setup(devices=1, kernel=STILL, capacity=BATCH, apply=apply, rescue_learning_rate=1.0, ema_decay=0.5, sharpness=0.0, **options):
+def setup(
+    devices=1,
+    kernel=STILL,
+    capacity=BATCH,
+    apply=apply,
+    rescue_learning_rate=1.0,
+    ema_decay=0.5,
+    sharpness=0.0,
+    **options,
+):
     """(mesh, compiled step, state) of contrastive divergence; the buffer's chains already have labels."""
     method = contrastive_divergence(kernel, capacity=capacity, **options)
     visited = {"labels": jnp.arange(capacity, dtype=jnp.int32) % 2, "visits": jnp.ones(capacity, jnp.int32)}

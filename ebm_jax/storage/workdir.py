@@ -16,6 +16,7 @@ from ebm_jax.storage.writing import require_no_links, write_atomically
 from ebm_jax.types import BadInput, Config, Folder
 
 CONFIG = "config.json"
+IMAGES = "images-"  # begins the names of files of images that Python gave (fitting.py); they come before the run
 DATA = "data.json"  # records of the run's data, the newest one last (data/found.py)
 LARGEST_CONFIG = 2**24  # letters
 PATHS = {"folder", "npz"}  # kinds of data.source whose data may lie anywhere
@@ -38,7 +39,7 @@ def check(workdir: Folder, config: Config) -> None:
             raise BadInput(
                 f"--workdir {workdir} holds a run that cannot go on: {describe(differing)}; use another --workdir"
             )
-    elif names:
+    elif any(not name.startswith(IMAGES) for name in names):
         raise BadInput(f"--workdir {workdir} is not empty and has no {CONFIG} of a run; use another --workdir")
 
 

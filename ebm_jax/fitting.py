@@ -1,0 +1,210 @@
+"""The door for research code: train an own network on own arrays, in the folder that the command would write."""
+
+import hashlib
+import importlib
+import io
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ebm_jax import schema, train
+from ebm_jax.arguments import check_whole
+from ebm_jax.assemble import make_network
+from ebm_jax.distributed import parallel
+from ebm_jax.kinds import printable
+from ebm_jax.methods import ORDERINGS
+from ebm_jax.models.outside import name_of
+from ebm_jax.storage import bucket, workdir
+from ebm_jax.storage.writing import write_atomically
+from ebm_jax.trained import TrainedRun, open_run
+from ebm_jax.types import BadInput, Config, Folder, Given
+
+RECIPES = {True: "digits", False: "digits_contrastive"}  # the configs that a run begins with: of matchings, of chains
+BATCH = 64
+MODES = (1, 3)  # channels that an image can have
+
+
+def fit(
+    net: Any,
+    images: Given,
+    labels: Given = None,
+    *,
+    params: Any = None,
+    method: str = "equilibrium",
+    steps: int = 2_000,
+    folder: str | Folder | None = None,
+    seed: int = 0,
+    changes: Mapping[str, Any] | None = None,
+) -> TrainedRun:
+    """Train a network on images; the same call again goes on, if it names the folder.
+
+    All that runs have is there: progress, guard and rescues, checkpoints, metrics, all devices. Ctrl-C saves and
+    returns the run so far.
+
+    Args:
+      net: the name of a network, such as "unet" or "small"; a Flax linen or nnx module, or an object with `init` and
+        `apply`, of a batch of images [b, h, w, c] in [0, 1], and of labels [b] where it takes them; an Equinox module,
+        of one image; with `params`, a function (params, images) or (params, images, labels). One energy an image.
+      images: [n, h, w] or [n, h, w, c], c 1 or 3: uint8, or floats in [0, 1]; or batches of these, read to their end.
+      labels: integers [n] from 0 on, or vectors [n, k]; None: unconditional.
+      params: any tree of arrays, for a function.
+      method: a row of docs/methods.md. Matchings need a network whose gradient has a gradient.
+      steps: of training.
+      folder: the run's; None: a new temporary one, which `TrainedRun.save` copies.
+      seed: of weights, data order and noise.
+      changes: other values for keys of the config, {"optim.learning_rate": 1e-3}; the rest is of configs/digits.py for
+        matchings, else of configs/digits_contrastive.py.
+
+    Raises:
+      BadInput: with the argument, its value, the limit and the cure, before anything is written; the folder holds
+        another run.
+      Diverged: the run is ill again after its last rescue.
+
+    Example:
+      >>> import jax, numpy as np, ebm_jax
+      >>> stripes = np.tile(np.eye(8)[np.arange(64) % 8][:, :, None], 8)
+      >>> run = ebm_jax.fit("small", stripes, method="denoising", steps=2, changes={"model.width": 4})
+      training ...
+      >>> run.sample(jax.random.key(0), 3).shape
+      (3, 8, 8, 1)
+    """
+    check_whole("steps", steps, 1)
+    pixels = _pixels(images)
+    classes = _classes(labels, len(pixels))
+    config = _with(_recipe(method, steps, seed, pixels, classes), {"model.name": name_of(net, params)})
+    config = _with(_without_dropout(config), changes or {})
+    target = Path(tempfile.mkdtemp(prefix="ebm_jax_")) if folder is None else bucket.folder_of(folder, "folder")
+    file, is_new = _written(target, pixels, classes)
+    try:
+        train.train(_with(config, {"data.source": f"npz:{file}"}), target)
+    except BadInput:
+        if is_new and not (target / workdir.CONFIG).exists():
+            file.unlink()
+        raise
+    return open_run(target)
+
+
+def _pixels(images: Any) -> np.ndarray:
+    """uint8 [n, h, w, c] of what a caller has.
+
+    Raises:
+      BadInput: it is no such array, or its values are none of pixels.
+    """
+    if not hasattr(images, "dtype"):
+        if not isinstance(images, Iterable):
+            raise BadInput(
+                f"images is of the type {type(images).__name__}; give an array [n, h, w, c], or batches of it"
+            )
+        batches = [np.asarray(batch) for batch in images]
+        if len({batch.shape[1:] for batch in batches}) != 1:
+            raise BadInput(
+                f"images has batches of {len({b.shape[1:] for b in batches})} shapes; give one shape, not none"
+            )
+        images = np.concatenate(batches)
+    array = np.asarray(images)
+    shape = array.shape
+    if array.ndim == 2 or (array.ndim == 3 and shape[2] in MODES and shape[0] > MODES[-1]):
+        raise BadInput(f"images of shape {shape} is one image; give many, [n, h, w, c]")
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or array.shape[3] not in MODES or 0 in shape:
+        cure = "channels come last: give images.transpose(0, 2, 3, 1)" if shape[1:2] in ((1,), (3,)) else "resize them"
+        raise BadInput(f"images has the shape {shape}; an image is [h, w] or [h, w, c] with c 1 or 3: {cure}")
+    if array.dtype == np.uint8:
+        return array
+    if not np.issubdtype(array.dtype, np.floating):
+        raise BadInput(f"images is of {array.dtype}; give uint8, or floats in [0, 1]")
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0.0 and high <= 1.0):
+        cure = "(images + 1) / 2" if low >= -1.0 and high <= 1.0 else "images / 255" if low >= 0.0 else "finite values"
+        raise BadInput(f"images has values from {low:g} to {high:g}, and pixels are in [0, 1]; give {cure}")
+    return np.minimum(np.floor(256.0 * array), 255).astype(np.uint8)
+
+
+def _classes(labels: Any, number: int) -> np.ndarray | None:
+    """Labels as a run's files have them.
+
+    Raises:
+      BadInput: they are no classes or vectors, one for each image.
+    """
+    if labels is None:
+        return None
+    array = np.asarray(labels)
+    kinds = {1: "iu", 2: "f"}  # of classes, of vectors
+    if array.dtype.kind not in kinds.get(array.ndim, "") or len(array) != number:
+        raise BadInput(
+            f"labels is {array.dtype} {array.shape}; give integers [{number}], or floats [{number}, k], one an image"
+        )
+    if array.ndim == 1 and array.min() < 0:
+        raise BadInput(f"labels has the class {array.min()}; classes are numbered from 0")
+    return array
+
+
+def _recipe(method: str, steps: int, seed: int, pixels: np.ndarray, labels: np.ndarray | None) -> Config:
+    """The recipe of the method for these images."""
+    matching = method in ORDERINGS
+    config = importlib.import_module(f"configs.{RECIPES[matching]}").get_config()
+    parallel.split_cpu(0, BATCH)
+    devices = parallel.device_mesh().size
+    batch = min(BATCH, len(pixels)) // devices * devices
+    if not batch:
+        raise BadInput(f"images are {len(pixels)}; give {devices} or more, one for each device")
+    vectors = labels is not None and labels.ndim == 2
+    values = {
+        "method.name": method,
+        "method.then.after": 0,
+        "data.name": "images",
+        "data.shape": pixels.shape[1:],
+        "data.condition": "soft" if vectors else "class",
+        "model.num_classes": 1 if labels is None else labels.shape[1] if vectors else int(labels.max()) + 1,
+        "train.batch_size": batch,
+        "train.num_steps": steps,
+        "train.steps_per_call": 1,
+        "train.seed": seed,
+        "optim.warmup_steps": min(config.optim.warmup_steps, steps // 10),
+        "optim.decay_steps": steps if config.optim.decay_steps else 0,
+        "log.every": max(1, steps // 10),
+        "log.images_every": 0,
+        "checkpoint.every": max(1, steps // 4),
+    }
+    return _with(config, values)
+
+
+def _with(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The config with other values.
+
+    Raises:
+      BadInput: there is no such key, or a value is out of its range.
+    """
+    for key in changes:
+        if not (key in schema.KEYS or key in schema.FORMER_NAMES or schema.is_open(key)):
+            raise BadInput(f"changes has {printable(key)}, no key of a config; did you mean {schema.nearest(key)}?")
+    changed = schema.with_values(config, {schema.FORMER_NAMES.get(key, key): changes[key] for key in changes})
+    schema.check_values(changed)
+    return changed
+
+
+def _without_dropout(config: Config) -> Config:
+    """The config without class dropout, where the network has no energy of no class to train by it."""
+    key = f"method.{config.method.name}.class_dropout"
+    return _with(config, {key: 0.0}) if key in schema.KEYS and make_network(config).unlabelled is None else config
+
+
+def _written(folder: Folder, pixels: np.ndarray, labels: np.ndarray | None) -> tuple[Folder, bool]:
+    """A file of the images in the folder, named by what it holds, and whether it is new."""
+    arrays = {"images": pixels} | ({} if labels is None else {"labels": labels})
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays.values())).hexdigest()[:12]
+    file = folder / f"{workdir.IMAGES}{digest}.npz"
+    if file.exists():
+        return file, False
+    text = io.BytesIO()
+    np.savez(text, **arrays)  # pyright: ignore[reportArgumentType]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, text.getvalue())
+    except OSError as error:
+        raise BadInput(f"folder {folder} cannot be written ({bucket.reason(error)}); use another one") from error
+    return file, True
