@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from ebm_jax import assemble, capacity, checks, identity, program, samplers, trust
+from ebm_jax import assemble, capacity, checks, identity, invocation, program, samplers, trust
 from ebm_jax.data import found, sources
 from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
@@ -114,7 +114,7 @@ def _say_what_comes_next(folder: Folder, done: int, num_steps: int) -> None:
         return
     kept = f"{folder / METRICS}, TensorBoard events, {folder / 'images'}"
     console.say(f"wrote {kept} and the checkpoint of step {done}")
-    console.say(f"sample with: {console.command(*console.program(), '--mode=sample', f'--workdir={folder}')}")
+    console.say(f"sample with: {console.command(*invocation.words(), '--mode=sample', f'--workdir={folder}')}")
 
 
 def _claim(folder: Folder, config: Config, record: Record | None) -> None:
