@@ -55,7 +55,7 @@ def parse(argv: list[str]) -> Command:
       SystemExit: after --help.
     """
     if (asked_for := _help_asked(argv)) is not None:
-        print(manual.entry(asked_for, MODES) if asked_for else manual.overview(MODES))
+        manual.show(manual.entry(asked_for, MODES) if asked_for else manual.overview(MODES))
         raise SystemExit(0)
     argv = _with_mode_as_flag(argv)
     _check_words(argv[1:])
@@ -158,8 +158,8 @@ def _config_source(argv: list[str]) -> Path | None:
     if beside and PATH_SIGNS.search(text):
         raise BadInput(f"--config {path} is not a file; use one of {', '.join(beside)}")
     near = difflib.get_close_matches(path.stem, shipped.names(), 1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    raise BadInput(f"--config {path} is no file and no shipped config; use one of {', '.join(shipped.names())}{hint}")
+    cure = f"did you mean --config={near[0]}? --help lists them all" if near else "--help lists them"
+    raise BadInput(f"--config {path} is neither a file nor the name of a shipped config; {cure}")
 
 
 def _mode_workdir_topology(argv: list[str], source: Path | None) -> tuple[str, Folder, str]:

@@ -2,6 +2,8 @@
 
 import ast
 import difflib
+import os
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -84,6 +86,14 @@ def entry(asked: str, modes: Sequence[str]) -> str:
     groups = difflib.get_close_matches(word, sorted(GROUPS), 1)
     near = groups[0] if groups and "." not in word else nearest(word)
     raise BadInput(f"--help={shown(asked)[1:-1]} is no key, group or mode; did you mean --help={near}?")
+
+
+def show(text: str) -> None:
+    """Print it for a reader that may leave before the end, as a pager or head does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes at its end
 
 
 def mode_line(mode: str) -> str:
