@@ -1,25 +1,23 @@
 """The command line, parsed into a config, a folder and a mode, or refused with one clear line."""
 
 import ast
-import contextlib
+import difflib
 import os
 import re
 import runpy
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import config_flags
 
-from ebm_jax import schema, trust
+from ebm_jax import manual, schema, shipped
 from ebm_jax.distributed import processes
-from ebm_jax.kinds import FLAG, one_of
-from ebm_jax.paths import expanded
+from ebm_jax.given import BadInput, Config
+from ebm_jax.kinds import FLAG, one_of, shown
+from ebm_jax.paths import Folder, expanded
 from ebm_jax.schema import FORMER_NAMES, KEYS, nearest
 from ebm_jax.storage import bucket, workdir
-from ebm_jax.types import BadInput, Config, Folder
 
 MODES = ("train", "sample", "evaluate", "export", "prepare", "compile")
 READ_A_RUN = {  # modes that read the run's config from its folder, and the groups that may change
@@ -29,9 +27,7 @@ READ_A_RUN = {  # modes that read the run's config from its folder, and the grou
 }
 MOVABLE = ("sample", "evaluate")  # of these, modes that find the run's data at another place
 VERBS = {"sample": "sample", "export": "", "evaluate": "eval"}  # the group that a mode's verb uses
-USAGE = f"python run.py --config=configs/NAME.py [--workdir=DIR] [--mode={'|'.join(MODES)}] [--config.key=value ...]"
-ON_MANY_HOSTS = "On every host of a pod or cluster (docs/pods.md): --multihost, and where JAX cannot know them\n"
-ON_MANY_HOSTS += "--coordinator=HOST:PORT --num_processes=N --process_id=I; --join_timeout=SECONDS"
+PATH_SIGNS = re.compile(r"[/\\.~]")  # what the name of a shipped config has none of
 
 
 class Command(NamedTuple):
@@ -51,23 +47,26 @@ def parse(argv: list[str]) -> Command:
 
     Sampling, exporting and evaluating read the config of the run in the folder. The command line may override its
     groups `sample` and, for evaluating, `eval`; for sampling and evaluating also the place of a folder or .npz file of
-    images. --config only finds the default folder.
+    images. --config only finds the default folder. The first word may be the mode, without --mode=.
 
     Raises:
       BadInput: an unknown flag or key, a value of the wrong type or out of its range, a config file that cannot be
         read, no run in the folder, another value than the run's in a group that may not change.
       SystemExit: after --help.
     """
-    if _asks_for_help(argv):
-        print(f"{USAGE}\nEvery key is in ebm_jax/schema.py. {ON_MANY_HOSTS}")
+    if (asked_for := _help_asked(argv)) is not None:
+        manual.show(manual.entry(asked_for, MODES) if asked_for else manual.overview(MODES))
         raise SystemExit(0)
+    argv = _with_mode_as_flag(argv)
     _check_words(argv[1:])
     source = _config_source(argv)
     mode, folder, topology = _mode_workdir_topology(argv, source)
-    config, note = workdir.read(folder) if mode in READ_A_RUN else (_from_file(source), "")
+    config, note = workdir.read(folder) if mode in READ_A_RUN else (from_file(source), "")
     asked = _overridden(config, argv)
     schema.check_values(asked)
     if mode in READ_A_RUN:
+        from ebm_jax import trust  # seconds of imports that a wrong word need not wait for
+
         asked, refused = trust.obeyed(asked, folder, _named_keys(argv), VERBS[mode])
         note = "; ".join(filter(None, (note, *refused)))
     if mode not in READ_A_RUN and asked.train.dry_run:
@@ -92,9 +91,9 @@ def launch(argv: list[str]) -> processes.Launch | None:
     Raises:
       BadInput: a value of the wrong type, such a flag without --multihost, or --multihost with a mode other than train.
     """
-    if _asks_for_help(argv):
+    if _help_asked(argv) is not None:
         return None
-    values = _known_flags(argv)
+    values = _known_flags(_with_mode_as_flag(argv))
     asked = processes.Launch(values.coordinator, values.num_processes, values.process_id, values.join_timeout)
     if values.multihost and values.mode != "train":
         raise BadInput(
@@ -109,8 +108,33 @@ def launch(argv: list[str]) -> processes.Launch | None:
     return None
 
 
-def _asks_for_help(argv: list[str]) -> bool:
-    return bool({"-h", "-help", "--help"} & set(argv))
+def _help_asked(argv: list[str]) -> str | None:
+    """What --help asks for, as --help=WORD or --help WORD; empty: all; None: the command line has no --help."""
+    for index, word in enumerate(argv[1:], start=1):
+        flag, separator, asked = word.partition("=")
+        if flag in ("-h", "-help", "--help"):
+            following = "".join(argv[index + 1 : index + 2])
+            return asked if separator or following.startswith("-") else following
+    return None
+
+
+def _with_mode_as_flag(argv: list[str]) -> list[str]:
+    """The command line with a mode that is its first word as the flag --mode.
+
+    Raises:
+      BadInput: the first word is no mode, or --mode is another.
+    """
+    if not argv[1:] or argv[1].startswith("-") or not argv[1]:
+        return argv
+    word, rest = argv[1], [argv[0], *argv[2:]]
+    if word not in MODES:
+        near = difflib.get_close_matches(word, MODES, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise BadInput(f"the first word {shown(word)} is no mode; use one of {', '.join(MODES)}{hint}")
+    mode = _known_flags(rest)["mode"]
+    if mode.present and mode.value != word:
+        raise BadInput(f"the first word says {word} and --mode={mode.value}; leave one of them out")
+    return [argv[0], f"--mode={word}", *argv[2:]]
 
 
 def _names_config(argv: list[str], index: int) -> bool:
@@ -124,19 +148,24 @@ def _config_source(argv: list[str]) -> Path | None:
     words = [word for index, word in enumerate(argv) if _names_config(argv, index)]
     if not words:
         return None
-    path = expanded(words[-1].removeprefix("-").removeprefix("-").removeprefix("config="), "--config")
-    if not os.path.isfile(path):  # False for a name that is too long, where Path.is_file raises
-        known = sorted(str(near) for near in path.parent.glob("*.py") if near.stem not in ("default", "__init__"))
-        raise BadInput(
-            f"--config {path} is not a file; " + (f"use one of {', '.join(known)}" if known else f"usage: {USAGE}")
-        )
-    return path
+    text = words[-1].removeprefix("-").removeprefix("-").removeprefix("config=")
+    path = expanded(text, "--config")
+    if os.path.isfile(path):  # False for a name that is too long, where Path.is_file raises
+        return path
+    if found := shipped.named(text):
+        return found
+    beside = sorted(str(near) for near in path.parent.glob("*.py") if near.stem not in shipped.HIDDEN)
+    if beside and PATH_SIGNS.search(text):
+        raise BadInput(f"--config {path} is not a file; use one of {', '.join(beside)}")
+    near = difflib.get_close_matches(path.stem, shipped.names(), 1)
+    cure = f"did you mean --config={near[0]}? --help lists them all" if near else "--help lists them"
+    raise BadInput(f"--config {path} is neither a file nor the name of a shipped config; {cure}")
 
 
 def _mode_workdir_topology(argv: list[str], source: Path | None) -> tuple[str, Folder, str]:
     values = _known_flags(argv)
     if source is None and not (values.mode in READ_A_RUN and values.workdir):
-        raise BadInput(f"--config is missing; usage: {USAGE}")
+        raise BadInput(f"--config is missing; usage: {manual.usage(MODES)}")
     if values.topology and values.mode != "compile":
         raise BadInput(f"--topology {values.topology} is for --mode=compile, not --mode={values.mode}; leave it out")
     folder = bucket.folder_of(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
@@ -166,26 +195,14 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_float("join_timeout", 300.0, "seconds that the processes have to meet", flag_values=values)
 
 
-def _from_file(source: Path | None) -> Config:
+def from_file(source: Path | None) -> Config:
     """What the config file's get_config returns."""
     try:
-        with _beside(source):
+        with shipped.importable(Path(str(source))):
             found = runpy.run_path(str(source))["get_config"]()
     except (Exception, SystemExit) as error:  # whatever the user's file raises
         raise BadInput(f"--config {source} cannot be read: {type(error).__name__} {_one_line(error)}") from error
     return schema.as_config(found, f"--config {source}")
-
-
-@contextlib.contextmanager
-def _beside(source: Path | None) -> Iterator[None]:
-    """Let a config file import the modules beside it, as Python does for a script."""
-    folder = str(Path(str(source)).resolve().parent)
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # the file has changed the list
-            sys.path.remove(folder)
 
 
 def _check_words(argv: list[str]) -> None:
@@ -223,7 +240,7 @@ def _overridden(config: Config, argv: list[str]) -> Config:
     except (flags.Error, TypeError, ValueError) as error:
         raise BadInput(_one_line(error)) from error
     if len(rest) > 1:
-        raise BadInput(f"'{rest[1][:100]}' is not a flag; usage: {USAGE}")
+        raise BadInput(f"'{rest[1][:100]}' is not a flag; usage: {manual.usage(MODES)}")
     return asked
 
 

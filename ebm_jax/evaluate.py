@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ebm_jax import capacity, checks, evaluators, identity, schema, trained
+from ebm_jax import capacity, checks, evaluators, identity, invocation, schema, trained
 from ebm_jax.data import found
 from ebm_jax.data.memory import Dataset
 from ebm_jax.distributed import parallel
@@ -150,7 +150,7 @@ def _command(config: Config, folder: Folder) -> str:
     """The command that repeats this evaluation, with every value that differs from the run's own config."""
     own = flat(workdir.read_config(folder))
     changes = [f"--config.{key}={value}" for key, value in flat(config).items() if value != own[key]]
-    return shlex.join(["python", "run.py", "--mode=evaluate", f"--workdir={folder}", *changes])
+    return shlex.join([*invocation.portable(), "--mode=evaluate", f"--workdir={folder}", *changes])
 
 
 def _write(evaluation: Evaluation, name: str, folder: Folder, into: Folder) -> None:

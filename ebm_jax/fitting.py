@@ -1,7 +1,6 @@
 """The door for research code: train an own network on own arrays, in the folder that the command would write."""
 
 import hashlib
-import importlib
 import io
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ebm_jax import schema, train
+from ebm_jax import cli, schema, shipped, train
 from ebm_jax.arguments import check_whole
 from ebm_jax.assemble import make_network
 from ebm_jax.distributed import parallel
@@ -146,7 +145,7 @@ def _classes(labels: Any, number: int) -> np.ndarray | None:
 def _recipe(method: str, steps: int, seed: int, pixels: np.ndarray, labels: np.ndarray | None) -> Config:
     """The recipe of the method for these images."""
     matching = method in ORDERINGS
-    config = importlib.import_module(f"configs.{RECIPES[matching]}").get_config()
+    config = cli.from_file(shipped.named(RECIPES[matching]))
     parallel.split_cpu(0, BATCH)
     devices = parallel.device_mesh().size
     batch = min(BATCH, len(pixels)) // devices * devices

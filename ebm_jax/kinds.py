@@ -1,13 +1,12 @@
 """Limits of a key's value on its own: its kind, and its range or options."""
 
+import ctypes
 import difflib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from ebm_jax.types import BadInput, printable
+from ebm_jax.given import BadInput, printable
 
 INT32 = 2**31 - 1
 SHOWN = 80  # characters of a value in a message, at most
@@ -96,8 +95,7 @@ def _is_text(value: Any) -> bool:
 
 def _rounded(value: int | float) -> float:
     """The nearest float32; infinite if the value is too large for one."""
-    with np.errstate(over="ignore"):
-        return float(np.float32(as_float(value)))
+    return ctypes.c_float(as_float(value)).value
 
 
 def _is_shape(value: Any) -> bool:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from ebm_jax.given import BadInput, Config
 from ebm_jax.kinds import (
     ABOVE_ZERO,
     AMOUNT,
@@ -46,7 +47,6 @@ from ebm_jax.kinds import (
     shown,
     whole,
 )
-from ebm_jax.types import BadInput, Config
 
 SAME: Any = object()
 ALWAYS: Any = object()

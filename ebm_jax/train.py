@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from ebm_jax import assemble, capacity, checks, identity, program, registry, samplers, trust
+from ebm_jax import assemble, capacity, checks, identity, invocation, program, registry, samplers, trust
 from ebm_jax.data import found, sources
 from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
@@ -117,7 +117,7 @@ def _say_what_comes_next(folder: Folder, done: int, config: Config) -> None:
     if config.model.name.startswith(registry.PYTHON):
         console.say(f"open with: ebm_jax.open_run({str(folder)!r}, net=...)")
         return
-    console.say(f"sample with: {console.command(*console.program(), '--mode=sample', f'--workdir={folder}')}")
+    console.say(f"sample with: {console.command(*invocation.words(), '--mode=sample', f'--workdir={folder}')}")
 
 
 def _claim(folder: Folder, config: Config, record: Record | None) -> None:

@@ -10,11 +10,13 @@ from conftest import ROOT
 from ebm_jax.models.layers import average_pool
 
 LAYERS = [  # each part may import the parts above its own line, and itself
+    {"given", "invocation", "shipped", "version"},
+    {"paths"},
     {"types"},
     {"kinds"},
-    {"paths", "pixels", "random", "registry", "version"},
+    {"pixels", "random", "registry"},
     {"arguments", "schema"},
-    {"labels", "distributed"},
+    {"labels", "distributed", "manual"},
     {"models", "sampling", "data", "storage"},
     {"applications", "methods", "metrics", "report"},
     {"training", "chains"},
@@ -27,7 +29,8 @@ LAYERS = [  # each part may import the parts above its own line, and itself
     {"__init__"},
     {"tasks", "evaluators", "training.recovery"},
     {"train", "sample", "prepare", "evaluate", "export", "cli"},
-    {"run"},
+    {"main"},
+    {"run", "__main__"},
 ]
 LAYER_OF = {part: index for index, parts in enumerate(LAYERS) for part in parts}
 PURE = {"models", "sampling", "methods", "training", "applications", "metrics", "assemble", "chains"}

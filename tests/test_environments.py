@@ -15,7 +15,7 @@ from conftest import FOR_EVER, ROOT, finished, start
 
 import run
 from configs import digits_contrastive as digits
-from ebm_jax import cli, evaluate, export, sample, schema, train, trained
+from ebm_jax import cli, evaluate, export, invocation, main, sample, schema, train, trained
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import features, ood
@@ -305,12 +305,12 @@ def test_a_config_file_may_still_set_the_number_of_neighbours_where_there_is_a_g
 
 def test_a_command_is_quoted_for_the_shell_and_names_the_interpreter(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/home/me/my code/run.py", "--config=x"])
-    assert console.program() == (sys.executable, "/home/me/my code/run.py")
+    assert invocation.words() == (sys.executable, "/home/me/my code/run.py")
     line = console.command("python", "run.py", "--workdir=/my runs/$a")
     words = subprocess.run(["sh", "-c", f"printf '%s|' {line}"], capture_output=True, text=True, check=True).stdout
     assert words == "python|run.py|--workdir=/my runs/$a|"
     monkeypatch.setattr(sys, "argv", ["/home/me/notebook.py"])
-    assert console.program() == (sys.executable, "run.py")
+    assert invocation.words() == (sys.executable, "run.py")
 
 
 OUT_OF_MEMORY = [
@@ -356,10 +356,10 @@ def test_the_memory_that_counts_is_the_smallest_limit_of_machine_shell_and_conta
 def test_a_limit_within_which_jax_may_abort_is_told_before_anything_is_imported(monkeypatch, capsys):
     for limit in (resource.RLIM_INFINITY, 2**31):
         monkeypatch.setattr(resource, "getrlimit", lambda kind, limit=limit: (limit, limit))
-        run._warn_of_a_tight_limit()
+        main._warn_of_a_tight_limit()
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (2**30, resource.RLIM_INFINITY))
-    run._warn_of_a_tight_limit()
+    main._warn_of_a_tight_limit()
     assert capsys.readouterr().err == (
         "run.py: ulimit -v is 1,048,576 KiB; JAX may abort below 2,097,152, raise the limit\n"
     )
@@ -368,7 +368,7 @@ def test_a_limit_within_which_jax_may_abort_is_told_before_anything_is_imported(
 HANGING = """
 import atexit, runpy, sys, time
 atexit.register(time.sleep, 100_000)
-sys.modules["ebm_jax"] = None  # any failure: here nothing can be imported
+sys.modules["ebm_jax.cli"] = None  # any failure: here the command line cannot be read
 sys.argv = ["run.py"]
 runpy.run_path("run.py", run_name="__main__")
 """

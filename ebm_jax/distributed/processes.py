@@ -2,6 +2,8 @@
 
 They talk through JAX's coordination service, a table of texts that process 0 holds, not through the devices: a process
 can give up waiting there, but it cannot give up in a collective of the devices.
+
+JAX is imported only to join them: what a program tells before that, it tells at once.
 """
 
 import contextlib
@@ -15,13 +17,11 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
-import jax
-from jax._src import distributed  # the table has no public name; Orbax takes it from here too
-from jax.experimental import multihost_utils
-
-from ebm_jax.types import BadInput, printable
+from ebm_jax import invocation
+from ebm_jax.distributed.launch import Launch as Launch
+from ebm_jax.given import BadInput, printable
 
 ADDRESS = "JAX_COORDINATOR_ADDRESS"  # where JAX looks for the coordinator too
 MEETING, FAILED = "ebm_jax/meeting/", "ebm_jax/failed/"  # folders of the table
@@ -33,26 +33,14 @@ LOOK_SECONDS = 0.5  # between two looks for a failed process
 _numbers = itertools.count()  # of meetings; all processes have the same meetings in the same order
 
 
-class Launch(NamedTuple):
-    """The processes as a person states them; JAX asks Cloud TPU, SLURM, Open MPI or Kubernetes for a field of None."""
-
-    coordinator: str | None
-    """HOST:PORT of process 0."""
-    num_processes: int | None
-    process_id: int | None
-    """0 to num_processes - 1."""
-    timeout: float
-    """Seconds, greater than 0, within which the processes must meet."""
-
-
 def index() -> int:
     """The number of this process, 0 if it is alone; touches no device."""
-    return distributed.global_state.process_id
+    return state.process_id if (state := _state()) else 0
 
 
 def count() -> int:
     """The number of processes; touches no device."""
-    return distributed.global_state.num_processes
+    return state.num_processes if (state := _state()) else 1
 
 
 def is_first() -> bool:
@@ -62,11 +50,17 @@ def is_first() -> bool:
 
 def are_joined() -> bool:
     """Whether this process has joined a run, even a run of one process."""
-    return distributed.global_state.client is not None
+    return _table() is not None
 
 
 def _table() -> Any:
-    return distributed.global_state.client
+    return state.client if (state := _state()) else None
+
+
+def _state() -> Any:
+    """JAX's record of the processes; None before JAX is imported. A thread's import would wait for the main one's."""
+    module = sys.modules.get("jax._src.distributed")  # it has no public name; Orbax takes it from here too
+    return getattr(module, "global_state", None)
 
 
 @contextlib.contextmanager
@@ -87,6 +81,8 @@ def joined(launch: Launch | None, alike: tuple[type[BaseException], ...] = ()) -
         yield
         return
     _join(launch)
+    import jax
+
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(over,), daemon=True)
     watcher.start()
@@ -103,6 +99,8 @@ def joined(launch: Launch | None, alike: tuple[type[BaseException], ...] = ()) -
 def _join(launch: Launch) -> None:
     launch = launch._replace(coordinator=launch.coordinator or os.environ.get(ADDRESS))
     _check(launch)
+    import jax
+
     overdue = threading.Timer(launch.timeout, _give_up, [launch])  # JAX alone would abort with a stack trace
     overdue.daemon = True
     overdue.start()
@@ -235,6 +233,8 @@ def announced(alike: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
 
 def _tell(status: int, line: str, trace: str) -> None:
     """Tell all processes that this one has failed."""
+    import jax
+
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # told already, or nobody is left to tell
         _table().key_value_set(f"{FAILED}{index()}", json.dumps([status, line, trace]))
 
@@ -244,6 +244,8 @@ def stop_is_due(step: int) -> bool:
 
     Ask after every step. The caller counts steps by ones.
     """
+    from jax.experimental import multihost_utils
+
     return multihost_utils.reached_preemption_sync_point(step)
 
 
@@ -253,6 +255,8 @@ def _status(error: BaseException) -> int:
 
 def _watch(over: threading.Event) -> None:
     """End this process `LEAVE_SECONDS` after any process has announced its failure."""
+    import jax
+
     while not over.wait(LOOK_SECONDS):
         try:
             told = _table().key_value_dir_get(FAILED)
@@ -271,6 +275,8 @@ def _end_for(failures: dict[int, tuple[int, str, str]]) -> NoReturn:
         sys.stderr.write(trace)
     else:
         line = f"process {process} failed: {line}"
+        import jax
+
         leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)  # the failed process waits for it
         leaving.start()
         leaving.join(LEAVE_SECONDS)
@@ -295,7 +301,7 @@ def end_interrupted(line: str) -> NoReturn:
 
 
 def _end(line: str, status: int) -> NoReturn:
-    print(f"run.py: {printable(line)}", file=sys.stderr, flush=True)
+    print(f"{invocation.name()}: {printable(line)}", file=sys.stderr, flush=True)
     os._exit(status)
 
 

@@ -41,12 +41,6 @@ def command(*words: str) -> str:
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
-def program() -> tuple[str, str]:
-    """The interpreter that runs, and run.py as it was called."""
-    called = sys.argv[0]
-    return sys.executable or "python", called if os.path.basename(called) == "run.py" else "run.py"
-
-
 def warn_skipped(checkpoints: dict[int, str]) -> None:
     """Print one line for each damaged checkpoint: its step, and what is wrong with it."""
     for step, reason in checkpoints.items():

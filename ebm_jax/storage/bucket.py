@@ -9,10 +9,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from etils import epath
-
-from ebm_jax.paths import expanded
-from ebm_jax.types import BadInput, Folder
+from ebm_jax.given import BadInput
+from ebm_jax.paths import Folder, expanded
 
 SCHEME = "gs://"
 
@@ -33,6 +31,8 @@ def folder_of(text: str | Folder, what: str = "--workdir") -> Folder:
         raise BadInput(f"{what} {text} is no address that is known; give a folder, or {SCHEME}BUCKET/RUN")
     if importlib.util.find_spec("gcsfs") is None:
         raise BadInput(f"{what} {text} needs gcsfs; pip install -r requirements-gcs.txt")
+    from etils import epath
+
     return epath.Path(text)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from ebm_jax import schema
 from ebm_jax.distributed import processes
+from ebm_jax.given import BadInput, Config
+from ebm_jax.paths import Folder
 from ebm_jax.storage import bucket
 from ebm_jax.storage.writing import require_no_links, write_atomically
-from ebm_jax.types import BadInput, Config, Folder
 
 CONFIG = "config.json"
 IMAGES = "images-"  # begins the names of files of images that Python gave (fitting.py); they come before the run

@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterator
 from typing import IO, Any
 
-from ebm_jax.kinds import printable
+from ebm_jax.given import BadInput, printable
+from ebm_jax.paths import Folder
 from ebm_jax.storage import bucket
-from ebm_jax.types import BadInput, Folder
 
 
 @contextlib.contextmanager

@@ -10,13 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ebm_jax.given import Diverged as Diverged
 from ebm_jax.methods.method import Limits, Range
 
 Metrics = Mapping[str, np.ndarray]
-
-
-class Diverged(RuntimeError):
-    """The run is ill and no rescue is left, or none can help; the message is one line."""
 
 
 class Symptom(NamedTuple):

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ from ebm_jax import assemble, checks, program, samplers, schema
 from ebm_jax.distributed import parallel
 from ebm_jax.report import console
 from ebm_jax.sampling.replay import ReplayBuffer
-from ebm_jax.types import BadInput, Config
+from ebm_jax.types import BadInput, Config, Folder
 from tools.compile import chips, floor, hlo
 
 USE = f"use cpu, or a TPU's name and shape, such as v5e:2x4, v5p:2x2x2 or v5e:16x16 ({', '.join(chips.NAMES)})"
@@ -53,7 +52,7 @@ class Compiled(NamedTuple):
     """Compiling took."""
 
 
-def compile(config: Config, folder: Path, *, topology: str) -> int:
+def compile(config: Config, folder: Folder, *, topology: str) -> int:
     """Print the needs of a config's compiled step and sampler on each chip of a topology. Nothing runs or is written.
 
     Args:

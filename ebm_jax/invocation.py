@@ -1,0 +1,34 @@
+"""How this program was started: its name in messages, and the words that start it again."""
+
+import os
+import sys
+
+SCRIPT, COMMAND = "run.py", "ebm-jax"
+
+
+def name() -> str:
+    """What a line of this program begins with: ebm-jax for the installed command, run.py for all else."""
+    return COMMAND if _is_command(sys.argv[0]) or _is_module(sys.argv[0]) else SCRIPT
+
+
+def words() -> tuple[str, ...]:
+    """The words that start it on this machine as it was started, without arguments."""
+    called, python = sys.argv[0], sys.executable or "python"
+    if _is_command(called):
+        return (called,)
+    if _is_module(called):
+        return python, "-m", "ebm_jax"
+    return python, called if os.path.basename(called) == SCRIPT else SCRIPT
+
+
+def portable() -> tuple[str, ...]:
+    """The same for another machine, as documents write it."""
+    return ("python", SCRIPT) if name() == SCRIPT else (COMMAND,)
+
+
+def _is_command(called: str) -> bool:
+    return os.path.basename(called).partition(".")[0] in (COMMAND, f"{COMMAND}-script")  # Windows adds .exe
+
+
+def _is_module(called: str) -> bool:
+    return os.path.split(called)[1] == "__main__.py" and os.path.basename(os.path.dirname(called)) == "ebm_jax"
