@@ -26,9 +26,10 @@ LAYERS = [  # each part may import the parts above its own line, and itself
     {"capacity"},
     {"trust"},
     {"trained"},
-    {"__init__"},
     {"tasks", "evaluators", "training.recovery"},
     {"train", "sample", "prepare", "evaluate", "export", "cli"},
+    {"fitting"},
+    {"__init__"},
     {"main"},
     {"run", "__main__"},
 ]
