@@ -48,7 +48,7 @@ def test_the_python_of_the_readme_names_only_what_there_is():
     import ebm_jax
 
     names = set(re.findall(r"ebm_jax\.(\w+)\(", README))
-    assert names == {"load", "make_sample_fn", "make_energy_fn", "open_run"}
+    assert names == {"fit", "load", "make_sample_fn", "make_energy_fn", "open_run"}
     assert names <= set(ebm_jax.__all__)
 
 
