@@ -135,7 +135,7 @@ def _key(name: str, remark: str) -> str:
         "limit": _limit(key.limit),
         "source": key.source,
         "scope": SCOPES[schema.scope_of(name)],
-        "example": f"--config.{name}={_word(key.default)}",
+        "set by": f"--config.{name}=VALUE",
     }
     meaning = textwrap.wrap(key.meaning, COLUMNS - 2, initial_indent="  ", subsequent_indent="  ")
     return "\n".join([f"{name}{remark}", *meaning, *_listed({word: text for word, text in rows.items() if text})])
@@ -169,7 +169,7 @@ def _listed(rows: dict[str, str]) -> list[str]:
 
 
 def _row(name: str, text: str, indent: int) -> Iterator[str]:
-    lines = textwrap.wrap(text, COLUMNS - indent) or [""]
+    lines = textwrap.wrap(text, COLUMNS - indent, break_long_words=False, break_on_hyphens=False) or [""]
     yield f"  {name}".ljust(indent) + lines[0]
     yield from (" " * indent + line for line in lines[1:])
 
