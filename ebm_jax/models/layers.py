@@ -201,12 +201,13 @@ class ResidualBlock(nn.Module):
 class SelfAttention(nn.Module):
     """Self-attention over all pixels (release utils.py: attention), added with a weight γ that starts at 0.
 
-    q = Q x + q0, k = K x + k0, v = leaky_relu(V x); out = x + γ softmax(q kᵀ) v. The release drops logits out in one
+    q = Q x + q0, k = K x + k0, v = activation(V x); out = x + γ softmax(q kᵀ) v. The release drops logits out in one
     network (ResNet32Wider, keeping 0.9); ours does not.
     """
 
     keys: int
     kernel_init: Callable
+    activation: Activation = leaky_relu
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
@@ -215,7 +216,7 @@ class SelfAttention(nn.Module):
         dense = partial(nn.Dense, kernel_init=self.kernel_init, dtype=x.dtype)
         query = dense(self.keys, name="query")(rows)
         key = dense(self.keys, name="key")(rows)
-        value = leaky_relu(dense(c, use_bias=False, name="value")(rows))
+        value = self.activation(dense(c, use_bias=False, name="value")(rows))
         logits = jnp.einsum("bqk,bpk->bqp", query, key, preferred_element_type=jnp.float32)
         attention = jax.nn.softmax(logits).astype(x.dtype)
         gamma = self.param("gamma", nn.initializers.zeros, (), jnp.float32).astype(x.dtype)
