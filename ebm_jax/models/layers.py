@@ -10,7 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
 from ebm_jax import random
 from ebm_jax.models.convolution import Features, Kernel, convolution
@@ -19,6 +19,11 @@ from ebm_jax.types import Labels, PRNGKey
 Activation = Callable[[Array], Array]
 Convolve = Any  # the function (x, kernel, padding) -> y of models/convolution.py or models/products.py
 SECOND = "conv2"  # the name of a residual block's second convolution
+
+
+def lecun_third(key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+    """U(-1, 1) / sqrt(fan in): a third of LeCun's variance."""
+    return nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")(key, shape, dtype)
 
 
 def space_to_depth(x: Features, block: int = 2) -> Features:
@@ -163,7 +168,7 @@ class Conv(nn.Module):
         return (convolution_half if self.half else convolution_same)(x, kernel, self.convolve)
 
 
-def dropout(key: PRNGKey, x: Features, rate: float) -> Features:
+def dropout(key: PRNGKey, x: Array, rate: float) -> Array:
     """Set each element to 0 with probability `rate`, and divide the others by 1 - rate."""
     return jnp.where(random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0)
 
