@@ -43,6 +43,7 @@ def make_network(config: Config) -> Network:
         "dtype": lambda: jnp.dtype(model.dtype),
     }
     of_some = schema.group_of(config, "model", name) or schema.group_of(config, "model", "resnet")
+    of_some = {key.replace(".", "_"): value for key, value in of_some.items()}  # transformer.width: transformer_width
     if callable(factory):
         named = inspect.signature(factory).parameters
         if model.logits or "logits" in named:  # a factory of before, which passes all keywords on, knows no logits

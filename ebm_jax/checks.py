@@ -25,7 +25,7 @@ NAMES = {  # the table of the names at each key
 }
 METROPOLIS = ("mala", "hmc")  # their test needs a temperature above 0, and one energy for a whole chain
 SMALLEST_SIDE = 8  # pixels: three halvings of a smaller image leave no pixel, and the energy is constant
-SMALLEST_SIDES = {"resnet128": 32}  # for networks that halve more often
+SMALLEST_SIDES = {"multiscale": 16, "resnet128": 32}  # for networks that halve more often
 FAMILIES = (  # methods that report the same metrics, and so cannot be summed
     ("contrastive", "improved", "joint", "fresh_contrast"),
     ("equilibrium", "energy_matching"),

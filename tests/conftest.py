@@ -178,6 +178,17 @@ def equations(jaxpr: Any) -> Iterator[Any]:
                 yield from equations(inner)
 
 
+def mixed_derivatives(apply: Callable, params: Any, images: Any, way: Any, step: float = 1e-2) -> tuple[Any, Any]:
+    """∂/∂θ of <∇U(x), v>, v = `way`, twice: by second derivatives, and by differences of ∂U/∂θ along v."""
+
+    def slope(params):
+        return jax.numpy.vdot(jax.grad(lambda images: apply(params, images).sum())(images), way)
+
+    first = jax.jit(jax.grad(lambda params, images: apply(params, images).sum()))
+    ahead, behind = first(params, images + step * way), first(params, images - step * way)
+    return jax.jit(jax.grad(slope))(params), jax.tree.map(lambda a, b: (a - b) / (2 * step), ahead, behind)
+
+
 def free_port() -> int:
     """A free port of this machine."""
     with socket.socket() as probe:

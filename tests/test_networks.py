@@ -11,6 +11,7 @@ import pytest
 from conftest import equations
 
 from ebm_jax.models import convolution, energy, layers, networks
+from ebm_jax.models.common import HEAD
 
 FLOAT32 = float(np.finfo(np.float32).eps)
 
@@ -229,6 +230,7 @@ NETWORKS = [
     pytest.param(networks.dsprites, (16, 16, 1), id="dsprites"),
     pytest.param(networks.resnet32, (8, 8, 3), id="resnet32"),
     pytest.param(networks.resnet32_wider, (8, 8, 3), id="resnet32_wider"),
+    pytest.param(networks.multiscale, (16, 16, 3), id="multiscale"),
     pytest.param(networks.SmallNet, (8, 8, 1), id="small"),
 ]
 ATTENTIVE = {  # where the attention block stands, and the channels of its input and of its keys, for width 4
@@ -292,7 +294,7 @@ def test_bfloat16_changes_energies_and_chain_gradients_by_its_rounding_and_not_t
     (exact, exact_grad), (rounded, rounded_grad) = both(jnp.float32), both(jnp.bfloat16)
     assert rounded.dtype == rounded_grad.dtype == jnp.float32
     bound = BFLOAT16 * np.sqrt(3 * 30)
-    head_bias = float(params[networks.HEAD]["bias"][0])
+    head_bias = float(params[HEAD]["bias"][0])
     error = np.linalg.norm(rounded - exact) / np.linalg.norm(np.asarray(exact) - head_bias)
     grad_error = np.linalg.norm(rounded_grad - exact_grad) / np.linalg.norm(exact_grad)
     assert 0 < error < bound
@@ -306,7 +308,7 @@ def test_the_sum_over_pixels_and_the_head_are_in_float32_under_bfloat16():
     )
     params = {
         "stem": {"kernel": jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)},
-        networks.HEAD: {"kernel": jnp.full((1, 1), 1 + 2.0**-20), "bias": jnp.zeros(1)},
+        HEAD: {"kernel": jnp.full((1, 1), 1 + 2.0**-20), "bias": jnp.zeros(1)},
     }
     values = np.full((1, 16, 16, 1), 1.0, np.float32)
     values[0, 0, 0] += 2.0**-7
@@ -356,7 +358,7 @@ def test_resnet_energy_is_a_sum_over_pixels_and_not_a_mean():
     params["stem"]["kernel"] = jnp.zeros_like(kernel).at[1, 1].set(kernel[1, 1])  # a pixel sees itself alone
     images = random_images(2, (2, 3, 1))
     pixels = energies(network, params, images.reshape(-1, 1, 1, 1)).reshape(2, -1)
-    bias = float(params[networks.HEAD]["bias"][0])
+    bias = float(params[HEAD]["bias"][0])
     expected = bias + (pixels - bias).sum(1)
     np.testing.assert_allclose(energies(network, params, images), expected, rtol=20 * FLOAT32)
 

@@ -12,6 +12,7 @@ from ebm_jax import program, schema
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.models import networks, spectral
+from ebm_jax.models.common import spectral_form
 from ebm_jax.models.network import as_network
 from ebm_jax.storage import checkpoint
 
@@ -61,7 +62,7 @@ def with_second_norm(params, norm):
 
 @jax.jit
 def init(key, params):
-    return spectral.init(key, params, networks.spectral_form)
+    return spectral.init(key, params, spectral_form)
 
 
 normalise = jax.jit(spectral.normalise)

@@ -1,25 +1,31 @@
 """The U-Net's energy: its scalars, its labels, its size."""
 
+import re
+from ast import literal_eval
 from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import changed
+from conftest import ROOT, changed, mixed_derivatives
+from test_networks import count, in_words, multiply_adds
 
 import ebm_jax
+from configs import cifar10_energy_matching, cifar10_equilibrium
 from configs import digits_contrastive as digits
 from ebm_jax import assemble
 from ebm_jax.labels import example_labels
+from ebm_jax.models.energy import from_module
 from ebm_jax.models.layers import depth_to_space, enlarged, space_to_depth
-from ebm_jax.models.unet import SCALARS, num_groups, unet
+from ebm_jax.models.unet import SCALARS, TRANSFORMER, num_groups, num_heads, unet
 from ebm_jax.types import BadInput
 
 IMAGES = jax.random.uniform(jax.random.key(0), (4, 8, 8, 1))
 COMMON = {
     "width": 8, "num_classes": 3, "activation": jax.nn.swish, "dtype": jnp.float32, "multipliers": (1, 2), "blocks": 1,
-    "patch": 2, "attention": 0, "energy": "dot", "dropout": 0.0,
+    "patch": 2, "attention": 0, "head_channels": 0, "energy": "dot", "dropout": 0.0, "transformer_patch": 4,
+    "transformer_width": 8, "transformer_layers": 2, "transformer_heads": 2, "transformer_scale": 10.0,
 }  # fmt: skip
 
 
@@ -46,7 +52,7 @@ def test_the_scalars_are_one_functions_of_the_same_image():
     assert (found["half_square"] > 0).all()
 
 
-@pytest.mark.parametrize("name", SCALARS)
+@pytest.mark.parametrize("name", [*SCALARS, TRANSFORMER])
 def test_an_untrained_energy_has_a_gradient_in_the_last_layer(name):
     network = unet(**COMMON | {"energy": name})
     labels = jnp.zeros(4, jnp.int32)
@@ -88,7 +94,13 @@ def test_for_28x28_and_width_32_it_has_about_240_thousand_parameters_as_the_prot
     assert 220_000 < sum(leaf.size for leaf in jax.tree.leaves(shapes)) < 280_000
 
 
-@pytest.mark.parametrize("changes", [{"patch": 1, "multipliers": (1, 1, 2)}, {"attention": 2}, {"blocks": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"patch": 1, "multipliers": (1, 1, 2)}, {"attention": 2}, {"attention": 2, "head_channels": 4}, {"blocks": 2},
+        {"energy": TRANSFORMER},
+    ],
+)  # fmt: skip
 def test_any_depth_patch_and_attention_give_one_finite_energy_an_image(changes):
     network, params = made(**changes)
     found = energies(network, params, jnp.asarray([0, 1, 2, 0], jnp.int32))
@@ -116,6 +128,55 @@ def test_depth_to_space_undoes_space_to_depth_and_enlarged_repeats_pixels():
 )
 def test_groups_divide_the_channels_and_have_8_or_more(channels, groups):
     assert num_groups(channels) == groups
+
+
+@pytest.mark.parametrize(
+    ("channels", "of_a_head", "heads"), [(128, 64, 2), (256, 64, 4), (96, 64, 1), (8, 64, 1), (100, 30, 2), (8, 1, 8)]
+)
+def test_heads_divide_the_channels_and_have_as_many_or_more(channels, of_a_head, heads):
+    assert num_heads(channels, of_a_head) == heads
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("energy", ["dot", TRANSFORMER])
+def test_the_gradient_of_its_slope_is_the_slope_of_its_gradient_with_attention_too(energy):
+    network, params = made(num_classes=1, attention=2, head_channels=4, energy=energy)
+    pair = mixed_derivatives(from_module(network), params, IMAGES, IMAGES - 0.5)
+    found, expected = (jax.tree.map(np.asarray, one) for one in pair)
+    largest = max(np.linalg.norm(leaf) for leaf in jax.tree.leaves(expected))
+    assert np.linalg.norm(expected["fine1_attention0"]["heads"]["value"]["kernel"]) > 1e-3 * largest
+    for actual, wanted in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        assert np.linalg.norm(actual - wanted) <= 0.02 * np.linalg.norm(wanted) + 1e-3 * largest
+
+
+ROW = re.compile(r"\| ([\d.]+ M) \| ([\d.]+ G) \| `([^`]*)` \|")
+SIZES = ROW.findall((ROOT / "docs/matching.md").read_text())
+
+
+@pytest.mark.parametrize(("parameters", "work", "keys"), SIZES, ids=[row[0] for row in SIZES])
+def test_sizes_in_the_documentation_are_those_of_their_keys(parameters, work, keys):
+    """Published U-Nets of 64, 96 and 128 channels have 8.95, 20.1 and 35.75 M and 1.60, 3.53 and 6.22 G."""
+    found = {key: literal_eval(value) for key, value in (word.split("=") for word in keys.split())}
+    config = changed(cifar10_equilibrium.get_config(), model__num_classes=1, model__dtype="float32", **{
+        key.replace("--config.", "").replace(".", "__"): value for key, value in found.items()
+    })  # fmt: skip
+    params, apply = assemble.abstract_params(config), assemble.make_apply(config)
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    assert in_words(count(params), parameters) == parameters
+    assert in_words(multiply_adds(apply, params, images), work) == work
+
+
+def test_the_documentation_has_sizes_of_9_20_and_36_million_parameters_within_a_tenth():
+    sizes = [float(parameters.split()[0]) for parameters, _, _ in SIZES]
+    assert all(any(abs(size / wanted - 1) < 0.1 for size in sizes) for wanted in (8.95, 20.1, 35.75))
+
+
+def test_the_config_of_energy_matching_has_the_published_head_on_a_unet_of_nearly_its_size():
+    """Published: 35.75 M + 14.24 M parameters."""
+    params = assemble.abstract_params(cifar10_energy_matching.get_config())
+    whole, head = count(params), count(params["scalar"])
+    assert in_words(head, "14.24 M") == "14.24 M"
+    assert in_words(whole - head, "38.54 M") == "38.54 M"
 
 
 def equilibrium(**changes):

@@ -10,7 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
 from ebm_jax import random
 from ebm_jax.models.convolution import Features, Kernel, convolution
@@ -19,6 +19,11 @@ from ebm_jax.types import Labels, PRNGKey
 Activation = Callable[[Array], Array]
 Convolve = Any  # the function (x, kernel, padding) -> y of models/convolution.py or models/products.py
 SECOND = "conv2"  # the name of a residual block's second convolution
+
+
+def lecun_third(key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+    """U(-1, 1) / sqrt(fan in): a third of LeCun's variance."""
+    return nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")(key, shape, dtype)
 
 
 def space_to_depth(x: Features, block: int = 2) -> Features:
@@ -163,7 +168,7 @@ class Conv(nn.Module):
         return (convolution_half if self.half else convolution_same)(x, kernel, self.convolve)
 
 
-def dropout(key: PRNGKey, x: Features, rate: float) -> Features:
+def dropout(key: PRNGKey, x: Array, rate: float) -> Array:
     """Set each element to 0 with probability `rate`, and divide the others by 1 - rate."""
     return jnp.where(random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0)
 
@@ -201,12 +206,13 @@ class ResidualBlock(nn.Module):
 class SelfAttention(nn.Module):
     """Self-attention over all pixels (release utils.py: attention), added with a weight γ that starts at 0.
 
-    q = Q x + q0, k = K x + k0, v = leaky_relu(V x); out = x + γ softmax(q kᵀ) v. The release drops logits out in one
+    q = Q x + q0, k = K x + k0, v = activation(V x); out = x + γ softmax(q kᵀ) v. The release drops logits out in one
     network (ResNet32Wider, keeping 0.9); ours does not.
     """
 
     keys: int
     kernel_init: Callable
+    activation: Activation = leaky_relu
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
@@ -215,7 +221,7 @@ class SelfAttention(nn.Module):
         dense = partial(nn.Dense, kernel_init=self.kernel_init, dtype=x.dtype)
         query = dense(self.keys, name="query")(rows)
         key = dense(self.keys, name="key")(rows)
-        value = leaky_relu(dense(c, use_bias=False, name="value")(rows))
+        value = self.activation(dense(c, use_bias=False, name="value")(rows))
         logits = jnp.einsum("bqk,bpk->bqp", query, key, preferred_element_type=jnp.float32)
         attention = jax.nn.softmax(logits).astype(x.dtype)
         gamma = self.param("gamma", nn.initializers.zeros, (), jnp.float32).astype(x.dtype)

@@ -16,11 +16,13 @@ from ebm_jax.models.layers import (
     depth_to_space,
     dropout,
     enlarged,
+    lecun_third,
     space_to_depth,
 )
 from ebm_jax.models.normalisation import group_norm
 from ebm_jax.models.products import product_convolution
-from ebm_jax.types import BadInput, Energies, Images, Labels, PRNGKey
+from ebm_jax.models.transformer import MultiHeadAttention, TransformerHead
+from ebm_jax.types import BadInput, Energies, Images, Labels
 
 
 def dot(x: Images, f: Images) -> Energies:
@@ -45,11 +47,7 @@ SCALARS: Mapping[str, Callable[[Images, Images], Energies]] = {
     "half_distance": half_distance,
 }
 """From an image and the net's image of it to the energy (Wang & Du 2025, arXiv 2510.02300, section 3.4)."""
-
-
-def lecun_third(key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-    """U(-1, 1) / sqrt(fan in): a third of LeCun's variance."""
-    return nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")(key, shape, dtype)
+TRANSFORMER = "transformer"  # the name of the other one
 
 
 Convolution = partial(Conv, convolve=product_convolution)
@@ -98,6 +96,22 @@ class Block(nn.Module):
         return x + h
 
 
+class AttentionBlock(nn.Module):
+    """Attention of several heads over all pixels after the norm, added; its last layer starts at 0."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        pixels = Norm(_itself, name="norm")(x).reshape(len(x), -1, x.shape[-1])
+        return x + MultiHeadAttention(self.heads, nn.initializers.zeros, name="heads")(pixels).reshape(x.shape)
+
+
+def num_heads(channels: int, of_a_head: int) -> int:
+    """The largest number of heads that divides the channels into heads of `of_a_head` or more; else 1."""
+    return max((n for n in range(1, channels // of_a_head + 1) if channels % n == 0), default=1)
+
+
 class UNet(nn.Module):
     """Space to depth, a 3x3 stem, residual blocks on ever smaller maps and back with skips, depth to space; a scalar.
 
@@ -115,6 +129,8 @@ class UNet(nn.Module):
     """Pixels a side of a square that space to depth makes one pixel."""
     attention: int
     """Self-attention follows the blocks of the maps of so many pixels a side; 0: none."""
+    head_channels: int
+    """Channels of a head of it, at least; 0: the residual nets' attention, of one head."""
     dropout: float
     activation: Activation
     dtype: DTypeLike
@@ -145,8 +161,14 @@ class UNet(nn.Module):
             block = Block(width, self.num_classes, self.activation, self.dropout, name=f"{name}_{index}")
             h = block(h, labels)
             if h.shape[1] == self.attention:
-                h = SelfAttention(max(width // 2, 1), lecun_third, name=f"{name}_attention{index}")(h)
+                h = self._attend(f"{name}_attention{index}", h)
         return h
+
+    def _attend(self, name: str, h: Features) -> Features:
+        channels = h.shape[-1]
+        if self.head_channels:
+            return AttentionBlock(num_heads(channels, self.head_channels), name=name)(h)
+        return SelfAttention(max(channels // 2, 1), lecun_third, name=name)(h)
 
     @property
     def loops_well(self) -> bool:
@@ -184,13 +206,33 @@ def unet(
     blocks: int,
     patch: int,
     attention: int,
+    head_channels: int,
     energy: str,
     dropout: float,
+    transformer_patch: int,
+    transformer_width: int,
+    transformer_layers: int,
+    transformer_heads: int,
+    transformer_scale: float,
 ) -> UNet:
     """The U-Net with `width` times the multipliers as channels; for width 32 and (1, 2) about 240 k parameters.
 
     Args:
-      energy: a row of SCALARS.
+      energy: a row of SCALARS, or transformer: a `TransformerHead` of what is named transformer_*.
     """
+    head = TransformerHead(
+        patch=transformer_patch,
+        width=transformer_width,
+        layers=transformer_layers,
+        heads=transformer_heads,
+        scale=transformer_scale,
+        dropout=dropout,
+        dtype=dtype,
+    )
+    scalar = head if energy == TRANSFORMER else SCALARS[energy]
     widths = tuple(width * multiplier for multiplier in multipliers)
-    return UNet(widths, num_classes, SCALARS[energy], blocks, patch, attention, dropout, activation, dtype)
+    return UNet(widths, num_classes, scalar, blocks, patch, attention, head_channels, dropout, activation, dtype)
+
+
+def _itself(x: Array) -> Array:
+    return x
