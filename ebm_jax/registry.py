@@ -82,7 +82,7 @@ def imported(key: str, module: str, attribute: str) -> Any:
         reason = " ".join(str(error).split())[:200]
         raise BadInput(
             f"{where} cannot be imported ({type(error).__name__}: {reason}); name an installed module, or one beside "
-            "run.py, as package.module:Name"
+            "run.py or in the folder that ebm-jax is started in, as package.module:Name"
         ) from error
     if not attribute.isidentifier() or not hasattr(found, attribute):
         raise BadInput(f"{where} is not in {module}; give the name of a function or class there")

@@ -30,7 +30,7 @@ def folder_of(text: str | Folder, what: str = "--workdir") -> Folder:
     if not str(text).startswith(SCHEME) or not str(text).removeprefix(SCHEME).strip("/"):
         raise BadInput(f"{what} {text} is no address that is known; give a folder, or {SCHEME}BUCKET/RUN")
     if importlib.util.find_spec("gcsfs") is None:
-        raise BadInput(f"{what} {text} needs gcsfs; pip install -r requirements-gcs.txt")
+        raise BadInput(f"{what} {text} needs gcsfs; pip install -r requirements-gcs.txt, or 'ebm_jax[gcs]'")
     from etils import epath
 
     return epath.Path(text)
