@@ -65,8 +65,9 @@ def fit(
     Example:
       >>> import jax, numpy as np, ebm_jax
       >>> stripes = np.tile(np.eye(8)[np.arange(64) % 8][:, :, None], 8)
-      >>> run = ebm_jax.fit("small", stripes, method="denoising", steps=2, changes={"model.width": 4})
-      training ...
+      >>> quick = {"model.width": 4, "sample.num_steps": 2, "sample.quiet_steps": 1}
+      >>> run = ebm_jax.fit("small", stripes, method="denoising", steps=2, changes=quick)  # doctest: +ELLIPSIS
+      data, split train: 64 images...
       >>> run.sample(jax.random.key(0), 3).shape
       (3, 8, 8, 1)
     """

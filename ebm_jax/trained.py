@@ -136,7 +136,7 @@ class TrainedRun(NamedTuple):
                 f"folder {target} and {self.folder} must both be of this machine; copy a bucket's by its tool"
             )
         try:
-            shutil.copytree(self.folder, target, ignore=shutil.ignore_patterns("*.lock"))
+            shutil.copytree(self.folder, target)
         except FileExistsError as error:
             raise BadInput(f"folder {target} exists already; give another one") from error
         except OSError as error:

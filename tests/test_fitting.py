@@ -1,5 +1,7 @@
 """Own networks and own arrays through one call; what it cannot use it refuses before it writes."""
 
+import doctest
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -114,6 +116,12 @@ def test_five_lines_train_an_own_network_and_the_run_samples_and_gives_its_energ
     np.testing.assert_allclose(
         energies, as_network(as_init_and_apply(net, params)).apply(run.params, jnp.asarray(images)), rtol=1e-5
     )
+
+
+def test_the_example_of_its_docstring_gives_what_it_says():
+    [example] = doctest.DocTestFinder(recurse=False).find(ebm_jax.fit, "fit")
+    assert len(example.examples) == 5
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 def test_a_run_goes_on_bit_for_bit_and_other_images_are_refused(tmp_path):
