@@ -92,6 +92,7 @@ def setup(
 ):
     """(mesh, compiled step, state) of contrastive divergence; the buffer's chains already have labels."""
     method = contrastive_divergence(kernel, capacity=capacity, **options)
+    method = method if comparing else method._replace(comparison=None)
     visited = {"labels": jnp.arange(capacity, dtype=jnp.int32) % 2, "visits": jnp.ones(capacity, jnp.int32)}
     buffer = method.init(jax.random.key(7))._replace(**visited)
     rates = {"rescue_learning_rate": rescue_learning_rate, "ema_decay": ema_decay, "sharpness": sharpness}
@@ -214,7 +215,8 @@ def test_devices_run_different_noise():
     assert len(np.unique(images, axis=0)) == BATCH
 
 
-def test_with_sharpness_the_gradient_is_that_of_the_point_uphill_for_the_chains_of_this_point():
+@pytest.mark.parametrize("comparing", [True, False])
+def test_with_sharpness_the_gradient_is_that_of_the_point_uphill_for_the_chains_of_this_point(comparing):
     rho, batch = 0.3, batch_for()
     mesh, step, state = setup(8, kernel=langevin(0.1, temperature=0.0, project=unit_box), restart_prob=0.0)
     plain, metrics = step(state, parallel.place_batch(mesh, batch))
@@ -230,7 +232,7 @@ def test_with_sharpness_the_gradient_is_that_of_the_point_uphill_for_the_chains_
     higher = jax.tree.map(lambda p, g: p + rho * g / norm, params_for(), gradient)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, params_for(), jax.grad(loss)(higher))
     mesh, step, state = setup(
-        8, kernel=langevin(0.1, temperature=0.0, project=unit_box), restart_prob=0.0, sharpness=rho
+        8, kernel=langevin(0.1, temperature=0.0, project=unit_box), restart_prob=0.0, sharpness=rho, comparing=comparing
     )
     sharp, sharp_metrics = step(state, parallel.place_batch(mesh, batch))
     for name, value in expected.items():

@@ -171,21 +171,45 @@ def answered(
     """
 
     def loss(key: PRNGKey, model: Model, batch: Batch, memory: Memory) -> tuple[Scalar, tuple[Memory, Metrics]]:
-        keys = Keys(*jax.random.split(key, len(Keys._fields)))
-        batch = batch._replace(images=dequantise(keys.data, batch.images))
-        asked = comparison.ask(keys, model.followed(), batch, memory)
-        distinct = {_identity(pair): pair for pair in asked.pairs}
-        images, labels = zip(*distinct.values(), strict=True)
-        together = model.energy(jnp.concatenate(labels), keys.dropout)(jnp.concatenate(images))
-        ends = np.cumsum([len(part) for part in images])[:-1]
-        energies: dict[Any, Energies] = dict(zip(distinct, jnp.split(together, ends), strict=True))
-        value, metrics = asked.loss(*(energies[_identity(pair)] for pair in asked.pairs))
-        if asked.beside is not None:
-            more, of_more = asked.beside(model)
-            value, metrics = value + more, _union(metrics, of_more)
-        return value, (asked.memory, _union(asked.metrics, metrics))
+        return _value(*_asked(comparison, key, model.followed(), batch, memory), model)
 
     return loss
+
+
+def prepared(
+    method: Method, key: PRNGKey, model: Model, batch: Batch, memory: Memory
+) -> Callable[[Model], tuple[Scalar, tuple[Memory, Metrics]]]:
+    """The loss as a function of the model alone, to be asked several times: chains have followed `model` already.
+
+    A method that is no comparison runs its chains each time, but under the weights of `model` too.
+    """
+    frozen = model.frozen()
+    if method.comparison is None:
+        return lambda live: method.loss(jax.random.clone(key), live._replace(of_chains=frozen.params), batch, memory)
+    asked = _asked(method.comparison, key, frozen, batch, memory)
+    return lambda live: _value(*asked, live)
+
+
+def _asked(comparison: Comparison, key: PRNGKey, frozen: Model, batch: Batch, memory: Memory) -> tuple[Asked, PRNGKey]:
+    """What the comparison asks for, and the key of the dropout mask."""
+    keys = Keys(*jax.random.split(key, len(Keys._fields)))
+    batch = batch._replace(images=dequantise(keys.data, batch.images))
+    return comparison.ask(keys, frozen, batch, memory), keys.dropout
+
+
+def _value(asked: Asked, dropout_key: PRNGKey, model: Model) -> tuple[Scalar, tuple[Memory, Metrics]]:
+    """The loss, the memory for the next step, and the metrics."""
+    distinct = {_identity(pair): pair for pair in asked.pairs}
+    images, labels = zip(*distinct.values(), strict=True)
+    energy_fn = model.energy(jnp.concatenate(labels), jax.random.clone(dropout_key))
+    together = energy_fn(jnp.concatenate(images))
+    ends = np.cumsum([len(part) for part in images])[:-1]
+    energies: dict[Any, Energies] = dict(zip(distinct, jnp.split(together, ends), strict=True))
+    value, metrics = asked.loss(*(energies[_identity(pair)] for pair in asked.pairs))
+    if asked.beside is not None:
+        more, of_more = asked.beside(model)
+        value, metrics = value + more, _union(metrics, of_more)
+    return value, (asked.memory, _union(asked.metrics, metrics))
 
 
 def _identity(pair: tuple[Images, Labels]) -> tuple[int, int]:

@@ -1,17 +1,18 @@
 """One training step, of any method, as one device runs it on its share of the batch."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from ebm_jax.distributed import parallel
-from ebm_jax.methods.method import Memory, Method, Model
+from ebm_jax.methods.method import Memory, Method, Model, prepared
 from ebm_jax.models import energy, spectral
 from ebm_jax.training import monitors
 from ebm_jax.training.state import TrainState
-from ebm_jax.types import Batch, Metrics, Params, Scalar
+from ebm_jax.types import Batch, Metrics, Params, PRNGKey, Scalar
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
@@ -43,17 +44,19 @@ def make_train_step(
         key = parallel.device_key(jax.random.fold_in(state.key, state.step))
         vectors = spectral.power_iteration(state.params, state.spectral)
 
-        def loss_of(params: Params, of_chains: Params | None = None) -> tuple[Scalar, tuple[Memory, Metrics]]:
-            model = Model(apply, spectral.normalise(params, vectors), of_chains)
-            return method.loss(jax.random.clone(key), model, batch, state.memory)
+        def model_of(params: Params) -> Model:
+            return Model(apply, spectral.normalise(params, vectors))
 
-        (loss, (memory, metrics)), gradient = jax.value_and_grad(loss_of, has_aux=True)(parallel.varying(state.params))
+        if sharpness:
+            loss_at = prepared(method, key, model_of(parallel.varying(state.params)), batch, state.memory)
+        else:
+            loss_at = partial(_loss_at, method, key, batch, state.memory)
+        gradient_at = jax.value_and_grad(lambda params: loss_at(model_of(params)), has_aux=True)
+        (loss, (memory, metrics)), gradient = gradient_at(parallel.varying(state.params))
         metrics |= {"loss": loss}
         if sharpness:
             uphill = _scaled(parallel.mean_over_devices(gradient), sharpness)
-            higher = parallel.varying(optax.apply_updates(state.params, uphill))
-            of_chains = parallel.varying(spectral.normalise(state.params, vectors))
-            gradient, _ = jax.grad(loss_of, has_aux=True)(higher, of_chains)
+            _, gradient = gradient_at(parallel.varying(optax.apply_updates(state.params, uphill)))
         metrics |= monitors.of_values((metrics, gradient))
         gradient, metrics = parallel.mean_over_devices((gradient, metrics))
         metrics |= method.derived(metrics) | {"grad_norm": optax.tree.norm(gradient)}
@@ -67,6 +70,12 @@ def make_train_step(
         return TrainState(state.step + 1, state.rescues, state.key, params, ema, opt_state, vectors, memory), metrics
 
     return train_step
+
+
+def _loss_at(
+    method: Method, key: PRNGKey, batch: Batch, memory: Memory, model: Model
+) -> tuple[Scalar, tuple[Memory, Metrics]]:
+    return method.loss(key, model, batch, memory)
 
 
 def _scaled(gradient: Params, length: float) -> Params:
