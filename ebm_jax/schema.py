@@ -108,7 +108,7 @@ KEYS: dict[str, Key] = {
     "model.multiscale.attention": Key(True, FLAG, "self-attention of the network at full resolution, after its second halving", "Du et al. 2021", absent=True),
     "model.multiscale.antialias": Key(False, FLAG, "True: halve maps by the filter (1, 2, 1) / 4; False: by the mean of 3x3 pixels", "Du et al. 2021", absent=False),
     "model.unet.multipliers": Key((1, 2), COUNTS, "channels of each resolution, the finest first, in units of model.width", absent=(1, 2)),
-    "model.unet.blocks": Key(1, whole(1, 100), "residual blocks of each resolution, each way", absent=1),
+    "model.unet.blocks": Key(1, whole(1, 100), "residual blocks of each resolution, each way", absent=1, dry=1),
     "model.unet.patch": Key(2, whole(1, 64), "pixels a side of a square that the first layer sees as one pixel", absent=2),
     "model.unet.attention": Key(0, whole(0, 4096), "pixels a side of the maps that have self-attention; 0: none", absent=0),
     "model.unet.head_channels": Key(0, whole(0, 16_384), "channels of a head of self-attention, at least; 0: one head, without a norm before it, as the residual nets have", absent=0),

@@ -83,7 +83,7 @@ def pixels_attended_by_numpy(activation):
 
 def assert_equal_with_second_derivatives(energy, by_numpy, params, x):
     """Energies, and the derivative of <∇U, v> along a way of the parameters, by differences in float64."""
-    np.testing.assert_allclose(energy(params, x), by_numpy(in_float64(params), in_float64(x)), rtol=2e-4)
+    np.testing.assert_allclose(energy(params, x), by_numpy(in_float64(params), in_float64(x)), rtol=1e-5)
     rng = np.random.default_rng(2)
     v = rng.normal(size=x.shape)
     ways = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)

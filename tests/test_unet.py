@@ -61,6 +61,13 @@ def test_an_untrained_energy_has_a_gradient_in_the_last_layer(name):
     assert float(jnp.abs(grad["out"]["kernel"]).max()) > 1e-3
 
 
+def test_before_training_the_transformer_gives_all_images_one_energy_so_that_its_large_scale_is_no_slope():
+    network = unet(**COMMON | {"energy": TRANSFORMER, "transformer_scale": 1000.0})
+    params = jax.jit(network.init)(jax.random.key(1), IMAGES, jnp.zeros(4, jnp.int32))["params"]
+    found = energies(network, params, jnp.zeros(4, jnp.int32))
+    assert np.ptp(found) < 1e-5 * np.abs(found).max()
+
+
 def test_no_class_is_one_energy_whoever_asks_for_it_and_classes_differ():
     network, params = made()
     labels = jnp.asarray([0, 1, 2, 0], jnp.int32)

@@ -134,6 +134,8 @@ class UNet(nn.Module):
     dropout: float
     activation: Activation
     dtype: DTypeLike
+    out_init: Callable = lecun_third
+    """Of the last convolution's kernel."""
 
     @nn.compact
     def __call__(self, images: Images, labels: Labels | None = None) -> Energies:
@@ -152,7 +154,7 @@ class UNet(nn.Module):
                 h = Convolution(width, lecun_third, name=f"up{level}")(h)
                 h = jnp.concatenate([enlarged(h), skips[level]], -1)
             h = self._blocks(f"coarse{level}", width, h, labels)
-        h = Convolution(channels, lecun_third, name="out")(Norm(self.activation, name="norm")(h)).astype(jnp.float32)
+        h = Convolution(channels, self.out_init, name="out")(Norm(self.activation, name="norm")(h)).astype(jnp.float32)
         h = h + self.param("bias", nn.initializers.zeros, (1, 1, 1, channels), jnp.float32)
         return self.scalar(x, depth_to_space(h, self.patch))
 
@@ -218,7 +220,8 @@ def unet(
     """The U-Net with `width` times the multipliers as channels; for width 32 and (1, 2) about 240 k parameters.
 
     Args:
-      energy: a row of SCALARS, or transformer: a `TransformerHead` of what is named transformer_*.
+      energy: a row of SCALARS, or transformer: a `TransformerHead` of what is named transformer_*. Its image f starts
+        at 0, as in the release, so that no slope is random and 1,000 times too steep.
     """
     head = TransformerHead(
         patch=transformer_patch,
@@ -229,9 +232,11 @@ def unet(
         dropout=dropout,
         dtype=dtype,
     )
-    scalar = head if energy == TRANSFORMER else SCALARS[energy]
     widths = tuple(width * multiplier for multiplier in multipliers)
-    return UNet(widths, num_classes, scalar, blocks, patch, attention, head_channels, dropout, activation, dtype)
+    common = (blocks, patch, attention, head_channels, dropout, activation, dtype)
+    if energy == TRANSFORMER:
+        return UNet(widths, num_classes, head, *common, out_init=nn.initializers.zeros)
+    return UNet(widths, num_classes, SCALARS[energy], *common)
 
 
 def _itself(x: Array) -> Array:
