@@ -88,6 +88,7 @@ def setup(
     rescue_learning_rate=1.0,
     ema_decay=0.5,
     sharpness=0.0,
+    comparing=True,
     **options,
 ):
     """(mesh, compiled step, state) of contrastive divergence; the buffer's chains already have labels."""
