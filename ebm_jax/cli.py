@@ -159,7 +159,7 @@ def _config_source(argv: list[str]) -> Path | None:
         raise BadInput(f"--config {path} is not a file; use one of {', '.join(beside)}")
     near = difflib.get_close_matches(path.stem, shipped.names(), 1)
     cure = f"did you mean --config={near[0]}? --help lists them all" if near else "--help lists them"
-    raise BadInput(f"--config {path} is neither a file nor the name of a shipped config; {cure}")
+    raise BadInput(f"--config {path} is not a file, nor the name of a shipped config; {cure}")
 
 
 def _mode_workdir_topology(argv: list[str], source: Path | None) -> tuple[str, Folder, str]:

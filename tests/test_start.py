@@ -117,9 +117,9 @@ def test_the_first_word_is_the_mode(one_run):
 REFUSED = {
     ("train", DIGITS, "--mode=sample"): "the first word says train and --mode=sample; leave one of them out",
     ("trian", DIGITS): "the first word 'trian' is no mode; use one of train, .*did you mean train",
-    ("--config=digts",): "--config digts is neither a file nor .*did you mean --config=digits",
-    ("--config=nowhere/digits.py",): "--config nowhere/digits.py is neither .*did you mean --config=digits",
-    ("--config=zzz",): "--config zzz is neither a file nor the name of a shipped config; --help lists them",
+    ("--config=digts",): "--config digts is not a file, nor .*did you mean --config=digits",
+    ("--config=nowhere/digits.py",): "--config nowhere/digits.py is not a file, .*did you mean --config=digits",
+    ("--config=zzz",): "--config zzz is not a file, nor the name of a shipped config; --help lists them",
 }
 
 
