@@ -61,11 +61,19 @@ def test_an_untrained_energy_has_a_gradient_in_the_last_layer(name):
     assert float(jnp.abs(grad["out"]["kernel"]).max()) > 1e-3
 
 
-def test_before_training_the_transformer_gives_all_images_one_energy_so_that_its_large_scale_is_no_slope():
+def test_before_training_the_transformer_gives_all_images_one_energy_and_its_norms_have_no_steep_slope():
     network = unet(**COMMON | {"energy": TRANSFORMER, "transformer_scale": 1000.0})
-    params = jax.jit(network.init)(jax.random.key(1), IMAGES, jnp.zeros(4, jnp.int32))["params"]
-    found = energies(network, params, jnp.zeros(4, jnp.int32))
+    labels = jnp.zeros(4, jnp.int32)
+    params = jax.jit(network.init)(jax.random.key(1), IMAGES, labels)["params"]
+    found = energies(network, params, labels)
     assert np.ptp(found) < 1e-5 * np.abs(found).max()
+
+    def loss(params):
+        slope = jax.grad(lambda x: network.apply({"params": params}, x, labels).sum())(jnp.asarray(IMAGES))
+        return jnp.square(slope - 1.0).mean()
+
+    gradient = jax.tree.leaves(jax.jit(jax.grad(loss))(params))
+    assert 0 < max(np.abs(leaf).max() for leaf in gradient) < 1e3, "in units of the scale, about 1"
 
 
 def test_no_class_is_one_energy_whoever_asks_for_it_and_classes_differ():

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
+from ebm_jax.models.common import gaussian
 from ebm_jax.models.layers import dropout, lecun_third, space_to_depth
 from ebm_jax.types import BadInput, Energies, Images
 
@@ -62,8 +63,9 @@ class EncoderLayer(nn.Module):
 class TransformerHead(nn.Module):
     """The energy of an image f: scale times a linear function of the mean token.
 
-    A token is a square of pixels, linearly mapped, plus a learnt vector of its place. Layers see all tokens. The mean
-    and the last layer are in float32.
+    A token is a square of pixels, linearly mapped, plus a learnt vector of its place, which starts at N(0, I): f starts
+    at 0, and the norm of tokens of 0 would have a slope beyond 1e10. Layers see all tokens. The mean and the last layer
+    are in float32.
     """
 
     patch: int
@@ -83,7 +85,7 @@ class TransformerHead(nn.Module):
         squares = space_to_depth(f, self.patch).astype(self.dtype)
         squares = squares.reshape(len(f), -1, squares.shape[-1])
         tokens = nn.Dense(self.width, kernel_init=lecun_third, dtype=self.dtype, name="token")(squares)
-        places = self.param("places", nn.initializers.zeros, (1, *tokens.shape[1:]), jnp.float32)
+        places = self.param("places", gaussian(1.0), (1, *tokens.shape[1:]), jnp.float32)
         tokens = tokens + places.astype(self.dtype)
         for index in range(self.layers):
             tokens = EncoderLayer(self.heads, self.dropout, name=f"layer{index}")(tokens)
