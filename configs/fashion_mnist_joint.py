@@ -2,7 +2,8 @@
 
     python run.py --config=configs/fashion_mnist_joint.py
 
-6,000 steps of 64 images, chains of 10 steps; 87.6 % of test images classified rightly after 2,400: docs/results.md.
+3,000 steps of 64 images, chains of 10 steps: 88.3 % of test images classified rightly, calibration error 0.011
+(docs/results.md).
 """
 
 from configs import fashion_mnist_contrastive
@@ -18,14 +19,14 @@ def get_config():
     config.chain.step_size = 0.25  # 1 for pixels from -1 to 1
     config.chain.grad_clip = float("inf")
     config.buffer.restart_prob = 0.05
-    config.loss.energy_l2 = 0.0
+    config.loss.energy_l2 = 0.02  # without it the energies of chains run away after 1,900 steps
     config.loss.data_noise = 0.015
     config.optim.learning_rate = 1e-3
     config.optim.b1 = 0.9
     config.optim.clip_offset = float("inf")
     config.optim.clip_norm = 1.0
     config.optim.warmup_steps = 200
-    config.optim.decay_steps = config.train.num_steps = 6_000
+    config.optim.decay_steps = config.train.num_steps = 3_000
     config.optim.ema_decay = 0.998
     config.optim.ema_ramp = True
     config.log.images_every = config.checkpoint.every = 500
