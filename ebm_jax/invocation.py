@@ -16,9 +16,9 @@ def words() -> tuple[str, ...]:
     called, python = sys.argv[0], sys.executable or "python"
     if _is_command(called):
         return (called,)
-    if _is_module(called):
-        return python, "-m", "ebm_jax"
-    return python, called if os.path.basename(called) == SCRIPT else SCRIPT
+    if os.path.basename(called) == SCRIPT:
+        return python, called
+    return python, "-m", "ebm_jax"  # as it was started, or from a script or notebook that imports the package
 
 
 def portable() -> tuple[str, ...]:

@@ -310,7 +310,7 @@ def test_a_command_is_quoted_for_the_shell_and_names_the_interpreter(monkeypatch
     words = subprocess.run(["sh", "-c", f"printf '%s|' {line}"], capture_output=True, text=True, check=True).stdout
     assert words == "python|run.py|--workdir=/my runs/$a|"
     monkeypatch.setattr(sys, "argv", ["/home/me/notebook.py"])
-    assert invocation.words() == (sys.executable, "run.py")
+    assert invocation.words() == (sys.executable, "-m", "ebm_jax")
 
 
 OUT_OF_MEMORY = [

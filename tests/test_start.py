@@ -133,8 +133,8 @@ def test_what_names_no_mode_or_config_is_named_with_its_cure(words, capsys):
 
 CALLED = {
     "/home/me/my code/run.py": ("run.py", (sys.executable, "/home/me/my code/run.py")),
-    "/home/me/notebook.py": ("run.py", (sys.executable, "run.py")),
-    "/opt/pytest/__main__.py": ("run.py", (sys.executable, "run.py")),
+    "/home/me/notebook.py": ("run.py", (sys.executable, "-m", "ebm_jax")),
+    "/opt/pytest/__main__.py": ("run.py", (sys.executable, "-m", "ebm_jax")),
     "/opt/bin/ebm-jax": ("ebm-jax", ("/opt/bin/ebm-jax",)),
     "/opt/bin/ebm-jax.exe": ("ebm-jax", ("/opt/bin/ebm-jax.exe",)),
     "/opt/lib/ebm_jax/__main__.py": ("ebm-jax", (sys.executable, "-m", "ebm_jax")),
