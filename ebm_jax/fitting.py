@@ -16,6 +16,7 @@ from ebm_jax.distributed import parallel
 from ebm_jax.kinds import printable
 from ebm_jax.methods import ORDERINGS
 from ebm_jax.models.outside import name_of
+from ebm_jax.pixels import quantised
 from ebm_jax.storage import bucket, workdir
 from ebm_jax.storage.writing import write_atomically
 from ebm_jax.trained import TrainedRun, open_run
@@ -121,7 +122,7 @@ def _pixels(images: Any) -> np.ndarray:
     if not (low >= 0.0 and high <= 1.0):
         cure = "(images + 1) / 2" if low >= -1.0 and high <= 1.0 else "images / 255" if low >= 0.0 else "finite values"
         raise BadInput(f"images has values from {low:g} to {high:g}, and pixels are in [0, 1]; give {cure}")
-    return np.minimum(np.floor(256.0 * array), 255).astype(np.uint8)
+    return quantised(array)
 
 
 def _classes(labels: Any, number: int) -> np.ndarray | None:
