@@ -200,6 +200,7 @@ def test_sampling_writes_a_picture_and_arrays_and_never_overwrites(whole_run):
 @pytest.mark.whole
 def test_the_command_that_training_names_samples(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
     assert run.main(command("my run")) == 0
     named = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("sample with: "))
     python, *words = shlex.split(named.removeprefix("sample with: "))
