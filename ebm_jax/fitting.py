@@ -78,12 +78,15 @@ def fit(
     config = _with(_recipe(method, steps, seed, pixels, classes), {"model.name": name_of(net, params)})
     config = _with(_without_dropout(config), changes or {})
     target = Path(tempfile.mkdtemp(prefix="ebm_jax_")) if folder is None else bucket.folder_of(folder, "folder")
+    is_begun = (target / workdir.CONFIG).exists()
     file, is_new = _written(target, pixels, classes)
     try:
         train.train(_with(config, {"data.source": f"npz:{file}"}), target)
     except BadInput:
-        if is_new and not (target / workdir.CONFIG).exists():
+        if is_new and (is_begun or not (target / workdir.CONFIG).exists()):  # no run needs it
             file.unlink()
+        if folder is None and not any(target.iterdir()):
+            target.rmdir()
         raise
     return open_run(target)
 

@@ -71,7 +71,10 @@ def over_devices(method, optimizer, memory, devices=1, apply=apply, params=None,
     """(mesh, compiled step, state) of a method."""
     mesh, specs = parallel.device_mesh(jax.devices()[:devices]), partition(method, parallel.SHARDED)
     step = make_train_step(
-        apply, method, optimizer, **{"ema_decay": 0.5, "ema_ramp": False, "rescue_learning_rate": 1.0} | rates
+        apply,
+        method,
+        optimizer,
+        **{"ema_decay": 0.5, "ema_ramp": False, "rescue_learning_rate": 1.0, "sharpness": 0.0} | rates,
     )
     step = parallel.over_devices(step, mesh, (specs, parallel.SHARDED), (specs, parallel.REPLICATED), (0,))
     params = params_for() if params is None else params

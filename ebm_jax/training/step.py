@@ -25,7 +25,7 @@ def make_train_step(
     ema_decay: float,
     ema_ramp: bool,
     rescue_learning_rate: float,
-    sharpness: float = 0.0,
+    sharpness: float,
 ) -> TrainStep:
     """One device's step (state, batch) -> (state, metrics); `parallel.over_devices` maps it.
 
