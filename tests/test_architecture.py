@@ -23,7 +23,7 @@ LAYERS = [  # each part may import the parts above its own line, and itself
     {"assemble", "checks"},
     {"inputs"},
     {"program", "samplers", "identity"},
-    {"capacity"},
+    {"capacity", "publishing"},
     {"trust"},
     {"trained"},
     {"tasks", "evaluators", "training.recovery"},
