@@ -203,11 +203,11 @@ def _json(content: Any) -> bytes:
 def _what(config: Config, weights: Published) -> str:
     number = sum(array.size for array in weights.arrays.values()) // weights.members
     several = f" The folder holds {weights.members} of them; the energy is their mean." if weights.members > 1 else ""
-    shape, classes = "x".join(map(str, config.data.shape)), config.model.num_classes
+    classes = config.model.num_classes
     under = f", under each of {classes} classes or none" if classes > 1 else ""
     return (
-        f"A network U(x) ({config.model.name}, {number:,} parameters) gives each {shape} array x in [0, 1] one "
-        f"number{under}. {_meaning(config)}{several}"
+        f"A network U(x) ({config.model.name}, {number:,} parameters) gives each array x of the shape "
+        f"{list(config.data.shape)} in [0, 1] one number{under}. {_meaning(config)}{several}"
     )
 
 
@@ -279,8 +279,7 @@ def _facts(facts: dict[str, str]) -> str:
 
 
 def _limits(config: Config) -> str:
-    shape = "x".join(map(str, config.data.shape))
     kept = (
         "It is a model of these data at this size, and knows nothing else; nothing but what stands above was measured."
     )
-    return f"{kept} Give it {shape} arrays in [0, 1]; other images get an energy too, which then says little."
+    return f"{kept} Other arrays of the shape {list(config.data.shape)} get an energy too, which then says little."
