@@ -235,7 +235,8 @@ def _training(folder: Folder, config: Config, weights: Published) -> str:
     default, own = flat(schema.defaults()), flat(config)
     changes = [f"{key}={own[key]}" for key in own if key not in default or own[key] != default[key]]
     which = {"ema": "running mean (EMA) of the weights", "raw": "weights of the last step"}[weights.weights]
-    lines = [f"{config.method.name}, {weights.step:,} steps; {which}, stored as {weights.dtype}", *_versions(folder)]
+    steps = f"{weights.step:,} steps" if weights.step else "trained elsewhere, with keys that may differ from these"
+    lines = [f"{config.method.name}, {steps}; {which}, stored as {weights.dtype}", *_versions(folder)]
     settings = "\n".join(printable(change) for change in changes)
     return "\n".join(f"- {line}" for line in lines) + f"\n\nKeys that differ from the defaults:\n\n```\n{settings}\n```"
 

@@ -15,7 +15,7 @@ from ebm_jax.assemble import labels_for, make_apply, make_chain_apply
 from ebm_jax.data import sources
 from ebm_jax.data.memory import Dataset
 from ebm_jax.distributed import parallel
-from ebm_jax.labels import names_of, numbered, sample_labels
+from ebm_jax.labels import as_array, names_of, numbered, sample_labels
 from ebm_jax.models import energy
 from ebm_jax.models.outside import name_of
 from ebm_jax.program import abstract_state
@@ -106,8 +106,17 @@ class TrainedRun(NamedTuple):
         return lambda images: apply(self.params, images, labels_for(self.config, labels, images.shape[0]))
 
     def energy(self, images: Given, labels: Given = None) -> np.ndarray:
-        """The energies float32 [n] of images: `energy_of`."""
-        return self.energy_of(images, labels)
+        """The energies float32 [n] of images, as `energy_of`.
+
+        Args:
+          images: as there.
+          labels: as there; or a class, by number or by name, or a list of them, one an image.
+
+        Raises:
+          BadInput: as there; or there is no such class.
+        """
+        number = len(images) if np.ndim(images) else 0
+        return self.energy_of(images, as_array(labels, self.class_names, number))
 
     def sample(self, key: Given, number: int = 64, labels: Given = None) -> np.ndarray:
         """Images from noise, float32 [number, h, w, c] in [0, 1].

@@ -28,7 +28,7 @@ LAYERS = [  # each part may import the parts above its own line, and itself
     {"trained"},
     {"tasks", "evaluators", "training.recovery"},
     {"train", "sample", "prepare", "evaluate", "export", "cli"},
-    {"fitting"},
+    {"conversion", "fitting"},
     {"__init__"},
     {"main"},
     {"run", "__main__"},

@@ -253,6 +253,22 @@ def test_an_energy_of_images_gives_energies(name):
     assert np.isfinite(run.energy(images)).all()
 
 
+def test_labels_of_energies_are_classes_by_number_or_by_name_for_all_images_or_one_an_image():
+    run = ebm_jax.open_run("fashion_mnist")
+    images = np.random.default_rng(1).random((2, 28, 28, 1)).astype(np.float32)
+    sneaker, boot = (run.energy(images, np.full(2, label)) for label in (7, 9))
+    assert (np.abs(sneaker - boot) > 1e-3).all(), "the case would say nothing"
+    for given in (7, "Sneaker", [7, 7], ["Sneaker", 7]):
+        np.testing.assert_array_equal(run.energy(images, given), sneaker)
+    np.testing.assert_array_equal(run.energy(images, ["Sneaker", "Ankle boot"]), [sneaker[0], boot[1]])
+    with pytest.raises(BadInput, match=r"labels 'Sneeker' is no class; .* did you mean Sneaker"):
+        run.energy(images, "Sneeker")
+    with pytest.raises(BadInput, match="3 labels for 2 images"):
+        run.energy(images, [1, 2, 3])
+    with pytest.raises(BadInput, match="the classes have no names; use numbers"):
+        run._replace(class_names=()).energy(images, "Sneaker")
+
+
 @pytest.mark.whole
 def test_the_numbers_on_the_card_of_the_digits_come_out_again(tmp_path):
     again_as_on_the_card("digits", tmp_path)

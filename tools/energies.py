@@ -8,6 +8,7 @@ variable TFDS_DATA_DIR says where Fashion-MNIST lies.
 """
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import ebm_jax
+from benchmarks import composition
 from ebm_jax import shipped
 from ebm_jax.data.densities import DENSITIES
-from ebm_jax.publishing import PICTURE
+from ebm_jax.publishing import NUMBERS, PICTURE
+from ebm_jax.storage import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 LICENSE = "apache-2.0"
@@ -34,7 +37,7 @@ class Recipe(NamedTuple):
     train: tuple[str, ...]
     """Words after `run.py`."""
     evaluate: tuple[str, ...]
-    """Words after `--mode=evaluate`; empty: the run's own divergence is the measure."""
+    """Words after `--mode=evaluate`; empty: the run's own divergence, or how it composes, is the measure."""
     dtype: str
     notes: str
 
@@ -46,15 +49,13 @@ HOUR = (
     "--config.train.num_steps=22500",
     "--config.optim.ema_decay=0.999",
 )
+SHAPES = ("shapes_shape", "shapes_position")
 RECIPES = {
     "digits": Recipe(("--config=configs/digits.py",), JUDGED, "float16", DIGITS),
     "fashion_mnist": Recipe(
         ("--config=configs/fashion_mnist.py", "--config.train.seed=1", *HOUR), JUDGED, "float16", CLOTHES
     ),
-    **{
-        f"shapes_{factor}": Recipe((f"--config=configs/shapes_{factor}_equilibrium.py",), (), "float16", GENERATED)
-        for factor in ("shape", "position")
-    },
+    **{name: Recipe((f"--config=configs/{name}_equilibrium.py",), (), "float16", GENERATED) for name in SHAPES},
     **{
         name: Recipe(
             ("--config=configs/density2d_noise_contrastive.py", f"--config.data.name={name}"), (), "float32", GENERATED
@@ -64,15 +65,23 @@ RECIPES = {
 }
 
 
-def make(name: str, runs: Path) -> None:
-    """Make one energy anew, in place of the package's."""
+def save(name: str, runs: Path) -> Path:
+    """Train one energy, unless there is its run, and save it in DIR/NAME-saved."""
     recipe, run, saved = RECIPES[name], runs / name, runs / f"{name}-saved"
     if not (run / "config.json").exists():
         _run_py(*recipe.train, f"--workdir={run}")
     shutil.rmtree(saved, ignore_errors=True)
     ebm_jax.open_run(run).save(saved, dtype=recipe.dtype, license=LICENSE, notes=recipe.notes)
+    return saved
+
+
+def finish(name: str, runs: Path) -> None:
+    """Measure what is saved, draw it, and put it in place of the package's."""
+    recipe, run, saved = RECIPES[name], runs / name, runs / f"{name}-saved"
     if recipe.evaluate:
         _run_py("--mode=evaluate", f"--workdir={saved}", *recipe.evaluate)
+    if name in SHAPES:
+        _compose(saved, *(runs / f"{other}-saved" for other in SHAPES))
     if name in DENSITIES:
         picture = max((run / "images").glob("density_*.png"))
     else:
@@ -82,6 +91,28 @@ def make(name: str, runs: Path) -> None:
     shutil.rmtree(shipped.energies() / name, ignore_errors=True)
     ebm_jax.open_run(saved).save(shipped.energies() / name, dtype=recipe.dtype)
     print(f"made {shipped.energies() / name}", flush=True)
+
+
+def _compose(saved: Path, shape: Path, position: Path) -> None:
+    """Write how the two models of shapes do, alone and together, as an evaluation of the saved one."""
+    run, models = ebm_jax.open_run(saved), (ebm_jax.open_run(shape), ebm_jax.open_run(position))
+    asked = composition.every_pair(composition.ASKED, composition.CHAINS)
+    values = {}
+    for way, images in composition.sample_all(*models, asked, 0).items():
+        found, count = composition.shares(images, asked), len(images)
+        for what in ("shape", "position", "both"):
+            share = getattr(found, what)
+            error = (share * (1 - share) / count) ** 0.5
+            values[f"{way} / {what} as asked"] = {"value": share, "standard_error": error}
+    protocol = {
+        "samples": f"{len(asked.shapes)} of each way",
+        "judge": "the nearest template: benchmarks/composition.py",
+    }
+    facts = {"code": provenance.commit(), "versions": provenance.versions(), "machine": provenance.devices()}
+    content = {"protocol": facts, "metrics": {"composition": {"values": values, "protocol": protocol}}}
+    into = saved / "evaluation" / f"{run.step:06d}_0"
+    into.mkdir(parents=True)
+    (into / NUMBERS).write_text(json.dumps(content, indent=2))
 
 
 def _run_py(*words: str) -> None:
@@ -96,8 +127,10 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := [name for name in args.names if name not in RECIPES]:
         parser.error(f"{', '.join(unknown)} unknown; use some of {', '.join(RECIPES)}")
+    for name in {*args.names, *(SHAPES if set(SHAPES) & set(args.names) else ())}:  # each is measured with the other
+        save(name, args.runs)
     for name in args.names:
-        make(name, args.runs)
+        finish(name, args.runs)
 
 
 if __name__ == "__main__":
