@@ -60,8 +60,10 @@ def parse(argv: list[str]) -> Command:
     argv = _with_mode_as_flag(argv)
     _check_words(argv[1:])
     source = _config_source(argv)
+    energy = _energy(argv, source)
     mode, folder, topology = _mode_workdir_topology(argv, source)
-    config, note = workdir.read(folder) if mode in READ_A_RUN else (from_file(source), "")
+    there = shipped.energies() / energy if energy else folder
+    config, note = workdir.read(there) if mode in READ_A_RUN else (from_file(source), "")
     asked = _overridden(config, argv)
     schema.check_values(asked)
     if mode in READ_A_RUN:
@@ -76,6 +78,9 @@ def parse(argv: list[str]) -> Command:
         groups = " and ".join(f"--config.{group}" for group in READ_A_RUN[mode])
         differing = workdir.describe(differing)
         raise BadInput(f"--workdir {folder} holds another run: {differing}; only {groups} keys may change")
+    if energy:
+        shipped.copied(energy, folder)
+        note = ""  # keys that came later than the energy are no news
     return Command(mode, asked, folder, topology, note)
 
 
@@ -164,12 +169,36 @@ def _config_source(argv: list[str]) -> Path | None:
 
 def _mode_workdir_topology(argv: list[str], source: Path | None) -> tuple[str, Folder, str]:
     values = _known_flags(argv)
+    if values.energy and values.mode in READ_A_RUN:
+        return values.mode, bucket.folder_of(values.workdir or f"runs/{values.energy}-shipped"), values.topology
     if source is None and not (values.mode in READ_A_RUN and values.workdir):
         raise BadInput(f"--config is missing; usage: {manual.usage(MODES)}")
     if values.topology and values.mode != "compile":
         raise BadInput(f"--topology {values.topology} is for --mode=compile, not --mode={values.mode}; leave it out")
     folder = bucket.folder_of(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
     return values.mode, folder, values.topology
+
+
+def _energy(argv: list[str], source: Path | None) -> str:
+    """The energy of this package that the command line names; empty: none.
+
+    Raises:
+      BadInput: there is no such energy; the mode does not take one; or a config is named too.
+    """
+    values, names = _known_flags(argv), shipped.energy_names()
+    if not values.energy:
+        return ""
+    if source:
+        raise BadInput(f"--energy {shown(values.energy)} has its own config; leave --config {source} out")
+    if values.mode not in READ_A_RUN:
+        raise BadInput(
+            f"--energy {shown(values.energy)} is for {', '.join(READ_A_RUN)}, not for {values.mode}; leave it out"
+        )
+    if values.energy not in names:
+        near = difflib.get_close_matches(values.energy, names, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise BadInput(f"--energy {shown(values.energy)} is unknown; use one of {', '.join(names)}{hint}")
+    return values.energy
 
 
 def _known_flags(argv: list[str]) -> flags.FlagValues:
@@ -186,6 +215,7 @@ def _known_flags(argv: list[str]) -> flags.FlagValues:
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "the run's folder; default: runs/NAME", flag_values=values)
+    flags.DEFINE_string("energy", "", "a trained energy of this package, copied to the folder", flag_values=values)
     flags.DEFINE_string("mode", "train", "what to do", flag_values=values)
     flags.DEFINE_string("topology", "", "the chips that --mode=compile is for, such as v5e:16x16", flag_values=values)
     flags.DEFINE_bool("multihost", False, "this is one of several processes of a run", flag_values=values)

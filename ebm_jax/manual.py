@@ -49,11 +49,16 @@ def overview(modes: Sequence[str]) -> str:
             "Examples:",
             f"  {program} --config={example}",
             f"  {program} sample --workdir=runs/digits --config.sample.labels=3,5",
+            f"  {program} sample --energy=fashion_mnist",
             f"  {program} evaluate --workdir=runs/digits --config.eval.metrics=classifier_distance",
         ],
         [
             "Configs that come along, for --config=NAME; a file of your own goes as --config=PATH/NAME.py:",
             *_listed({name: first_line(shipped.folder() / f"{name}.py") for name in shipped.names()}),
+        ],
+        [
+            "Trained energies that come along, for sample, evaluate and export with --energy=NAME:",
+            *_wrapped(", ".join(shipped.energy_names())),
         ],
         ["Tasks, for --config.sample.task=NAME:", *_wrapped(", ".join(tasks()))],
         ["Metrics, for --config.eval.metrics=NAME,NAME (docs/evaluation.md):", *_wrapped(", ".join(metrics()))],
