@@ -19,6 +19,7 @@ from ebm_jax.storage import bucket, workdir
 METRICS, EVALUATION, VERSIONS = "metrics.jsonl", "evaluation.jsonl", "versions.json"
 IMAGES, SAMPLES, EVALUATIONS, CHECKPOINTS = "images", "samples", "evaluation", "checkpoints"
 OF_A_RUN = (workdir.CONFIG, METRICS, EVALUATION, VERSIONS, IMAGES, SAMPLES, EVALUATIONS, CHECKPOINTS)
+FIRST = ("chains", "density")  # pictures of fresh samples
 LARGEST = 2**28  # bytes of a file of lines that are read, from its end
 MOST_WHOLE = 2**53  # that a browser's numbers hold
 NAMED = 8  # damaged things that a page names
@@ -227,7 +228,8 @@ class _Reader:
         for name, picture in self._pictures(IMAGES):
             if match := IMAGE.fullmatch(name):
                 found.setdefault(match[1], {})[int(match[2])] = picture
-        return {name: dict(sorted(steps.items())) for name, steps in sorted(found.items())}
+        in_order = sorted(found, key=lambda name: (name not in FIRST, name))
+        return {name: dict(sorted(found[name].items())) for name in in_order}
 
     def samples(self) -> list[Sampled]:
         found: dict[tuple[str, int, int], dict[str, Picture]] = {}

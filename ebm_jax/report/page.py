@@ -94,7 +94,10 @@ def of_run(run: Contents, largest: int = LARGEST) -> Page:
     newest = {name: album.take(list(steps.values())[-1]) for name, steps in run.images.items()}
     evaluations = [_evaluation(run, one, album) for one in run.evaluations[:1]]
     page["samples"] = _samples(run, album)
-    page["pictures"] = [_series(name, steps, newest[name], album) for name, steps in run.images.items()]
+    page["pictures"] = [
+        _series(name, steps, newest[name], album, 1 / (len(run.images) - number))
+        for number, (name, steps) in enumerate(run.images.items())
+    ]
     page["evaluations"] = evaluations + [_evaluation(run, one, album) for one in run.evaluations[1:]]
     page["left_out"] = album.left_out
     return page
@@ -137,15 +140,11 @@ class _Album:
         self._folder, self._room = folder, room
         self.left_out: list[str] = []
 
-    def holds(self, picture: Picture) -> bool:
-        """Whether there is room for the picture."""
-        return self._cost(picture.size) <= self._room
-
     def take(self, picture: Picture | None) -> str | None:
         """The picture as a data URI; None if there is none, it cannot be read, or there is no room."""
         if picture is None:
             return None
-        if not self.holds(picture):
+        if self._cost(picture.size) > self._room:
             self.left_out.append(picture.path)
             return None
         content = contents.picture_bytes(self._folder, picture)
@@ -155,15 +154,12 @@ class _Album:
         kind = "gif" if content.startswith(b"GIF") else "png"
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
-    def several(self, pictures: Mapping[int, Picture]) -> dict[int, str]:
-        """As many of a series as there is room for, evenly spaced; by step."""
+    def several(self, pictures: Mapping[int, Picture], share: float) -> dict[int, str]:
+        """As many of a series as this share of the room holds, evenly spaced; by step."""
         steps = list(pictures)
-        for stride in (2**power for power in range(max(1, len(steps)).bit_length() + 1)):
-            kept = steps[::stride]
-            if sum(self._cost(pictures[step].size) for step in kept) <= self._room:
-                break
-        else:
-            kept = []
+        costs = {step: self._cost(picture.size) for step, picture in pictures.items()}
+        strides = (steps[::stride] for stride in range(1, len(steps) + 1))
+        kept = next((some for some in strides if sum(costs[step] for step in some) <= share * self._room), [])
         self.left_out += [pictures[step].path for step in steps if step not in kept]
         taken = {step: self.take(pictures[step]) for step in kept}
         return {step: source for step, source in taken.items() if source}
@@ -199,10 +195,10 @@ def _state(run: Contents) -> Page:
     }
 
 
-def _series(name: str, steps: Mapping[int, Picture], newest: str | None, album: _Album) -> Page:
-    """The pictures of one name through training, the newest last."""
+def _series(name: str, steps: Mapping[int, Picture], newest: str | None, album: _Album, share: float) -> Page:
+    """The pictures of one name through training, the newest last; those before it take this share of the room."""
     *before, last = steps
-    taken = album.several({step: steps[step] for step in before})
+    taken = album.several({step: steps[step] for step in before}, share)
     frames = [{"step": step, "source": source} for step, source in taken.items()]
     return {
         "name": name,

@@ -11,7 +11,7 @@
       if (name === "class") node.className = value;
       else node.setAttribute(name, value);
     }
-    node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== ""));
+    node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== ""));
     return node;
   }
 
@@ -33,7 +33,7 @@
   const sections = [];
 
   function section(id, title, ...children) {
-    const content = children.flat().filter(Boolean);
+    const content = children.flat(Infinity).filter(Boolean);
     if (!content.length) return;
     sections.push([id, title]);
     main.append(make("section", { id }, make("h2", {}, title), content));
@@ -50,7 +50,7 @@
       make("table", { class: cls || "stack full" }, head, make("tbody", {}, rows.map((row) => make("tr", {}, cells(row))))));
   }
 
-  const facts = (pairs) => table(["", ""], pairs.map(([name, text]) => [make("td", { class: "soft" }, name), text]), "stack full");
+  const facts = (pairs) => table(["", ""], pairs.map(([name, text]) => [make("td", { class: "soft name" }, name), make("td", { class: "long" }, text)]), "stack full");
   const folded = (title, ...children) => make("details", {}, make("summary", {}, title), children);
 
   // State
@@ -130,7 +130,7 @@
       if (one.error) {
         for (const sign of [1, -1]) {
           data.push(one.y.map((y, i) => (y === null || one.error[i] === null ? null : y + sign * one.error[i])));
-          series.push({ label: sign > 0 ? "+ error" : "- error", stroke: "transparent", width: 0, points: { show: false }, value: (_, value) => number(value) });
+          series.push({ label: sign > 0 ? "+ error" : "- error", class: "error", stroke: "transparent", width: 0, points: { show: false }, value: (_, value) => number(value) });
         }
         bands.push({ series: [data.length - 2, data.length - 1], fill: `${stroke}33` });
       }
