@@ -181,6 +181,19 @@ def test_models_of_one_program_and_standard_errors_are_in_the_chart_of_their_num
     assert (fid["series"][0]["y"], fid["series"][0]["error"], fid["more"]) == ([3.0, 3.0], [0.5, 0.5], True)
 
 
+def test_runs_are_overlaid_in_a_chart_for_each_number_an_error_that_is_a_number_too():
+    runs = {
+        "a": [{"step": s, "matching_error": 0.1 * s, "distance": 2.0, "distance_error": 0.1} for s in range(1, 2_001)],
+        "b": [{"step": s, "matching_error": 0.3} for s in (1, 3_000)],
+    }
+    charts = {chart["title"]: chart for chart in curves.overlaid(runs, curves.CHARTS)}
+    assert set(charts) == {"Matching error: all noise levels", "Distance"}
+    chart = charts["Matching error: all noise levels"]
+    assert len(chart["x"]) <= curves.POINTS
+    ours, other = ([pair for pair in zip(chart["x"], one["y"], strict=True) if pair[1]] for one in chart["series"])
+    assert (ours[0], ours[-1], other) == ((1, 0.1), (2_000, 200.0), [(1, 0.3), (3_000, 0.3)])
+
+
 def test_no_text_of_a_file_becomes_a_tag_or_ends_the_script(tmp_path):
     folder = a_run(tmp_path / "run", config_of(**{"data.name": WICKED}))
     (folder / "data.json").write_text(json.dumps([{"class_names": [WICKED, "cat"], "class_sizes": [3, 4]}]))
@@ -216,6 +229,25 @@ def test_json_of_any_other_kind_costs_no_more_than_its_own_part(tmp_path, file):
         _, values = written(folder)
         assert len(values["charts"][0]["x"]) == 10, content[:40]
         assert len(values["pictures"][0]["frames"]) == 2
+
+
+LINES = ({"step": 5}, {"step": 6, "loss": "x", "seconds": None}, {"step": 7, "loss": math.nan, "steps_per_second": math.inf},
+         {"step": 8, "event": {"a": 1}}, {"step": 9, "seconds": 1e300, "stage": "x"}, {"step": 6, "loss_error": 1.0})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "lines", [LINES[:1], LINES, [{"step": 10**30}, {"step": True}, {"step": -1}, {"step": 1.5}, {}]]
+)
+def test_lines_of_any_numbers_have_a_page(tmp_path, lines):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for file in ("metrics.jsonl", "evaluation.jsonl"):
+        write_lines(folder / file, lines)
+    _, values = written(folder)
+    good = {line["step"] for line in lines if type(line.get("step")) is int and 0 <= line["step"] < 100}
+    assert values["state"]["step"] == max(good, default=0)
+    assert values["state"]["left"] is None
+    assert len(values["damaged"]) == (1 if good else 3)
 
 
 def test_half_a_line_is_passed_over_and_damage_is_named(tmp_path):
@@ -349,11 +381,12 @@ CASES = [
     ("AUROC, uniform / -U", {"AUROC, uniform / -U": (0.51, 0.02)}, None, "bad", "chance level"),
     ("AUROC, uniform / -U", {"AUROC, uniform / -U": (0.2, 0.02)}, None, "bad", "below chance"),
     ("AUROC, train / -U", {"AUROC, train / -U": (0.51, 0.02)}, None, "good", "as it should be"),
+    ("AUROC, train / -U", {"AUROC, train / -U": (0.41, 0.02)}, None, "", "overfitting"),
     ("AUROC, uniform / -U", {"AUROC, uniform / -U": (1.0, 0.0)}, None, "good", "100% of the way"),
     ("accuracy", {"accuracy": (0.11, 0.01)}, 10, "bad", "chance level, 0.1"),
     ("accuracy", {"accuracy": (0.96, 0.01)}, 10, "", "chance is 0.1"),
     ("samples / classifier distance", VALUES, None, "", "3.4 times that"),
-    ("test images / classifier distance", VALUES, None, "", "what a perfect model has"),
+    ("test images / classifier distance", VALUES, None, "", "measured alike"),
     ("samples / recall", beside("recall", (0.5, None), (1.0, None)), None, "", "50% of that"),
     ("samples / classifier score", beside("classifier score", (9.0, 0.1), (9.1, 0.1)), 9, "good", "as test images"),
 ]  # fmt: skip
@@ -527,7 +560,7 @@ def test_a_browser_shows_every_part_without_error_or_sideways_scrolling(one_run,
     for name, shown in found.items():
         assert shown["wide"] <= shown["inner"] == int(name.split()[1]), name
         assert shown["drawn"] > 0
-        assert shown["plots"] >= shown["drawn"]
+        assert shown["plots"] >= shown["drawn"], "opening what is folded draws the rest"
         assert shown["pictures"], name
         assert all(shown["pictures"]), name
         assert shown["ground"] == ground

@@ -28,6 +28,7 @@ def python_files(folder, prefix):
     return {f"{prefix}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.py")}
 
 
+ASSETS = {f"ebm_jax/report/assets/{path.name}" for path in (ROOT / "ebm_jax" / "report" / "assets").iterdir()}
 OURS = python_files(ROOT / "ebm_jax", "ebm_jax") | python_files(ROOT / "configs", "ebm_jax/configs")
 
 
@@ -86,7 +87,7 @@ def test_the_wheel_holds_the_package_and_the_configs_inside_it_and_no_other_pack
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         metadata = archive.read(next(name for name in names if name.endswith("METADATA"))).decode()
-    assert OURS | {"ebm_jax/py.typed"} <= names
+    assert OURS | ASSETS | {"ebm_jax/py.typed"} <= names
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"ebm_jax"}
     for line in (
         "License-Expression: Apache-2.0",

@@ -213,7 +213,7 @@ class _Reader:
             try:
                 row = json.loads(line)
                 step = row["step"]
-                if not isinstance(step, int) or step < 0:
+                if type(step) is not int or not 0 <= step <= MOST_WHOLE:
                     raise ValueError
                 found.append(row)
             except (ValueError, KeyError, TypeError, RecursionError):

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ebm_jax.report.contents import Row
@@ -63,6 +63,11 @@ def label_of(name: str) -> str:
     return LABELS.get(name, name.replace("_", " "))
 
 
+def is_error(name: str, names: Container[str]) -> bool:
+    """Whether a number is the standard error of another of these names."""
+    return name.endswith("_error") and name.removesuffix("_error") in names
+
+
 def charts(rows: Sequence[Row], known: Sequence[Chart]) -> list[dict[str, Any]]:
     """The charts of rows, as JSON has them: title, meaning, x (steps), and series of a label and y.
 
@@ -71,7 +76,7 @@ def charts(rows: Sequence[Row], known: Sequence[Chart]) -> list[dict[str, Any]]:
     """
     rows = by_stage(rows)
     names = dict.fromkeys(name for row in rows for name in row if name not in NOT_DRAWN)
-    errors = {name for name in names if name.removesuffix("_error") in names and name.endswith("_error")}
+    errors = {name for name in names if is_error(name, names)}
     members = {name: _mean_of(name) for name in names if _mean_of(name) in names}
     apart = [name for name in names if name not in members and name not in errors]
     of_known = {name for chart in known for name in chart.names}
@@ -90,11 +95,12 @@ def overlaid(runs: Mapping[str, Sequence[Row]], known: Sequence[Chart]) -> list[
     runs = {run: by_stage(rows) for run, rows in runs.items()}
     titles = {name: chart for chart in known for name in chart.names}
     names = dict.fromkeys(name for rows in runs.values() for row in rows for name in row if name not in NOT_DRAWN)
+    errors = {name for name in names if is_error(name, names)}
     order = [name for name in titles if name in names] + [name for name in names if name not in titles]
     return [
         {**_one_number(runs, name), "more": name not in titles, **_title(titles.get(name), name)}
         for name in order
-        if not name.endswith("_error") and _mean_of(name) not in names
+        if name not in errors and _mean_of(name) not in names
     ]
 
 

@@ -60,7 +60,8 @@ def _size(case: _Case) -> Verdict | None:
 def _separation(case: _Case) -> Verdict | None:
     near = _within(case, 0.5)
     if case.row.removeprefix("AUROC, ") in ALIKE:
-        return Verdict(GOOD, "0.5 but for chance, as it should be here") if near else None
+        above = "training images score higher than test images: overfitting" if case.value < 0.5 else ""
+        return Verdict(GOOD, "0.5 but for chance, as it should be here") if near else Verdict(NEUTRAL, above)
     if near:
         return Verdict(BAD, "chance level: the score tells nothing")
     if case.value < 0.5:
@@ -114,7 +115,7 @@ def _beside(case: _Case, ratio: Callable[[float, float], str]) -> Verdict | None
     if best_row is None or not case.row:
         return None
     if case.row == best_row:
-        return Verdict(NEUTRAL, "real images the model never saw: what a perfect model has")
+        return Verdict(NEUTRAL, "real images that the model never saw, measured alike")
     best, error = case.values[others[best_row]]
     if _within(case, best, error):
         return Verdict(GOOD, f"as {best_row}, {best:.3g}")

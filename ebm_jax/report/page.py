@@ -178,7 +178,7 @@ def _state(run: Contents) -> Page:
     rates = [row["steps_per_second"] for row in run.rows[-RATES:] if row.get("steps_per_second", 0.0) > 0]
     rate = statistics.median(rates) if rates else None
     seconds = [row["seconds"] for row in run.rows if math.isfinite(row.get("seconds", math.nan))]
-    ends = [one for one, after in zip(seconds, [*seconds[1:], 0.0], strict=True) if after < one]  # of each going on
+    ends = [one for one, after in zip(seconds, [*seconds[1:], 0.0], strict=False) if after < one]  # of each going on
     steps = [row["step"] for row in run.rows]
     last = curves.by_stage(run.rows)[-1] if run.rows else {}
     left = None if run.num_steps is None else max(0, run.num_steps - run.step)
@@ -238,9 +238,12 @@ def _metric(run: Contents, name: str, metric: Metric, album: _Album) -> Page:
     for value_name, pair in metric.values.items():
         verdict = meanings.verdict_of(value_name, metric.values, num_classes)
         number, error = shown(*pair)
+        row, _, column = value_name.partition(BETWEEN)
         rows.append(
             {
                 "name": _cut(value_name.replace(BETWEEN, ": ")),
+                "row": _cut(row),
+                "column": _cut(column),
                 "value": number,
                 "error": error,
                 "meaning": meanings.meaning_of(value_name),
@@ -319,7 +322,7 @@ def _last_judged(run: Contents) -> dict[str, tuple[float, float | None]]:
     return {
         name: (value, row.get(f"{name}_error"))
         for name, value in row.items()
-        if name != "step" and not name.endswith("_error")
+        if name != "step" and not curves.is_error(name, row)
     }
 
 
@@ -347,13 +350,14 @@ def _versions(run: Contents) -> list[list[list[str]]]:
 
 def _commands(run: Contents) -> list[Page]:
     """Commands to paste: the one that goes on, where it is known, and those that use the run."""
-    folder, words = f"--workdir={_folder(run.folder)}", invocation.words()
+    folder = f"--workdir={_folder(run.folder)}"
+    words = [os.path.abspath(word) if word.endswith(invocation.SCRIPT) else word for word in invocation.words()]
     found = []
     if again := run.arguments:
         rest = [word for word in again if not word.startswith(("--workdir=", "-workdir="))]
         found.append({"what": "Train, or go on where it stopped", "command": command(*words, *rest, folder)})
     else:
-        found.append({"what": "Go on where it stopped: the command that began it, and", "command": command(folder)})
+        found.append({"what": f"To go on where it stopped: the command that began it, and {folder}", "command": ""})
     tasks = {
         "Sample": ["--mode=sample", folder],
         "Evaluate": ["--mode=evaluate", folder],

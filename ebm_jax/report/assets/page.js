@@ -3,7 +3,7 @@
 (() => {
   const page = JSON.parse(document.getElementById("values").textContent);
   const main = document.getElementById("main");
-  const SERIES = 8, PEAK = 30, DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
+  const SERIES = 8, PEAK = 30, LONG_LIST = 16, DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
 
   function make(tag, attributes, ...children) {
     const node = document.createElement(tag);
@@ -149,6 +149,11 @@
   }
 
   function chart(values) {
+    if (values.x.length === 1) {
+      const found = values.series.map((one) => [one.label, one.error ? `${number(one.y[0])} ± ${number(one.error[0])}` : number(one.y[0])]);
+      return make("div", { class: "chart" }, make("h3", {}, values.title), make("p", { class: "soft" }, values.meaning),
+        facts([["step", whole(values.x[0])], ...found]));
+    }
     const place = make("div", { class: "plot" });
     plots.push({ values, place, drawn: null });
     return make("div", { class: "chart" }, make("h3", {}, values.title), values.meaning ? make("p", { class: "soft" }, values.meaning) : null, place);
@@ -236,16 +241,35 @@
 
   const TONES = { good: "✓ ", bad: "✗ ", "": "" };
 
-  function metric(one) {
-    const rows = one.rows.map((row) => [
+  const withError = (row) => (row.error ? `${row.value} ± ${row.error}` : row.value);
+
+  function list(rows) {
+    return table(["value", "number ± standard error", "how good", "what it means"], rows.map((row) => [
       row.name,
-      make("td", { class: "number" }, row.error ? `${row.value} ± ${row.error}` : row.value),
+      make("td", { class: "number" }, withError(row)),
       make("td", { class: row.tone }, row.verdict ? TONES[row.tone] + row.verdict : ""),
       make("td", { class: "soft" }, row.meaning),
-    ]);
+    ]));
+  }
+
+  // Many values as a grid: a cell has its verdict as colour and sign, and in words under the pointer
+  function grid(values) {
+    const columns = [...new Set(values.map((value) => value.column))], rows = new Map();
+    for (const value of values) rows.set(value.row, { ...rows.get(value.row), [value.column]: value });
+    const cell = (value) => (value ? make("td", { class: `number ${value.tone}`, title: value.verdict }, TONES[value.tone] + withError(value)) : "");
+    const meanings = [...new Set(values.map((value) => `${value.row.split(",")[0]}: ${value.meaning}`).filter((words) => !words.endsWith(": ")))];
+    return [
+      table(["value ± standard error", ...columns], [...rows].map(([name, found]) => [name, ...columns.map((column) => cell(found[column]))])),
+      make("p", { class: "soft" }, `${meanings.join(". ")}. ✓ good, ✗ bad, where there is something to compare with.`),
+    ];
+  }
+
+  function metric(one) {
+    const inGrid = one.rows.filter((row) => row.column), large = inGrid.length > LONG_LIST;
+    const rows = large ? one.rows.filter((row) => !row.column) : one.rows;
     return make("div", { class: "metric" },
       make("h3", {}, one.name.replaceAll("_", " "), one.warning ? make("span", { class: "bad" }, ` (${one.warning})`) : ""),
-      table(["value", "number ± standard error", "how good", "what it means"], rows),
+      rows.length ? list(rows) : null, large ? grid(inGrid) : null,
       folded("Protocol: how these numbers came about", facts(one.facts)),
       one.pictures.length ? make("div", { class: "pictures" }, one.pictures.map((picture) =>
         make("figure", { class: "wide" }, make("figcaption", { class: "soft" }, picture.name), image(picture.source, picture.name)))) : null);
@@ -273,7 +297,7 @@
     const [newest, ...older] = page.evaluations;
     section("evaluation", "Evaluation", newest ? [make("p", { class: "soft" }, newest.title), evaluation(newest)] : null,
       older.map((one) => folded(`Earlier: ${one.title}`, evaluation(one))));
-    section("commands", "Commands", page.commands.map((one) => [make("p", { class: "soft" }, one.what), make("pre", {}, one.command)]));
+    section("commands", "Commands", page.commands.map((one) => [make("p", { class: "soft" }, one.what), one.command ? make("pre", {}, one.command) : null]));
     section("config", "Config: what differs from the defaults", page.config.length ? table(["key", "value", "default", "meaning"], page.config.map((row) => [make("td", { class: "key" }, row.key), row.value, row.default, make("td", { class: "soft" }, row.meaning)])) : null);
     section("data", "Data", page.data.length ? facts(page.data) : null);
     section("environment", "Environment", page.versions.map((entry, index) =>
@@ -285,9 +309,13 @@
   function comparison() {
     const names = page.runs.map((one) => one.name);
     section("state", "Runs", table(["run", "state", "folder"], page.runs.map((one) => [one.name, stateWords(one.state)[0], make("td", { class: "soft" }, one.folder)])));
-    section("metrics", "Metrics ± standard errors", page.metrics.length ? [table(["metric", "value", ...names, "what it means"], page.metrics.map((row) =>
-      [row.metric.replaceAll("_", " "), row.name, ...row.values.map((text) => make("td", { class: "number" }, text)), make("td", { class: "soft" }, row.meaning)])),
-    make("p", { class: "soft" }, "Of each run the newest evaluation that has the number. Two numbers compare where their cards say that they came about alike.")] : null);
+    const beside = (rows) => table(["value", ...names], rows.map((row) => [
+      make("td", {}, `${row.metric.replaceAll("_", " ")}: ${row.name}`, make("br"), make("span", { class: "soft" }, row.meaning)),
+      ...row.values]));
+    const shared = page.metrics.filter((row) => row.values.filter(Boolean).length > 1), single = page.metrics.filter((row) => !shared.includes(row));
+    section("metrics", "Metrics ± standard errors",
+      shared.length ? [beside(shared), make("p", { class: "soft" }, "Of each run the newest evaluation that has the number. Two numbers compare where their cards say that they came about alike.")] : null,
+      single.length ? folded(`${several(single.length, "number")} that one run alone has`, beside(single)) : null);
     section("config", "Config: where the runs differ", page.config.length ? table(["key", ...names, "meaning"], page.config.map((row) =>
       [make("td", { class: "key" }, row.key), ...row.values, make("td", { class: "soft" }, row.meaning)])) : null);
     section("curves", "Curves", charts(page.charts));
