@@ -231,8 +231,14 @@ def test_json_of_any_other_kind_costs_no_more_than_its_own_part(tmp_path, file):
         assert len(values["pictures"][0]["frames"]) == 2
 
 
-LINES = ({"step": 5}, {"step": 6, "loss": "x", "seconds": None}, {"step": 7, "loss": math.nan, "steps_per_second": math.inf},
-         {"step": 8, "event": {"a": 1}}, {"step": 9, "seconds": 1e300, "stage": "x"}, {"step": 6, "loss_error": 1.0})  # fmt: skip
+LINES = (
+    {"step": 5},
+    {"step": 6, "loss": "x", "seconds": None},
+    {"step": 7, "loss": math.nan, "steps_per_second": math.inf},
+    {"step": 8, "event": {"a": 1}},
+    {"step": 9, "seconds": 1e300, "stage": "x"},
+    {"step": 6, "loss_error": 1.0},
+)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +322,7 @@ def test_a_page_stays_below_its_bound_and_the_middle_pictures_go_first(tmp_path)
 def test_rewriting_takes_at_most_a_hundredth_of_the_time_but_for_the_first_and_last(tmp_path, monkeypatch, seconds):
     now, times = [0.0], []
 
-    def write(folder):
+    def write(folder, place):
         times.append(now[0])
         now[0] += seconds
 
@@ -362,6 +368,14 @@ def test_the_page_is_there_from_the_first_line_on_and_after_an_error(tmp_path):
     with reporter.Reporter(tmp_path / "other", 0, 9) as watcher:
         watcher.progress(1, {"loss": 1.0}, 1)
     assert not (tmp_path / "other" / page.NAME).exists(), "log.report=False"
+
+
+def test_processes_but_the_first_write_no_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(reporter.processes, "is_first", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    with reporter.Reporter(tmp_path, 0, 9, page=True) as watcher:
+        watcher.progress(1, {"loss": 1.0}, 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_trained_run_has_its_page(one_run):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ebm_jax import invocation
 from ebm_jax.given import BadInput, Config, printable
 from ebm_jax.paths import Folder
+from ebm_jax.report.numbers import Number
 from ebm_jax.storage import bucket, workdir
 
 METRICS, EVALUATION, VERSIONS = "metrics.jsonl", "evaluation.jsonl", "versions.json"
@@ -27,7 +28,7 @@ IMAGE = re.compile(r"(.+)_(\d{6,12})\.png")
 SAMPLE = re.compile(r"(?:(.+)_)?(\d{6,12})_(\d{1,9})\.(png|gif)")
 MEASURED = re.compile(r"(\d{6,12})_(\d{1,9})")
 
-Row = dict[str, float]
+Row = dict[str, Number]
 """The numbers of one step by their names, `step` among them; what is not finite is NaN."""
 
 
@@ -70,7 +71,7 @@ class Evaluated(NamedTuple):
 class Metric(NamedTuple):
     """One metric of an evaluation."""
 
-    values: dict[str, tuple[float, float | None]]
+    values: dict[str, tuple[Number, Number | None]]
     """A number and its standard error, by name."""
     protocol: dict[str, str]
     pictures: list[Picture]
@@ -80,6 +81,9 @@ class Contents(NamedTuple):
     """All that a page shows of a run."""
 
     folder: Folder
+    """Where its files are read."""
+    place: Folder
+    """What commands call it: a bucket's address, where the folder is this machine's copy."""
     config: Config | None
     """None: it cannot be read."""
     rows: list[Row]
@@ -115,8 +119,11 @@ class Contents(NamedTuple):
         return max([*(int(row["step"]) for row in self.rows[-1:]), *self.checkpoints[:1]], default=0)
 
 
-def read(folder: Folder) -> Contents:
+def read(folder: Folder, place: Folder | None = None) -> Contents:
     """The contents of a run's folder, on this machine or in a bucket.
+
+    Args:
+      place: what commands call it; None: the folder.
 
     Raises:
       BadInput: it is no folder, or holds nothing of a run.
@@ -135,6 +142,7 @@ def read(folder: Folder) -> Contents:
     newest = [record for record in _list(records) if isinstance(record, dict)][-1:]
     return Contents(
         folder,
+        place or folder,
         config,
         rows,
         events,
@@ -309,7 +317,7 @@ def _metric(found: dict[str, Any], pictures: dict[str, Picture]) -> Metric:
     )
 
 
-def _number(value: Any) -> float | None:
+def _number(value: Any) -> Number | None:
     """A number, or one that JSON had to write as text; None for anything else."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value if -MOST_WHOLE <= value <= MOST_WHOLE or isinstance(value, float) else math.nan

@@ -6,6 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ebm_jax.report.contents import Row
+from ebm_jax.report.numbers import Number
 
 POINTS = 1_000  # of a chart at most
 DIGITS = 6  # significant ones that a page keeps
@@ -139,7 +140,7 @@ def by_stage(rows: Sequence[Row]) -> Sequence[Row]:
     """The rows of a run of several stages, each without the numbers of other stages, which are 0 in all its rows."""
     if not any("stage" in row for row in rows):
         return rows
-    seen: dict[str, set[float]] = {}  # by number, the stages in which it is not always 0
+    seen: dict[str, set[Number]] = {}  # by number, the stages in which it is not always 0
     for row in rows:
         for name, value in row.items():
             seen.setdefault(name, set()).update({row.get("stage", 0.0)} if value != 0 else ())

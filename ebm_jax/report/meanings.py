@@ -5,9 +5,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ebm_jax.report.numbers import BETWEEN
+from ebm_jax.report.numbers import BETWEEN, Number
 
-Values = Mapping[str, tuple[float, float | None]]
+Values = Mapping[str, tuple[Number, Number | None]]
 MIXED = 1.01  # largest R-hat, Vehtari et al. 2021
 ENOUGH = 400.0  # effective samples, the same paper
 SURE = 2.0  # standard errors
@@ -28,8 +28,8 @@ class Verdict(NamedTuple):
 class _Case(NamedTuple):
     """One number to judge, and what it can be compared with."""
 
-    value: float
-    error: float | None
+    value: Number
+    error: Number | None
     values: Values
     """All numbers of the metric."""
     row: str
@@ -106,7 +106,7 @@ def _larger(case: _Case) -> Verdict | None:
     return _beside(case, lambda own, best: f"{own / best:.0%} of that" if best > 0 else "")
 
 
-def _beside(case: _Case, ratio: Callable[[float, float], str]) -> Verdict | None:
+def _beside(case: _Case, ratio: Callable[[Number, Number], str]) -> Verdict | None:
     """The number beside the one of real images that the model never saw, in the same column."""
     others = {
         row: name for name in case.values for row, _, column in [name.partition(BETWEEN)] if column == case.column
@@ -123,7 +123,7 @@ def _beside(case: _Case, ratio: Callable[[float, float], str]) -> Verdict | None
     return Verdict(NEUTRAL, f"{best_row} have {best:.3g}{': ' * bool(words)}{words}")
 
 
-def _within(case: _Case, other: float, other_error: float | None = None) -> bool:
+def _within(case: _Case, other: Number, other_error: Number | None = None) -> bool:
     """Whether a number lies within `SURE` standard errors of another; False without an error."""
     error = math.hypot(case.error or 0.0, other_error or 0.0)
     return error > 0 and abs(case.value - other) <= SURE * error

@@ -3,10 +3,11 @@
 import math
 
 BETWEEN = " / "  # between row and column in the name of a value of an evaluation
+Number = int | float
 DIGITS = 4  # significant ones of a number without a standard error
 
 
-def shown(number: float, error: float | None = None) -> tuple[str, str]:
+def shown(number: Number, error: Number | None = None) -> tuple[str, str]:
     """A number and its standard error as text; both end at the error's second significant digit."""
     if isinstance(number, int) and error is None:
         return f"{number:,}", ""
@@ -18,6 +19,6 @@ def shown(number: float, error: float | None = None) -> tuple[str, str]:
     return f"{number:.{places}f}", f"{error:.{places}f}"
 
 
-def with_error(number: float, error: float | None = None) -> str:
+def with_error(number: Number, error: Number | None = None) -> str:
     """The same as one text."""
     return " ± ".join(filter(None, shown(number, error)))

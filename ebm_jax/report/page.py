@@ -18,7 +18,7 @@ from ebm_jax.paths import Folder
 from ebm_jax.report import contents, curves, meanings
 from ebm_jax.report.console import command
 from ebm_jax.report.contents import Contents, Evaluated, Metric, Picture
-from ebm_jax.report.numbers import BETWEEN, shown, with_error
+from ebm_jax.report.numbers import BETWEEN, Number, shown, with_error
 from ebm_jax.storage import bucket
 from ebm_jax.storage.writing import write_atomically
 from ebm_jax.version import VERSION
@@ -44,15 +44,15 @@ Page = dict[str, Any]
 """What page.js draws, as JSON has it."""
 
 
-def write(folder: Folder) -> Folder:
-    """Make the page of a run anew; return its path.
+def write(folder: Folder, place: Folder | None = None) -> Folder:
+    """Make the page of a run anew; return its path. `place` as for `contents.read`.
 
     Raises:
       BadInput: the folder holds nothing of a run.
       OSError: the page cannot be written.
     """
     path = folder / NAME
-    write_atomically(path, html(of_run(contents.read(folder))))
+    write_atomically(path, html(of_run(contents.read(folder, place))))
     return path
 
 
@@ -78,7 +78,7 @@ def of_run(run: Contents, largest: int = LARGEST) -> Page:
     """
     page = {
         "kind": "run",
-        **_head(run.folder.name or str(run.folder)),
+        **_head(run.place.name or str(run.place)),
         "state": _state(run),
         "charts": curves.charts(run.rows, curves.CHARTS),
         "judged": curves.charts(run.judged, curves.JUDGED),
@@ -105,12 +105,12 @@ def of_run(run: Contents, largest: int = LARGEST) -> Page:
 
 def of_runs(runs: Sequence[Contents], largest: int = LARGEST) -> Page:
     """All that the page shows which compares several runs; as `of_run`."""
-    names = names_of([run.folder for run in runs])
+    names = names_of([run.place for run in runs])
     of_name = dict(zip(names, runs, strict=True))
     page = {
         "kind": "comparison",
         **_head(", ".join(names)),
-        "runs": [{"name": name, "folder": _folder(run.folder), "state": _state(run)} for name, run in of_name.items()],
+        "runs": [{"name": name, "folder": _folder(run.place), "state": _state(run)} for name, run in of_name.items()],
         "charts": curves.overlaid({name: run.rows for name, run in of_name.items()}, curves.CHARTS),
         "judged": curves.overlaid({name: run.judged for name, run in of_name.items()}, curves.JUDGED),
         "events": [],
@@ -317,7 +317,7 @@ def _metrics_beside(runs: Mapping[str, Contents]) -> list[Page]:
     ]  # fmt: skip
 
 
-def _last_judged(run: Contents) -> dict[str, tuple[float, float | None]]:
+def _last_judged(run: Contents) -> dict[str, tuple[Number, Number | None]]:
     row = run.judged[-1] if run.judged else {}
     return {
         name: (value, row.get(f"{name}_error"))
@@ -350,7 +350,7 @@ def _versions(run: Contents) -> list[list[list[str]]]:
 
 def _commands(run: Contents) -> list[Page]:
     """Commands to paste: the one that goes on, where it is known, and those that use the run."""
-    folder = f"--workdir={_folder(run.folder)}"
+    folder = f"--workdir={_folder(run.place)}"
     words = [os.path.abspath(word) if word.endswith(invocation.SCRIPT) else word for word in invocation.words()]
     found = []
     if again := run.arguments:
@@ -385,7 +385,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
-def _finite(value: float | None) -> float | None:
+def _finite(value: Number | None) -> Number | None:
     return value if value is not None and math.isfinite(value) else None
 
 

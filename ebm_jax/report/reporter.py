@@ -51,7 +51,7 @@ class Reporter:
         self._writes = processes.is_first()
         self._mirror = Mirror(folder if self._writes else Path(), GROWING + FOR_THE_PAGE)
         self._workdir = self._mirror.local
-        self._page = Rewriting(self._workdir if self._writes and page else None)
+        self._page = Rewriting(self._workdir if self._writes and page else None, folder)
         self._open(start)
         self._live = self._writes and Console().is_terminal
         self._progress = Progress(

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ebm_jax.paths import Folder
 from ebm_jax.report import page
 from ebm_jax.report.console import warn
 
@@ -17,11 +18,14 @@ class Rewriting:
 
     Args:
       folder: None: write nothing.
+      place: the run's own folder, of which `folder` may be a copy.
       clock: gives seconds.
     """
 
-    def __init__(self, folder: Path | None, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._folder, self._clock = folder, clock
+    def __init__(
+        self, folder: Path | None, place: Folder | None = None, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._folder, self._place, self._clock = folder, place, clock
         self._began, self._spent, self._last = clock(), 0.0, 0.0
         self._warned = False
 
@@ -31,20 +35,20 @@ class Rewriting:
         expected = self._spent + self._last
         if self._folder is None or (expected > SHARE * (before - self._began) and not last):
             return
-        self._warned = _written(self._folder, self._warned)
+        self._warned = _written(self._folder, self._place, self._warned)
         self._last = self._clock() - before
         self._spent += self._last
 
 
-def write(folder: page.Folder) -> None:
+def write(folder: Folder) -> None:
     """Write the page of the run in `folder`, or one line of warning that says why there is none."""
-    _written(folder, False)
+    _written(folder, folder, False)
 
 
-def _written(folder: page.Folder, warned: bool) -> bool:
+def _written(folder: Folder, place: Folder | None, warned: bool) -> bool:
     """Write the page; whether there was a warning now or before."""
     try:
-        page.write(folder)
+        page.write(folder, place)
     except Exception as error:  # a page is not worth a run, whatever is wrong with it
         if not warned:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
