@@ -402,7 +402,7 @@ CASES = [
     ("samples / classifier distance", VALUES, None, "", "3.4 times that"),
     ("test images / classifier distance", VALUES, None, "", "measured alike"),
     ("samples / recall", beside("recall", (0.5, None), (1.0, None)), None, "", "50% of that"),
-    ("samples / classifier score", beside("classifier score", (9.0, 0.1), (9.1, 0.1)), 9, "good", "as test images"),
+    ("samples / classifier score", beside("classifier score", (9.0, 0.1), (9.1, 0.1)), 9, "good", "within the errors"),
 ]  # fmt: skip
 
 

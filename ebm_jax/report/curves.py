@@ -53,6 +53,8 @@ LABELS = {
     "energy_wrong_label": "data, wrong label",
     "matching_error": "all noise levels",
     "matching_error_near_data": "near the data",
+    "chain_grad_norm": "|∇U|",
+    "grad_norm": "norm",
     "class_loss": "of the classes, nats",
     "nll": "model",
     "entropy": "entropy of the data",

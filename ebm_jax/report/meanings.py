@@ -118,7 +118,7 @@ def _beside(case: _Case, ratio: Callable[[Number, Number], str]) -> Verdict | No
         return Verdict(NEUTRAL, "real images that the model never saw, measured alike")
     best, error = case.values[others[best_row]]
     if _within(case, best, error):
-        return Verdict(GOOD, f"as {best_row}, {best:.3g}")
+        return Verdict(GOOD, f"within the errors of {best_row}, {best:.3g}")
     words = ratio(case.value, best)
     return Verdict(NEUTRAL, f"{best_row} have {best:.3g}{': ' * bool(words)}{words}")
 
