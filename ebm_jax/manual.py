@@ -17,6 +17,7 @@ from ebm_jax.schema import FORMER_NAMES, GROUPS, KEYS, OPEN_GROUPS, nearest
 COLUMNS = 100
 PACKAGE = Path(__file__).parent
 OF_COMPILE = PACKAGE.parent / "tools" / "compile" / "report.py"  # in a clone alone
+OF_REPORT = PACKAGE / "report" / "verb.py"
 SCOPES = {
     schema.RUN: "another value makes another run",
     schema.FREE: "a run may go on under another value",
@@ -103,7 +104,7 @@ def show(text: str) -> None:
 
 def mode_line(mode: str) -> str:
     """What a mode does, from its source."""
-    source = OF_COMPILE if mode == "compile" else PACKAGE / f"{mode}.py"
+    source = {"compile": OF_COMPILE, "report": OF_REPORT}.get(mode, PACKAGE / f"{mode}.py")
     if not source.is_file():
         return "compiles for chips that are not there; needs a clone of the repository"
     words = first_line(source).removeprefix("The verb that ").removesuffix(".")
