@@ -19,7 +19,7 @@ from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.evaluators import during
 from ebm_jax.labels import names_of, numbered
-from ebm_jax.report import console, style
+from ebm_jax.report import console, pace, style
 from ebm_jax.report.reporter import METRICS, Reporter
 from ebm_jax.sampling import replay
 from ebm_jax.schema import with_values
@@ -200,8 +200,13 @@ def _actions(
         of_call = [batches(index) for index in range(step, step + number)]
         return steps_of(program.stage_of(config, step))(state, program.place_batches(config, mesh, of_call))
 
+    announce = pace.announcer(config.train.num_steps, number, console.warn)
+    on_cpu = mesh.devices.flat[0].platform == "cpu" and processes.is_first()
+
     def show(step: int, numbers: dict[str, float]) -> None:
         stop.take_over()
+        if on_cpu:
+            announce(step)
         reporter.progress(step, numbers, config.log.every)
 
     def save(step: int, state: TrainState) -> None:

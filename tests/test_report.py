@@ -37,7 +37,7 @@ def test_large_images_are_not_enlarged():
         assert pictures.grid(np.zeros((1, size, size, 3))).shape == (size * scale + 2 * gap,) * 2 + (3,)
 
 
-def test_a_grid_has_captions_below_each_image_that_fit_its_width():
+def test_a_grid_has_a_caption_below_each_image_that_fits_its_width():
     for channels in (1, 3):
         images = np.random.default_rng(0).random((5, 32, 32, channels))
         bare, captioned = pictures.grid(images), pictures.grid(images, ["cat", "W" * 50, "\n", "", "cat"])
@@ -52,6 +52,8 @@ def test_a_grid_has_captions_below_each_image_that_fit_its_width():
         np.testing.assert_array_equal(bands[0], bands[4])
         assert [bool(band.any()) for band in bands] == [True, True, True, False, True], "control characters are escaped"
         assert not bands[:, :, -1].any(), "no letter is cut in two"
+        fits = style.caption_band("WWWWW…", side)
+        np.testing.assert_array_equal(bands[1, ..., 0] + style.BACKGROUND, np.asarray(fits))
         two = pictures.grid(images, [""] * 5, ["cat"] * 5)
         assert len(two) == 2 * (height + style.CAPTION_LINE), "a line of captions below another"
         np.testing.assert_array_equal(
@@ -101,7 +103,7 @@ def test_the_steps_of_sampling_in_words():
     assert style.weights(config) == "weights of the last step"
 
 
-def test_the_pictures_of_a_run_have_the_captions_and_the_title_that_they_are_given(tmp_path):
+def test_the_pictures_of_a_run_have_the_captions_that_they_are_given(tmp_path):
     images = np.zeros((2, 8, 8, 1))
     with reporter.Reporter(tmp_path, 0, 1) as written:
         written.image("named", 1, images, ["dog", "cat"], "a title")
@@ -148,8 +150,8 @@ def test_hidden_pixels_are_hatched_and_no_others(tmp_path, channels):
     rng = np.random.default_rng(0)
     images, hidden = rng.uniform(size=(2, 8, 8, channels)), rng.random((8, 8)) < 0.5
     pictures.write_rows(tmp_path / "rows.png", {"known": pictures.Row(images, hidden=hidden)})
-    picture = np.asarray(Image.open(tmp_path / "rows.png"))[style.TITLE_LINE + 4 :]
-    blocks = [picture[:64, left : left + 64].reshape(8, 8, 8, 8, 3).swapaxes(1, 2) for left in (4, 76)]
+    picture = np.asarray(Image.open(tmp_path / "rows.png"))[style.TITLE_LINE + 5 :]
+    blocks = [picture[:80, left : left + 80].reshape(8, 10, 8, 10, 3).swapaxes(1, 2) for left in (5, 95)]
     for image, found in zip(levels_of(images), blocks, strict=True):
         known = (found == image[:, :, None, None]).all((2, 3, 4))
         np.testing.assert_array_equal(known, ~hidden)
@@ -161,9 +163,9 @@ def test_hidden_pixels_are_hatched_and_no_others(tmp_path, channels):
 def test_a_row_has_its_captions_below_its_images(tmp_path):
     images = np.zeros((2, 8, 8, 1))
     pictures.write_rows(tmp_path / "rows.png", {"": pictures.Row(images, ["cat", "é"])})
-    band = np.asarray(Image.open(tmp_path / "rows.png"))[-style.CAPTION_LINE :, : 2 * 72, 0]
-    np.testing.assert_array_equal(band[:, :72], np.asarray(style.caption_band("cat", 72)))
-    np.testing.assert_array_equal(band[:, 72:], np.asarray(style.caption_band("é", 72)))
+    band = np.asarray(Image.open(tmp_path / "rows.png"))[-style.CAPTION_LINE :, : 2 * 90, 0]
+    np.testing.assert_array_equal(band[:, :90], np.asarray(style.caption_band("cat", 90)))
+    np.testing.assert_array_equal(band[:, 90:], np.asarray(style.caption_band("é", 90)))
 
 
 def test_a_film_has_its_frames_in_order_goes_on_for_ever_and_holds_the_last(tmp_path):

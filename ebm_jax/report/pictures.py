@@ -10,7 +10,7 @@ from PIL import Image
 
 from ebm_jax.pixels import quantised
 from ebm_jax.report import style
-from ebm_jax.report.style import BACKGROUND, GRID_SIDE, LEAST_WIDTH, ROW_SIDE
+from ebm_jax.report.style import BACKGROUND, GRID_SIDE, LEAST_WIDTH, STRIP_SIDE
 from ebm_jax.storage.writing import replacing
 
 STRIP = 12  # columns
@@ -54,7 +54,8 @@ def write_rows(path: Path, rows: Mapping[str, np.ndarray | Row], title: str = ""
     side.
     """
     of_heading = {heading: row if isinstance(row, Row) else Row(row) for heading, row in rows.items()}
-    side = max(max(row.images.shape[1:3]) * _scale(row.images, ROW_SIDE) for row in of_heading.values())
+    largest = max((row.images for row in of_heading.values()), key=lambda images: max(images.shape[1:3]))
+    side = max(largest.shape[1:3]) * _scale(largest, GRID_SIDE)
     parts = []
     for heading, row in of_heading.items():
         tiles = _captioned(_in_colour(_tiles(row.images, side, row.hidden)), [row.captions])
@@ -74,7 +75,7 @@ def write_strip(path: Path, frames: np.ndarray, steps: Sequence[int] = (), title
     """
     shown = np.rint(np.linspace(0, len(frames) - 1, min(len(frames), STRIP))).astype(int)
     images = frames[shown].swapaxes(0, 1)
-    tiles = _tiles(images.reshape(-1, *images.shape[2:]), ROW_SIDE)
+    tiles = _tiles(images.reshape(-1, *images.shape[2:]), STRIP_SIDE)
     picture = _arranged(tiles, len(shown))
     if len(steps):
         above = [style.caption_band(f"step {steps[index]:,}", tiles.shape[2]) for index in shown]

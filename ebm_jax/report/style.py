@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ebm_jax.kinds import printable
 from ebm_jax.types import Config
 
-GRID_SIDE, ROW_SIDE, LARGE_SIDE = 84, 64, 128  # pixels: the most that an image is enlarged to, by a whole factor
+GRID_SIDE, STRIP_SIDE, LARGE_SIDE = 84, 64, 140  # pixels: the most that an image is enlarged to, by a whole factor
 LEAST_WIDTH = 400  # pixels, of a picture with a title
 MARGIN = 4  # pixels beside words
 TITLE_SIZE, CAPTION_SIZE = 13, 11  # pixels, of the fonts
@@ -123,6 +123,6 @@ def _wrapped(text: str, drawn: Any, width: int) -> list[str]:
 
 
 def _fitting(text: str, drawn: Any, width: int) -> str:
-    """The longest beginning of the text that fits the width."""
-    lengths = (length for length in range(len(text), 0, -1) if drawn.getlength(text[:length]) <= width - 2 * MARGIN)
-    return text[: next(lengths, 0)]
+    """The text, or else the longest beginning of it that fits the width with "…" behind."""
+    shorter = (f"{text[:length]}…" for length in range(len(text) - 1, -1, -1))
+    return next((words for words in (text, *shorter) if drawn.getlength(words) <= width - 2 * MARGIN), "")

@@ -52,7 +52,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
         rows = np.flatnonzero(wrong if wrong.any() else ~wrong)[:SHOWN]
         energies = np.asarray(jax.jit(energies_of)(jnp.asarray(images[rows])))
         captions = [
-            [f"{word} {name}: {energy:+.2f}" for name, energy in zip(_names(run, of), _at(energies, of), strict=True)]
+            [f"{word} {name}: {energy:+.4g}" for name, energy in zip(_names(run, of), _at(energies, of), strict=True)]
             for word, of in (("true", labels[rows]), ("said", predicted[rows]))
         ]
         which = f"the first {len(rows)}" if len(rows) < wrong.sum() else "all"

@@ -17,7 +17,7 @@ from ebm_jax.report.pictures import Row
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, PRNGKey
 
-COLUMNS = 16  # images in a row of a picture
+COLUMNS = 12  # images in a row of a picture
 Draw = Callable[[Path], None]
 
 
