@@ -52,7 +52,7 @@ def test_a_grid_has_a_caption_below_each_image_that_fits_its_width():
         np.testing.assert_array_equal(bands[0], bands[4])
         assert [bool(band.any()) for band in bands] == [True, True, True, False, True], "control characters are escaped"
         assert not bands[:, :, -1].any(), "no letter is cut in two"
-        fits = style.caption_band("WWWWW…", side)
+        fits = style.caption_band("WWWW…", side)
         np.testing.assert_array_equal(bands[1, ..., 0] + style.BACKGROUND, np.asarray(fits))
         two = pictures.grid(images, [""] * 5, ["cat"] * 5)
         assert len(two) == 2 * (height + style.CAPTION_LINE), "a line of captions below another"
