@@ -209,7 +209,7 @@ def _pictures(run: TrainedRun, sets: dict[str, np.ndarray], plain: dict[str, np.
     others = {name: values for name, values in plain.items() if name != "inside"}
     words = {name: f"{name}: AUROC {ood.auroc(inside, values).value:.3f}" for name, values in others.items()}
     titles = {words[name]: values for name, values in others.items()}
-    chance = np.array([0.0, 1.0])
+    chance = np.linspace(0.0, 1.0, POINTS)
     curves = {words[name]: ood.curve(inside, values, POINTS) for name, values in others.items()}
     curves["chance: AUROC 0.500"] = chance, chance
     shown = {name: images[:SHOWN] / 255.0 for name, images in sets.items()}
