@@ -172,7 +172,7 @@ def test_a_film_has_its_frames_in_order_goes_on_for_ever_and_holds_the_last(tmp_
     levels = np.linspace(0, 1, 6)
     for channels in (1, 3):
         frames = np.broadcast_to(levels[:, None, None, None, None], (6, 4, 8, 8, channels))
-        pictures.write_film(tmp_path / "a" / "film.gif", frames, range(0, 12, 2), "a title")
+        pictures.write_film(tmp_path / "a" / "film.gif", frames, range(0, 12, 2), "a title", ["cat"] * 4)
         with Image.open(tmp_path / "a" / "film.gif") as film:
             assert film.n_frames == 6
             assert film.info["loop"] == 0
@@ -182,7 +182,7 @@ def test_a_film_has_its_frames_in_order_goes_on_for_ever_and_holds_the_last(tmp_
                 durations.append(film.info["duration"])
                 shown = np.asarray(film.convert("RGB"))
                 title = f"a title\nstep {2 * index} of 10"
-                expected = np.broadcast_to(pictures.grid(frames[index], title=title), shown.shape)
+                expected = np.broadcast_to(pictures.grid(frames[index], ["cat"] * 4, title=title), shown.shape)
                 np.testing.assert_array_equal(shown, expected)  # gray levels all fit in a palette
         assert durations[:-1] == [pictures.FRAME_MS] * 5
         assert durations[-1] == pictures.LAST_FRAME_MS > pictures.FRAME_MS

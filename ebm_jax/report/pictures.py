@@ -83,7 +83,9 @@ def write_strip(path: Path, frames: np.ndarray, steps: Sequence[int] = (), title
     _write_png(path, _titled(picture, title))
 
 
-def write_film(path: Path, frames: np.ndarray, steps: Sequence[int] = (), title: str = "") -> None:
+def write_film(
+    path: Path, frames: np.ndarray, steps: Sequence[int] = (), title: str = "", captions: Sequence[str] = ()
+) -> None:
     """The grids of frames [frames, n, h, w, c] one after another, as an animated GIF that repeats for ever.
 
     It shows `1000 / FRAME_MS` frames a second, and the last frame for `LAST_FRAME_MS`. Pillow merges a frame with an
@@ -91,10 +93,11 @@ def write_film(path: Path, frames: np.ndarray, steps: Sequence[int] = (), title:
 
     Args:
       steps: of the frames, shown as the last line of their titles; empty: not shown.
+      captions: one below each image of every frame; empty: none.
     """
     lines = [f"step {step:,} of {steps[-1]:,}" for step in steps] or [""] * len(frames)
     titles = ["\n".join(filter(None, (title, line))) for line in lines]
-    pictures = [_pil(grid(images, title=title)) for images, title in zip(frames, titles, strict=True)]
+    pictures = [_pil(grid(images, captions, title=title)) for images, title in zip(frames, titles, strict=True)]
     durations = [FRAME_MS] * (len(pictures) - 1) + [LAST_FRAME_MS]
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:

@@ -39,7 +39,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
 
     def draw(path: Path) -> None:
         title = run.title(f"{number} chains", style.steps(run.config), "start: noise")
-        pictures.write_film(path.with_suffix(".gif"), frames, steps, title)
+        pictures.write_film(path.with_suffix(".gif"), frames, steps, title, run.names_of(labels))
         title = run.title(f"{min(number, COLUMNS)} chains from left to right", "start: noise")
         pictures.write_strip(path.with_suffix(".png"), frames[:, :COLUMNS], steps, title)
 
