@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import test_train
 from conftest import ROOT
 from test_train import files
 
+import run
 from configs import folder
 from ebm_jax import cli, machine, shipped
 from ebm_jax.given import BadInput
@@ -128,6 +130,13 @@ def test_a_plan_beyond_a_day_is_announced_once_with_its_estimate_and_one_that_is
     within = int(line.partition("train.num_steps=")[2].partition(" ")[0])
     assert (within - 2 * per_call) * 2.0 == day
     assert "\n" not in line
+
+
+@pytest.mark.whole
+def test_training_on_a_cpu_announces_a_long_plan_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pace, "LONG", 1e-6)
+    assert run.main(test_train.command(tmp_path / "run")) == 0
+    assert capsys.readouterr().err.count("days on this CPU: 4 steps of ") == 1
 
 
 def test_the_docstring_of_the_config_says_its_sizes():
