@@ -13,14 +13,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from ebm_jax import assemble, capacity, checks, identity, invocation, program, registry, samplers, trust
+from ebm_jax import assemble, capacity, checks, identity, program, registry, samplers, trust
 from ebm_jax.data import found, sources
 from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.evaluators import during
 from ebm_jax.labels import names_of, numbered
-from ebm_jax.report import console
-from ebm_jax.report.reporter import METRICS, Reporter
+from ebm_jax.report import console, progress
+from ebm_jax.report.reporter import EVALUATION, METRICS, Reporter
 from ebm_jax.sampling import replay
 from ebm_jax.schema import with_values
 from ebm_jax.storage import bucket, checkpoint, provenance, workdir
@@ -76,7 +76,8 @@ def train(config: Config, folder: str | Folder) -> int:
         if processes.is_first():
             workdir.check(folder, config)
     with contextlib.ExitStack() as stack:
-        with processes.agreed():
+        board = stack.enter_context(progress.Board(f"training {config.data.name} in {folder}"))
+        with processes.agreed(), progress.phase(f"reading {config.data.name} {config.data.split}"):
             batches, record = stack.enter_context(sources.open_data(config, console.warn))
             config = numbered(config, record.class_names) if record else config
         with processes.agreed():
@@ -96,7 +97,7 @@ def train(config: Config, folder: str | Folder) -> int:
         console.say(
             f"training {config.data.name} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s) in {folder}"
         )
-        reporter = stack.enter_context(Reporter(folder, beginning.step, config.train.num_steps))
+        reporter = stack.enter_context(Reporter(folder, beginning.step, config.train.num_steps, board))
         stop = stack.enter_context(_stop_signal())
         with processes.announced(alike=(Diverged,)):
             draw = (
@@ -112,12 +113,12 @@ def _say_what_comes_next(folder: Folder, done: int, config: Config) -> None:
     if done < config.train.num_steps:
         console.say(f"stopped and saved at step {done}; the same command goes on from there")
         return
-    kept = f"{folder / METRICS}, TensorBoard events, {folder / 'images'}"
-    console.say(f"wrote {kept} and the checkpoint of step {done}")
+    kept = [str(folder / name) for name in (METRICS, EVALUATION, "images") if (folder / name).exists()]
+    console.say(f"wrote {', '.join(kept)}, TensorBoard events and the checkpoint of step {done}")
     if config.model.name.startswith(registry.PYTHON):
         console.say(f"open with: ebm_jax.open_run({str(folder)!r}, net=...)")
         return
-    console.say(f"sample with: {console.command(*invocation.words(), '--mode=sample', f'--workdir={folder}')}")
+    console.say(console.next_command("sample with", folder, "sample"))
 
 
 def _claim(folder: Folder, config: Config, record: Record | None) -> None:
@@ -168,7 +169,8 @@ def _run(
         again = illness.step in ill_at[-1:]
         ill_at.append(illness.step)
         try:
-            start, event = recovery.roll_back(config, mesh, manager, folder, illness, again=again)
+            with progress.phase("going back to a healthy checkpoint"):
+                start, event = recovery.roll_back(config, mesh, manager, folder, illness, again=again)
         except Diverged as end:
             reporter.event(illness.step, str(end))
             raise
@@ -191,27 +193,40 @@ def _actions(
     stop: _Stop,
 ) -> loop.Actions:
     """The loop's actions on the devices, the run's folder and the terminal, after `rescues` rescues."""
-    number = config.train.steps_per_call
+    number, compiled = config.train.steps_per_call, set()
     steps_of = cache(partial(program.make_steps, config, mesh, rescues))
     judge = guard.make_judge(
         assemble.make_method(config).limits, lambda: float(processes.from_first(repr(program.untrained_energy(config))))
     )
 
     def advance(step: int, state: TrainState) -> tuple[TrainState, Metrics]:
-        of_call = [batches(index) for index in range(step, step + number)]
-        return steps_of(program.stage_of(config, step))(state, program.place_batches(config, mesh, of_call))
+        stage = program.stage_of(config, step)
+        of_call = program.place_batches(config, mesh, [batches(index) for index in range(step, step + number)])
+        if stage in compiled:
+            return steps_of(stage)(state, of_call)
+        compiled.add(stage)
+        with progress.phase(f"compiling the training step{' of the second stage' if stage else ''}"):
+            return steps_of(stage)(state, of_call)
 
     def show(step: int, numbers: dict[str, float]) -> None:
         stop.take_over()
         reporter.progress(step, numbers, config.log.every)
 
+    keeper = program.make_keeper(config, mesh)
+
+    def keep(state: TrainState) -> tuple[TrainState, jax.Array]:
+        with progress.phase("copying the state"):
+            return keeper(state)
+
     def save(step: int, state: TrainState) -> None:
-        if failure := checkpoint.save(manager, step, state):
+        with progress.phase(f"saving step {step:,}"):
+            failure = checkpoint.save(manager, step, state)
+        if failure:
             console.warn(failure)
 
     return loop.Actions(
         advance=advance,
-        keep=program.make_keeper(config, mesh),
+        keep=keep,
         judge=judge,
         show=show,
         draw=watchers.draw,
@@ -245,8 +260,9 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter, record: Recor
         if (waiting := chains(state.memory)) is not None:
             rows, labels = map(np.asarray, first_rows(waiting))
             write("buffer", step, rows.reshape(-1, *config.data.shape), labels.reshape(-1))
-        images, labels, _ = sampler(network_params(state, config.sample.weights == "ema"), key, 0)
-        write("chains", step, *parallel.on_host((images, labels)))
+        with progress.phase(f"sampling {GRID} pictures"):
+            images, labels, _ = sampler(network_params(state, config.sample.weights == "ema"), key, 0)
+            write("chains", step, *parallel.on_host((images, labels)))
 
     return draw
 
@@ -258,6 +274,7 @@ def _density_watcher(config: Config, mesh: Mesh, reporter: Reporter) -> Callable
         np.random.default_rng(config.sample.seed), config.sample.num_images
     )
 
+    @progress.phase("comparing the density with the truth")
     def draw(step: int, state: TrainState) -> None:
         params = network_params(state, config.sample.weights == "ema")
         points, _, _ = sampler(params, jax.random.key(config.sample.seed), 0)
@@ -277,8 +294,10 @@ def _evaluation(config: Config, mesh: Mesh, folder: Folder, reporter: Reporter) 
     """
     if not config.eval.during:
         return lambda step, state: None
-    report_of = during.make_reporter(config, mesh, folder)
+    with progress.phase("preparing the classifier of eval.during"):
+        report_of = during.make_reporter(config, mesh, folder)
 
+    @progress.phase(f"evaluating {during.DISTANCE} of {config.eval.during_samples:,} fresh samples")
     def evaluate(step: int, state: TrainState) -> None:
         best = ""
         try:

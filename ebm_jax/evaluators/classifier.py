@@ -235,9 +235,15 @@ def trained(run: TrainedRun, evidence: Evidence) -> tuple[Params, str]:
     folder = bucket.folder_of(kept, "eval.classifier_distance.dir") if kept else run.folder
     path = folder / "classifier" / f"{name}.npz"
     if not path.exists():
-        evidence.note(f"training the classifier, {steps:,} steps")
         images = _in_channels(network, dataset.images)
-        params = network.module.train(seed, images, dataset.labels, num_classes=dataset.num_classes, num_steps=steps)
+        params = network.module.train(
+            seed,
+            images,
+            dataset.labels,
+            num_classes=dataset.num_classes,
+            num_steps=steps,
+            note=lambda done: evidence.note(f"training the classifier, {done:,} of {steps:,} steps"),
+        )
         archive.write(path, {key: np.asarray(leaf) for key, leaf in _flat(params).items()}, recipe)
     saved = archive.read(path, named=False)
     params = traverse_util.unflatten_dict({key: jnp.asarray(leaf) for key, leaf in saved.arrays.items()}, sep="/")

@@ -10,14 +10,13 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from ebm_jax.distributed import processes
 from ebm_jax.report import figures
 from ebm_jax.report.console import density_line, say, warn
 from ebm_jax.report.events import Events
 from ebm_jax.report.pictures import grid, write_grid
+from ebm_jax.report.progress import Board
 from ebm_jax.storage.bucket import Mirror
 from ebm_jax.storage.writing import appending, write_atomically
 from ebm_jax.types import Folder
@@ -39,24 +38,19 @@ class Reporter:
     """The watchers of one training run, a context manager. It drops the lines of steps after `start` from the files.
 
     On processes other than the first it accepts all calls and writes nothing.
+
+    Args:
+      board: where the steps are shown; None: as lines of a log.
     """
 
-    def __init__(self, workdir: Folder, start: int, num_steps: int):
+    def __init__(self, workdir: Folder, start: int, num_steps: int, board: Board | None = None):
         self._writes = processes.is_first()
         self._mirror = Mirror(workdir if self._writes else Path(), GROWING)
         self._workdir = self._mirror.local
         self._open(start)
-        self._live = self._writes and Console().is_terminal
-        self._progress = Progress(
-            TextColumn("{task.completed}/{task.total} {task.description}"),
-            TimeRemainingColumn(),
-            disable=not self._live,
-        )
-        self._task = self._progress.add_task("compiling", total=num_steps, completed=start)
-        self._num_steps = num_steps
-        self._began = self._marked = time.perf_counter()
-        self._marked_step = start
-        self._speed = 0.0
+        self._board, self._num_steps = board or Board("training"), num_steps
+        self._board.begin(start, num_steps)
+        self._began = time.perf_counter()
 
     def _open(self, start: int) -> None:
         for name in (METRICS, EVALUATION) if self._writes else ():
@@ -65,11 +59,9 @@ class Reporter:
         self._events = Events(self._workdir, purge_step=start + 1, write_to_disk=self._writes)
 
     def __enter__(self) -> "Reporter":
-        self._progress.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._progress.stop()
         try:
             with contextlib.closing(self._events):
                 self._jsonl.close()
@@ -79,11 +71,9 @@ class Reporter:
 
     def progress(self, step: int, metrics: dict[str, float], every: int) -> None:
         """Show one step; keep each `every`-th in the files and, without a terminal, print it."""
+        self._board.step(step, _facts(metrics))
         if step % every == 0 or step == self._num_steps:
-            self._measure_speed(step)
             self._keep(step, metrics)
-        if self._live:
-            self._progress.update(self._task, completed=step, description=self._line(metrics))
 
     def event(self, step: int, text: str) -> None:
         """Keep what happened to the run as a row of metrics.jsonl and as TensorBoard text."""
@@ -91,13 +81,14 @@ class Reporter:
         self._jsonl.flush()
         self._events.add_text("event", text, step)
         self._mirror.push()
+        self._board.event(f"step {step:,}: {text}")
 
     def go_back(self, step: int) -> None:
         """Drop the lines of steps after `step`, because the run does these steps again; events stay."""
         self._jsonl.close()
         self._events.close()
         self._open(step)
-        self._marked, self._marked_step = time.perf_counter(), step
+        self._board.begin(step, self._num_steps)
 
     def image(self, name: str, step: int, images: np.ndarray, captions: Sequence[str] = ()) -> None:
         """Write a grid as images/NAME_STEP.png and into the TensorBoard events; `captions` as for `pictures.grid`."""
@@ -132,6 +123,7 @@ class Reporter:
         for name, value in report.items():
             self._events.add_scalar(f"evaluation/{name}", value, step)
         self._mirror.push()
+        self._board.event(f"step {step:,}: {line}")
         say(f"step {step}: {line}")
 
     def smallest(self, name: str) -> float:
@@ -140,30 +132,23 @@ class Reporter:
         rows = map(json.loads, path.read_text().splitlines()) if self._writes and path.exists() else ()
         return min((row[name] for row in rows if name in row), default=math.inf)
 
-    def _measure_speed(self, step: int) -> None:
-        now = time.perf_counter()
-        self._speed = (step - self._marked_step) / max(now - self._marked, 1e-9)
-        self._marked, self._marked_step = now, step
-
-    def _line(self, metrics: dict[str, float]) -> str:
-        staged = "stage" in metrics  # then a metric of the other stage is 0
-        known = {
-            name: label for name, label in SHOWN.items() if name in metrics and not (staged and metrics[name] == 0)
-        }
-        shown = " ".join(f"{label} {metrics[name]:.4f}" for name, label in (known or {"loss": "loss"}).items())
-        return f"{self._speed:.2f} steps/s {shown}"
-
     def _keep(self, step: int, metrics: dict[str, float]) -> None:
         seconds = time.perf_counter() - self._began
-        row = {"step": step, **metrics, "steps_per_second": self._speed, "seconds": seconds}
+        row = {"step": step, **metrics, "steps_per_second": self._board.lap(), "seconds": seconds}
         self._jsonl.write(json.dumps(row) + "\n")
         self._jsonl.flush()
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
         self._mirror.push()
-        if not self._live:
-            left = (self._num_steps - step) / self._speed if self._speed else math.inf
-            say(f"step {step}/{self._num_steps} {self._line(metrics)} {left:.0f} s left")
+        if not self._board.is_live:
+            say(self._board.line())
+
+
+def _facts(metrics: dict[str, float]) -> str:
+    """The metrics of a step that a person looks at, in words."""
+    staged = "stage" in metrics  # then a metric of the other stage is 0
+    known = {name: label for name, label in SHOWN.items() if name in metrics and not (staged and metrics[name] == 0)}
+    return " ".join(f"{label} {metrics[name]:.4f}" for name, label in (known or {"loss": "loss"}).items())
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from ebm_jax import applications, assemble
 from ebm_jax.methods import ORDERINGS
 from ebm_jax.models import energy
-from ebm_jax.report import pictures
+from ebm_jax.report import pictures, progress
 from ebm_jax.tasks.common import (
     COLUMNS,
     Result,
@@ -41,7 +41,10 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     energies_of = energy.class_energies(apply, run.params, run.config.model.num_classes)
     size = run.config.sample.batch_size
     step = jax.jit(lambda images: applications.classify(energies_of, images))
-    parts = [jax.device_get(step(jnp.asarray(images[at : at + size]))) for at in range(0, len(images), size)]
+    parts = []
+    for at in range(0, len(images), size):
+        parts.append(jax.device_get(step(jnp.asarray(images[at : at + size]))))
+        progress.note(f"{min(at + size, len(images)):,} of {len(images):,} images")
     predicted, log_probabilities = (np.concatenate(column) for column in zip(*parts, strict=True))
     accuracy = float((predicted == labels).mean())
     arrays = {"labels": labels, "predicted": predicted, "log_probabilities": log_probabilities}

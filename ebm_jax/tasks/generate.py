@@ -7,7 +7,7 @@ import numpy as np
 from ebm_jax import samplers
 from ebm_jax.data import sources
 from ebm_jax.data.found import shown, some
-from ebm_jax.report import console, figures, pictures
+from ebm_jax.report import console, figures, pictures, progress
 from ebm_jax.storage import checkpoint
 from ebm_jax.tasks.common import Result, check_one_label_each
 from ebm_jax.trained import Generated, TrainedRun
@@ -30,7 +30,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
         found, origin = _continued(run, key)
     else:
         descent = f"{config.sample.descent_steps} steps of descent and " if config.sample.descent_steps else ""
-        found, origin = run.samples(key), f"{descent}{config.sample.num_steps} chain steps from noise"
+        found, origin = run.samples(key, progress.note), f"{descent}{config.sample.num_steps} chain steps from noise"
 
     def draw(path: Path) -> None:
         if config.data.source == "density":
@@ -64,6 +64,7 @@ def _continued(run: TrainedRun, key: PRNGKey) -> tuple[Generated, str]:
         console.say(f"sampling buffer of {config.sample.buffer_capacity} chains, {restored.step or 0} rounds so far")
         for _ in range(config.sample.rounds):
             buffer = advance(run.params, key, buffer)
+            progress.note(f"round {int(buffer.rounds):,} of the sampling buffer")
         done = (restored.step or 0) + config.sample.rounds
         checkpoint.save(manager, done, buffer)
     images, labels, _ = samplers.oldest_chains(config, buffer, config.sample.num_images)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ebm_jax.metrics.neighbours import nearest_neighbours
+from ebm_jax.report import progress
 from ebm_jax.tasks.common import Result, check_images, check_one_label_each, rows_of
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import Config, PRNGKey
@@ -20,7 +21,8 @@ def check(config: Config) -> None:
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
     """The samples that `generate` writes, beside the nearest images of the training set."""
-    samples = run.samples(key).images
+    samples = run.samples(key, progress.note).images
+    progress.note("the nearest training image of each")
     reference = run.data(run.config.data.split).images.astype(np.float32) / 255.0
     rows, distances = nearest_neighbours(samples, reference, run.config.sample.neighbours.number)
     nearest = {f"neighbour_{k + 1}": reference[rows[:, k]] for k in range(rows.shape[1])}
