@@ -68,6 +68,8 @@ def evaluate(config: Config, folder: str | Folder) -> int:
     for name, measured in evaluation.measured.items():
         for table in card.tables(measured.outcome):
             console.table(card.title(evaluation, name), table)
+        for verdict in measured.outcome.verdicts:
+            console.say(f"  {name}: {verdict}")
     drawn = [card.picture_name(name, picture) for name in metrics for picture in _pictures(evaluation, name)]
     console.say_written(*(into / name for name in (CARD, JSON, *drawn)))
     if evaluation.failed:

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import applications, assemble
-from ebm_jax.methods import ORDERINGS
 from ebm_jax.models import energy
 from ebm_jax.report import pictures, progress
 from ebm_jax.tasks.common import (
@@ -21,6 +20,8 @@ from ebm_jax.tasks.common import (
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import Config, PRNGKey
 
+COMPARING = ("joint", "label")  # methods whose loss has one image under several classes
+
 
 def check(config: Config) -> None:
     """Refuse a model without classes.
@@ -30,7 +31,12 @@ def check(config: Config) -> None:
     """
     check_images(config, "classify")
     check_one_label_each(config)
-    check_classes(config, "sample.task classify needs a model of several classes; train one with model.num_classes")
+    check_classes(
+        config,
+        "sample.task classify needs a model of several classes, and this run has none: it is good for generate, film, "
+        "inpaint, restore, super_resolve and neighbours; to classify, train with method.name=joint, model.logits=True "
+        "and model.num_classes, as configs/digits_joint.py does",
+    )
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
@@ -54,7 +60,19 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
         rows = np.flatnonzero(wrong if wrong.any() else ~wrong)[: COLUMNS**2]
         pictures.write_grid(path.with_suffix(".png"), images[rows], run.names_of(predicted[rows]))
 
-    line = f"accuracy {accuracy:.4f} on {len(images)} images of {run.config.sample.split}; the picture has wrong ones"
-    if run.config.method.name in ORDERINGS and not run.config.loss.label_weight:
-        line += "; training never compared the energies of classes, so they hardly classify"
+    chance = np.bincount(labels).max() / len(labels)
+    line = f"accuracy {accuracy:.4f} on {len(images)} images of {run.config.sample.split}, {chance:.4f} for the most "
+    line += "frequent class alone; the picture has wrong ones"
+    if not learns_to_classify(run.config):
+        line += (
+            "; training never compared the energies of one image under several classes: this run is good for making "
+            "images of a class asked for (sample.task=generate, sample.labels); to classify, train with "
+            "method.name=joint and model.logits=True, or with loss.label_weight=1"
+        )
     return Result(arrays, draw, line)
+
+
+def learns_to_classify(config: Config) -> bool:
+    """Whether training compares energies of one image under several classes; a method of the user's own may."""
+    names = (config.method.name, config.method.then.name if config.method.then.after else "")
+    return config.loss.label_weight > 0 or any(name in COMPARING or ":" in name for name in names)
