@@ -19,10 +19,10 @@ from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.evaluators import during
 from ebm_jax.labels import names_of, numbered
-from ebm_jax.report import console, progress
+from ebm_jax.report import console, progress, trackers
 from ebm_jax.report.reporter import EVALUATION, METRICS, Reporter
 from ebm_jax.sampling import replay
-from ebm_jax.schema import with_values
+from ebm_jax.schema import KEYS, flat, with_values
 from ebm_jax.storage import bucket, checkpoint, provenance, workdir
 from ebm_jax.training import guard, loop, recovery
 from ebm_jax.training.guard import Diverged, Ill
@@ -30,6 +30,7 @@ from ebm_jax.training.state import TrainState, network_params
 from ebm_jax.types import BadInput, Batch, Config, Folder, Metrics
 
 GRID = 64  # images in a grid
+DEFAULTS = {name: key.default for name, key in KEYS.items()}
 
 
 class _Watchers(NamedTuple):
@@ -72,6 +73,7 @@ def train(config: Config, folder: str | Folder) -> int:
         mesh = parallel.device_mesh()
         checks.check(config, mesh.size)
         during.check(config)
+        asked_trackers = trackers.named(config.log.trackers)
         capacity.check_memory(config, mesh)
         if processes.is_first():
             workdir.check(folder, config)
@@ -97,7 +99,9 @@ def train(config: Config, folder: str | Folder) -> int:
         console.say(
             f"training {config.data.name} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s) in {folder}"
         )
-        reporter = stack.enter_context(Reporter(folder, beginning.step, config.train.num_steps, board))
+        watched = Reporter(folder, beginning.step, config.train.num_steps, board, asked_trackers)
+        reporter = stack.enter_context(watched)
+        reporter.hyperparameters({key: value for key, value in flat(config).items() if value != DEFAULTS.get(key)})
         stop = stack.enter_context(_stop_signal())
         with processes.announced(alike=(Diverged,)):
             draw = (

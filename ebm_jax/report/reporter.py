@@ -1,4 +1,4 @@
-"""Keeps and shows a training run: the progress line, metrics.jsonl, TensorBoard events, pictures."""
+"""Keeps and shows a training run: its lines, metrics.jsonl, pictures, and what trackers get of them."""
 
 import contextlib
 import json
@@ -8,21 +8,27 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ebm_jax.distributed import processes
-from ebm_jax.report import figures
+from ebm_jax.report import figures, scalars
 from ebm_jax.report.console import density_line, say, warn
-from ebm_jax.report.events import Events
 from ebm_jax.report.pictures import grid, write_grid
 from ebm_jax.report.progress import Board
+from ebm_jax.report.trackers import IDENTITIES, TENSORBOARD, Trackers
 from ebm_jax.storage.bucket import Mirror
 from ebm_jax.storage.writing import appending, write_atomically
 from ebm_jax.types import Folder
 
 METRICS, EVALUATION = "metrics.jsonl", "evaluation.jsonl"
-GROWING = (METRICS, EVALUATION, "events.out.tfevents.*")  # files that a resumed run goes on with
+GROWING = (METRICS, EVALUATION, IDENTITIES, "events.out.tfevents.*")  # files that a resumed run goes on with
+PICTURES = {
+    "buffer": "images of the replay buffer, as training left them",
+    "chains": "chains from the same fresh noise at every step",
+}
 SHOWN = {
     "matching_error": "matching error",
     "energy_data": "U data",
@@ -41,10 +47,19 @@ class Reporter:
 
     Args:
       board: where the steps are shown; None: as lines of a log.
+      trackers: of `trackers.KNOWN`, which get all that metrics.jsonl and images/ get.
     """
 
-    def __init__(self, workdir: Folder, start: int, num_steps: int, board: Board | None = None):
+    def __init__(
+        self,
+        workdir: Folder,
+        start: int,
+        num_steps: int,
+        board: Board | None = None,
+        trackers: tuple[str, ...] = (TENSORBOARD,),
+    ):
         self._writes = processes.is_first()
+        self._names = trackers if self._writes else ()
         self._mirror = Mirror(workdir if self._writes else Path(), GROWING)
         self._workdir = self._mirror.local
         self._open(start)
@@ -53,21 +68,26 @@ class Reporter:
         self._began = time.perf_counter()
 
     def _open(self, start: int) -> None:
+        told = _last_step(self._workdir / METRICS) if self._writes else 0
         for name in (METRICS, EVALUATION) if self._writes else ():
             _drop_after(self._workdir / name, start)
         self._jsonl = appending(self._workdir / METRICS if self._writes else Path(os.devnull))
-        self._events = Events(self._workdir, purge_step=start + 1, write_to_disk=self._writes)
+        self._trackers = Trackers(self._names, self._workdir, start, told)
 
     def __enter__(self) -> "Reporter":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            with contextlib.closing(self._events):
+            with contextlib.closing(self._trackers):
                 self._jsonl.close()
         finally:
             if failure := self._mirror.close():
                 warn(failure)
+
+    def hyperparameters(self, values: dict[str, Any]) -> None:
+        """Tell the trackers the values of the config that differ from the defaults."""
+        self._trackers.add_hyperparameters(values)
 
     def progress(self, step: int, metrics: dict[str, float], every: int) -> None:
         """Show one step; keep each `every`-th in the files and, without a terminal, print it."""
@@ -76,27 +96,27 @@ class Reporter:
             self._keep(step, metrics)
 
     def event(self, step: int, text: str) -> None:
-        """Keep what happened to the run as a row of metrics.jsonl and as TensorBoard text."""
+        """Keep what happened to the run as a row of metrics.jsonl and as a tracker's text."""
         self._jsonl.write(json.dumps({"step": step, "event": text}) + "\n")
         self._jsonl.flush()
-        self._events.add_text("event", text, step)
+        self._trackers.add_text("health/event", text, step)
         self._mirror.push()
         self._board.event(f"step {step:,}: {text}")
 
     def go_back(self, step: int) -> None:
         """Drop the lines of steps after `step`, because the run does these steps again; events stay."""
         self._jsonl.close()
-        self._events.close()
+        self._trackers.close()
         self._open(step)
         self._board.begin(step, self._num_steps)
 
     def image(self, name: str, step: int, images: np.ndarray, captions: Sequence[str] = ()) -> None:
-        """Write a grid as images/NAME_STEP.png and into the TensorBoard events; `captions` as for `pictures.grid`."""
+        """Write a grid as images/NAME_STEP.png and for the trackers; `captions` as for `pictures.grid`."""
         if not self._writes:
             return
         path = self._workdir / "images" / f"{name}_{step:06d}.png"
         write_grid(path, images, captions)
-        self._events.add_image(name, grid(images, captions), step)
+        self._trackers.add_image(f"pictures/{name}", grid(images, captions), step, PICTURES.get(name) or "")
         self._mirror.push()
 
     def density(
@@ -111,17 +131,20 @@ class Reporter:
         """
         if not self._writes:
             return
-        figures.density_figure(self._workdir / "images" / f"density_{step:06d}.png", data, samples, log_q)
-        self.evaluation(step, report, density_line(report))
+        path = self._workdir / "images" / f"density_{step:06d}.png"
+        figures.density_figure(path, data, samples, log_q)
+        line = density_line(report)
+        self._trackers.add_image("pictures/density", np.asarray(Image.open(path).convert("RGB")), step, line)
+        self.evaluation(step, report, line)
 
     def evaluation(self, step: int, report: dict[str, float], line: str) -> None:
-        """Keep numbers as a row of evaluation.jsonl and as TensorBoard scalars, and say a line about them."""
+        """Keep numbers as a row of evaluation.jsonl and for the trackers, and say a line about them."""
         if not self._writes:
             return
         with appending(self._workdir / EVALUATION) as file:
             file.write(json.dumps({"step": step, **report}) + "\n")
         for name, value in report.items():
-            self._events.add_scalar(f"evaluation/{name}", value, step)
+            self._trackers.add_scalar(f"evaluation/{name}", value, step, line)
         self._mirror.push()
         self._board.event(f"step {step:,}: {line}")
         say(f"step {step}: {line}")
@@ -137,8 +160,9 @@ class Reporter:
         row = {"step": step, **metrics, "steps_per_second": self._board.lap(), "seconds": seconds}
         self._jsonl.write(json.dumps(row) + "\n")
         self._jsonl.flush()
-        for name, value in metrics.items():
-            self._events.add_scalar(name, value, step)
+        for name, value in row.items():
+            if name != "step":
+                self._trackers.add_scalar(scalars.tag(name), value, step, scalars.description(name))
         self._mirror.push()
         if not self._board.is_live:
             say(self._board.line())
@@ -151,6 +175,21 @@ def _facts(metrics: dict[str, float]) -> str:
     return " ".join(f"{label} {metrics[name]:.4f}" for name, label in (known or {"loss": "loss"}).items())
 
 
+def _last_step(path: Path) -> int:
+    """The last step that the rows of a file have, however many of them the run does again; -1 for none."""
+    rows = map(_row, path.read_text().splitlines()) if path.exists() else ()
+    return max((row["step"] for row in rows if row and "event" not in row), default=-1)
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A line's row; None for one that a killed run left half written."""
+    try:
+        row = json.loads(line)
+        return row if isinstance(row["step"], int) else None
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return None
+
+
 def _drop_after(path: Path, step: int) -> None:
     """Drop the lines of steps after `step`, and a line that a killed run left half written.
 
@@ -158,12 +197,6 @@ def _drop_after(path: Path, step: int) -> None:
     """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-            if row["step"] <= step or "event" in row:
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
+    rows = ((line, _row(line)) for line in path.read_text().splitlines())
+    kept = [f"{line}\n" for line, row in rows if row and (row["step"] <= step or "event" in row)]
     write_atomically(path, "".join(kept))
