@@ -186,8 +186,7 @@ def evaluated(workdir, capsys, metrics, status=0, **changes):
 
 def test_json_card_and_table_have_the_numbers_and_how_they_came_about(workdir, capsys, known_evaluators):
     earlier, told = evaluated(workdir, capsys, "data")
-    assert "evaluation.json and the protocol card" in told.out
-    assert "pictures beside them" not in told.out, "there are none"
+    assert f"wrote {earlier / 'card.md'} and {earlier / 'evaluation.json'}\n" in told.out
     kept = files(earlier)
     folder, printed = evaluated(workdir, capsys, "mean,data,mean", sample__weights="raw")
     assert folder.name == "000006_1"
