@@ -19,7 +19,7 @@ from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.evaluators import during
 from ebm_jax.labels import names_of, numbered
-from ebm_jax.report import console
+from ebm_jax.report import console, rewriting
 from ebm_jax.report.page import NAME as PAGE
 from ebm_jax.report.reporter import METRICS, Reporter
 from ebm_jax.sampling import replay
@@ -105,6 +105,8 @@ def train(config: Config, folder: str | Folder) -> int:
             )
             watchers = _Watchers(draw, _evaluation(config, mesh, folder, reporter))
             done = _run(config, mesh, manager, folder, reporter, batches, beginning, watchers, stop)
+    if config.log.report and processes.is_first():
+        rewriting.write(folder)  # once more: the last checkpoint is whole only now
     _say_what_comes_next(folder, done, config)
     return 130 if stop.signals[:1] == [signal.SIGINT] and done < config.train.num_steps else 0
 

@@ -383,7 +383,7 @@ def test_processes_but_the_first_write_no_page(tmp_path, monkeypatch, capsys):
 
 def test_a_trained_run_has_its_page(one_run):
     values = json.loads(Parsed((one_run / page.NAME).read_text()).scripts[0])
-    assert values["state"]["step"] == values["state"]["steps"]
+    assert values["state"]["checkpoint"] == values["state"]["step"] == values["state"]["steps"]
     assert {"chains", "buffer"} <= {one["name"] for one in values["pictures"]}
     assert values["damaged"] == []
 

@@ -26,7 +26,7 @@ from ebm_jax.storage.writing import appending, write_atomically
 from ebm_jax.types import Folder
 
 GROWING = (METRICS, EVALUATION, "events.out.tfevents.*")  # files that a resumed run goes on with
-FOR_THE_PAGE = (workdir.CONFIG, workdir.DATA, VERSIONS)
+FOR_THE_PAGE = (workdir.CONFIG, workdir.DATA, VERSIONS)  # files of the run that are whole before it trains
 SHOWN = {
     "matching_error": "matching error",
     "energy_data": "U data",
