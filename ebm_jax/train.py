@@ -19,7 +19,7 @@ from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.evaluators import during
 from ebm_jax.labels import names_of, numbered
-from ebm_jax.report import console, pace, progress, style, trackers
+from ebm_jax.report import console, pace, progress, rewriting, style, trackers
 from ebm_jax.report.page import NAME as PAGE
 from ebm_jax.report.reporter import EVALUATION, METRICS, Reporter
 from ebm_jax.sampling import replay
@@ -100,10 +100,8 @@ def train(config: Config, folder: str | Folder) -> int:
         console.say(
             f"training {config.data.name} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s) in {folder}"
         )
-        watched = Reporter(
-            folder, beginning.step, config.train.num_steps, board, asked_trackers, page=config.log.report
-        )
-        reporter = stack.enter_context(watched)
+        steps = beginning.step, config.train.num_steps
+        reporter = stack.enter_context(Reporter(folder, *steps, board, asked_trackers, page=config.log.report))
         reporter.hyperparameters({key: value for key, value in flat(config).items() if value != DEFAULTS.get(key)})
         stop = stack.enter_context(_stop_signal())
         with processes.announced(alike=(Diverged,)):
@@ -111,6 +109,8 @@ def train(config: Config, folder: str | Folder) -> int:
             draw = _picture_maker(*shown, record) if record else _density_watcher(*shown)
             watchers = _Watchers(draw, _evaluation(config, mesh, folder, reporter))
             done = _run(config, mesh, manager, folder, reporter, batches, beginning, watchers, stop)
+    if config.log.report and processes.is_first():
+        rewriting.write(folder)  # once more: the last checkpoint is whole only now
     _say_what_comes_next(folder, done, config)
     return 130 if stop.signals[:1] == [signal.SIGINT] and done < config.train.num_steps else 0
 

@@ -27,7 +27,7 @@ from ebm_jax.storage.writing import appending, write_atomically
 from ebm_jax.types import Folder
 
 GROWING = (METRICS, EVALUATION, IDENTITIES, "events.out.tfevents.*")  # files that a resumed run goes on with
-FOR_THE_PAGE = (workdir.CONFIG, workdir.DATA, VERSIONS)
+FOR_THE_PAGE = (workdir.CONFIG, workdir.DATA, VERSIONS)  # files of the run that are whole before it trains
 PICTURES = {
     "buffer": "images of the replay buffer, as training left them",
     "chains": "chains from the same fresh noise at every step",
