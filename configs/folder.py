@@ -17,8 +17,7 @@ The choice is kept in the run's config.json as `train.machine`, so the same comm
 
 Measured on a CPU, with 300 crops of ten photos: 0.2 to 0.25 s of CPU time a step, so a run would take about 7 minutes
 of two idle cores. After 2,000 of the 3,000 steps its samples have the colours and textures of the photos; flowers and
-skies can be recognised, faces and machines cannot (docs/results.md). On a GPU
-not measured.
+skies can be recognised, faces and machines cannot (docs/results.md). On a GPU not measured.
 """
 
 from configs import cifar10_equilibrium
