@@ -81,7 +81,7 @@ def test_every_picture_of_the_gallery_has_a_command_below_it_before_the_next():
 def test_the_python_of_the_page_names_only_what_there_is(page):
     import ebm_jax
 
-    names = set(re.findall(r"ebm_jax\.(\w+)\(", PAGES[page] if page in PAGES else README))
+    names = set(re.findall(r"ebm_jax\.(\w+)\(", PAGES.get(page, README)))
     assert names == {"fit", "load", "make_sample_fn", "make_energy_fn", "open_run"} - (
         {"load"} if page == "README" else set()
     )

@@ -56,7 +56,7 @@ def test_the_snippets_run_in_order_and_the_samples_are_in_the_wells(library, tmp
         if library in snippets:
             exec(compile(snippets[library].replace("steps=200", "steps=3"), title, "exec"), namespace)
     found = namespace["states"].position if library == "blackjax" else namespace["x"]
-    # 2,000 coordinates of standard deviation 0.43 in |x|: a standard error of 0.01; the chains are correlated with no other
+    # 2,000 coordinates of standard deviation 0.43 in |x|: a standard error of 0.01
     assert abs(float(abs(found).mean()) - mean_distance()) < 0.05
     if library == "ebm_jax":
         assert namespace["samples"].shape == (64, 8, 8, 1)
