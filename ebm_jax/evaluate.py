@@ -15,6 +15,7 @@ from ebm_jax.evaluators import card, samples
 from ebm_jax.evaluators.card import Evaluation, Measured
 from ebm_jax.evaluators.common import SAMPLES, Evaluator, Evidence, Needs, described
 from ebm_jax.models import energy
+from ebm_jax.publishing import ORDERING
 from ebm_jax.report import console
 from ebm_jax.schema import flat
 from ebm_jax.storage import bucket, provenance, workdir
@@ -22,8 +23,6 @@ from ebm_jax.storage.workdir import unused
 from ebm_jax.storage.writing import require_no_links, write_atomically
 from ebm_jax.trained import Note, TrainedRun
 from ebm_jax.types import BadInput, Config, Folder
-
-ORDERING = "orders images by how noisy they are, and is flat at the data: it is no log-density"
 
 JSON, CARD = "evaluation.json", "card.md"
 

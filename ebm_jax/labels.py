@@ -162,22 +162,40 @@ def numbered_text(text: str, names: Sequence[str]) -> str:
     """As `numbered`, for the text of `sample.labels`. A name that contains "," or "+" has only its number."""
     if not names or not text.strip():
         return text
-    places = {unicodedata.normalize("NFC", name): place for place, name in enumerate(names)}
-    terms = [[_number_of(word.strip(), places) for word in term.split(",")] for term in text.split("+")]
+    terms = [[_number_of(word.strip(), names, "sample.labels") for word in term.split(",")] for term in text.split("+")]
     return "+".join(map(",".join, terms))
 
 
-def _number_of(word: str, places: dict[str, int]) -> str:
+def as_array(labels: Given, names: Sequence[str], number: int) -> Given:
+    """Labels as an array: one class, by number or by name, is for all of `number` images; a list has one an image.
+
+    An array, and None, stay as they are.
+
+    Raises:
+      BadInput: a word is the name of no class.
+    """
+    if labels is None or is_array(labels):
+        return labels
+    alone = isinstance(labels, str | int)
+    each = [labels] if alone else list(labels)
+    numbers = [int(_number_of(one, names, "labels")) if isinstance(one, str) else one for one in each]
+    return np.asarray(numbers * number if alone else numbers)
+
+
+def _number_of(word: str, names: Sequence[str], what: str) -> str:
+    places = {unicodedata.normalize("NFC", name): place for place, name in enumerate(names)}
     try:
         [float(number) for number in word.split()]
     except ValueError:
         name = unicodedata.normalize("NFC", word)
         if name in places:
             return str(places[name])
+        if not names:
+            raise BadInput(f"{what} {shown(word)} is no class, and the classes have no names; use numbers") from None
         near = difflib.get_close_matches(name, places, 1)
         hint = f" (did you mean {printable(near[0])}?)" if near else ""
         raise BadInput(
-            f"sample.labels {shown(word)} is no class; use numbers from 0 to {len(places) - 1}, or names such as "
+            f"{what} {shown(word)} is no class; use numbers from 0 to {len(places) - 1}, or names such as "
             f"{', '.join(map(printable, list(places)[:SHOWN]))}{hint}"
         ) from None
     return word

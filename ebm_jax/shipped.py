@@ -1,7 +1,7 @@
-"""The configs that come with the package: where they lie, and how config files import them as `configs`.
+"""What comes with the package: its configs, how config files import them as `configs`, and trained energies.
 
-They are the repository's folder configs/. An installed package carries them inside itself, so that no other package of
-that name can take their place, nor they its.
+The configs are the repository's folder configs/. An installed package carries them inside itself, so that no other
+package of that name can take their place, nor they its.
 """
 
 import contextlib
@@ -31,6 +31,16 @@ def names() -> list[str]:
 def named(name: str) -> Path | None:
     """The file of a config by its name, default included; None if no config has the name."""
     return folder() / f"{name}.py" if name in (*names(), "default") else None
+
+
+def energies() -> Path:
+    """The folder of the trained energies; each is a folder that `TrainedRun.save` wrote."""
+    return Path(__file__).resolve().parent / "energies"
+
+
+def energy_names() -> list[str]:
+    """The names of the trained energies, in order."""
+    return sorted(path.parent.name for path in energies().glob("*/config.json"))
 
 
 @contextlib.contextmanager

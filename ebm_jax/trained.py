@@ -1,7 +1,7 @@
 """A trained run as one value that gives its energies, its samples and its data."""
 
+import difflib
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,19 +10,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ebm_jax import applications, arguments, checks, identity, inputs, trust
+from ebm_jax import applications, arguments, checks, identity, inputs, publishing, shipped, trust
 from ebm_jax.assemble import labels_for, make_apply, make_chain_apply
 from ebm_jax.data import sources
 from ebm_jax.data.memory import Dataset
 from ebm_jax.distributed import parallel
-from ebm_jax.labels import names_of, numbered, sample_labels
+from ebm_jax.labels import as_array, names_of, numbered, sample_labels
 from ebm_jax.models import energy
 from ebm_jax.models.outside import name_of
 from ebm_jax.program import abstract_state
 from ebm_jax.report import console
 from ebm_jax.samplers import Chain, make_chains, make_energy_fn, make_sampler, on_host, over_places
 from ebm_jax.schema import flat, with_values
-from ebm_jax.storage import bucket, checkpoint
+from ebm_jax.storage import bucket, checkpoint, published
 from ebm_jax.storage.workdir import describe, differences, read, read_config
 from ebm_jax.training.state import TrainState, network_params
 from ebm_jax.types import BadInput, Config, EnergyFn, Folder, Given, Params, Places, PRNGKey
@@ -32,13 +32,15 @@ Note = Callable[[str], None]
 
 
 def load(workdir: str | Folder, *, snapshots: int = 1, trusted: bool = False) -> tuple[Config, Params]:
-    """The config of the run in `workdir` and the network's parameters from its newest valid checkpoint.
+    """The config of a trained energy and the network's parameters: of one that comes with this package, or of a run.
 
-    `sample.weights` chooses the parameters, "ema" or "raw". They fit `make_energy_fn(config)` and
-    `make_sample_fn(config)`, and lie on the first device. Several models or several checkpoints give stacked
-    parameters, an ensemble. `open_run` gives the run as one value.
+    `sample.weights` chooses the parameters of the newest valid checkpoint, "ema" or "raw". They fit
+    `make_energy_fn(config)` and `make_sample_fn(config)`, and lie on the first device. Several models or several
+    checkpoints give stacked parameters, an ensemble. `open_run` gives the run as one value.
 
     Args:
+      workdir: the name of an energy of this package, such as "digits"; the folder of a run; or one that
+        `TrainedRun.save` wrote, such as `huggingface_hub.snapshot_download` gives.
       snapshots: how many of the newest valid checkpoints to take, 1 or more; each is a member.
       trusted: whether the run's config.json may name code and places to write to that this user never named (trust.py).
 
@@ -49,7 +51,7 @@ def load(workdir: str | Folder, *, snapshots: int = 1, trusted: bool = False) ->
       BadInput: no run, no checkpoint, only damaged ones, or fewer than `snapshots`; or code that is not trusted.
     """
     arguments.check_whole("snapshots", snapshots, 1)
-    folder = bucket.folder_of(workdir)
+    folder = _place(workdir)
     found = _restored(folder, _read(folder, trusted), parallel.first_device_mesh(), snapshots)
     return found.config, found.params
 
@@ -104,8 +106,17 @@ class TrainedRun(NamedTuple):
         return lambda images: apply(self.params, images, labels_for(self.config, labels, images.shape[0]))
 
     def energy(self, images: Given, labels: Given = None) -> np.ndarray:
-        """The energies float32 [n] of images: `energy_of`."""
-        return self.energy_of(images, labels)
+        """The energies float32 [n] of images, as `energy_of`.
+
+        Args:
+          images: as there.
+          labels: as there; or a class, by number or by name, or a list of them, one an image.
+
+        Raises:
+          BadInput: as there; or there is no such class.
+        """
+        number = len(images) if np.ndim(images) else 0
+        return self.energy_of(images, as_array(labels, self.class_names, number))
 
     def sample(self, key: Given, number: int = 64, labels: Given = None) -> np.ndarray:
         """Images from noise, float32 [number, h, w, c] in [0, 1].
@@ -124,24 +135,25 @@ class TrainedRun(NamedTuple):
         config = numbered(with_values(self.config, changes), self.class_names)
         return self._replace(config=checks.usable(config)).samples(key).images
 
-    def save(self, folder: str | Folder) -> "TrainedRun":
-        """Copy the run's folder to a new one, for the command and for `open_run`; return the run there.
+    def save(self, folder: str | Folder, *, dtype: str = "float32", license: str = "", notes: str = "") -> "TrainedRun":
+        """Write the energy to a new folder that can be given away, as model hubs take it; return it from there.
+
+        model.safetensors has the weights, config.json all keys, README.md the card: what it is, its data, how it was
+        trained, the newest evaluation of this step. `load`, `open_run` and the modes sample, evaluate and export take
+        the folder; training does not go on from it.
+
+        Args:
+          dtype: of the weights in the file: float32, bfloat16 or float16.
+          license: the SPDX name of the licence that you give it under, for the card; empty: none is stated.
+          notes: sentences for the card, on the data and their licence for example.
 
         Raises:
-          BadInput: there is something already, it cannot be written, or one of the two is in a bucket.
+          BadInput: there is something already, or it cannot be written; no such type.
         """
         target = bucket.folder_of(folder, "folder")
-        if bucket.is_remote(target) or bucket.is_remote(self.folder):
-            raise BadInput(
-                f"folder {target} and {self.folder} must both be of this machine; copy a bucket's by its tool"
-            )
-        try:
-            shutil.copytree(self.folder, target)
-        except FileExistsError as error:
-            raise BadInput(f"folder {target} exists already; give another one") from error
-        except OSError as error:
-            raise BadInput(f"folder {target} cannot be written ({bucket.reason(error)}); give another one") from error
-        return self._replace(folder=target)
+        words = {"dtype": dtype, "license": license, "notes": notes}
+        publishing.publish(self.config, self.params, self.step, self.folder, target, **words)
+        return _restored(target, read_config(target), self.mesh, 1)
 
     def energy_of(self, images: Given, labels: Given = None) -> np.ndarray:
         """The energies float32 [n] of any number of images on the host, `sample.batch_size` at a time.
@@ -275,11 +287,12 @@ def open_run(
     net: Any = None,
     params: Any = None,
 ) -> TrainedRun:
-    """The run in a folder, with `sample.weights` of its newest `sample.snapshots` valid checkpoints.
+    """A trained energy as one value: of a run, `sample.weights` of its newest `sample.snapshots` valid checkpoints.
 
     Its parameters are float32, whatever x64 says.
 
     Args:
+      folder: as for `load`.
       config: the run's own, or with other values in the groups `sample` and `eval`, or with another place of the same
         data; None: the run's own.
       mesh: the devices to work on; None: the first one alone.
@@ -292,7 +305,7 @@ def open_run(
         `sample.snapshots`; a member of another network; a config that cannot work, or of another run; other data than
         the run's; code that is not trusted.
     """
-    folder = bucket.folder_of(folder)
+    folder = _place(folder)
     if net is not None and (name := name_of(net, params)) != (known := read_config(folder).model.name):
         raise BadInput(f"net is {name}, and {folder} is a run of {known}; give the network that it was trained with")
     asked = with_numbers(_read(folder, trusted) if config is None else config, folder)
@@ -309,6 +322,28 @@ def open_run(
         check_member(asked, other)
         parts.append(load(other, snapshots=asked.sample.snapshots, trusted=trusted)[1])
     return found._replace(params=together(on_all_devices(parts, found.mesh)))
+
+
+def _place(given: str | Folder) -> Folder:
+    """The folder of an energy of this package, by its name, or the folder that is given.
+
+    Raises:
+      BadInput: there is both; or a name alone is neither.
+    """
+    name, names = str(given), shipped.energy_names()
+    is_name, there = name in names, bucket.folder_of(given)
+    is_folder = "/" in name or bucket.is_remote(there) or there.exists()
+    if is_name and is_folder:
+        raise BadInput(
+            f"{name} is a folder here and an energy of this package; give ./{name}, or work in another folder"
+        )
+    if is_name:
+        return shipped.energies() / name
+    if not is_folder and isinstance(given, str):
+        near = difflib.get_close_matches(name, names, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise BadInput(f"{name} is no folder and no energy of this package ({', '.join(names)}){meant}")
+    return there
 
 
 def with_numbers(config: Config, folder: Folder) -> Config:
@@ -376,7 +411,14 @@ def _read(folder: Folder, trusted: bool) -> Config:
 
 
 def _restored(folder: Folder, config: Config, mesh: Mesh, snapshots: int) -> TrainedRun:
-    """The run with the network's parameters from its newest valid checkpoints, on every device of the mesh."""
+    """The run with the network's parameters from its newest valid checkpoints, on every device of the mesh.
+
+    An energy that was given away has one set of them, and no checkpoint.
+    """
+    if published.lies_in(folder):
+        params, file = publishing.restored(folder, config, snapshots)
+        params = on_all_devices(params, mesh)
+        return TrainedRun(config, params, mesh, file.step, folder, {}, identity.class_names(folder))
     abstract, ema = abstract_state(config, mesh), config.sample.weights == "ema"
     directory = chosen(config)
     newest = restore(folder, abstract, directory=directory)

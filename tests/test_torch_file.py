@@ -1,7 +1,8 @@
 """Files of torch.save against what was put into them; anything else is refused, and nothing in a file is run.
 
 torch_state.pth and torch_state_legacy.pth were written by PyTorch 2.14.1: the state dict of Sequential(Linear(3, 2),
-BatchNorm1d(2)), with more tensors of other types and layouts.
+BatchNorm1d(2)), with more tensors of other types and layouts. torch_checkpoint.pth and torch_checkpoint_legacy.pth, by
+PyTorch 2.13.0: a dict of a state dict of Linear(3, 2), a buffer of images and a step.
 """
 
 import io
@@ -45,6 +46,22 @@ def refused(path):
     assert line is not None
     assert len(line.splitlines()) == 1
     return line
+
+
+@pytest.mark.parametrize("name", ["torch_checkpoint", "torch_checkpoint_legacy"])
+def test_a_part_of_a_checkpoint_is_read_by_its_name(name):
+    path = Path(__file__).with_name(f"{name}.pth")
+    found = read_tensors(path, "model_state_dict")
+    assert found.keys() == {"weight", "bias"}
+    np.testing.assert_array_equal(found["weight"], np.arange(6, dtype=np.float32).reshape(2, 3) / 4, strict=True)
+    np.testing.assert_array_equal(found["bias"], np.array([7, 8], np.float32) / 4, strict=True)
+    for part, words in (
+        ("", "is not the name of a tensor"),
+        ("ema", "has no part ema"),
+        ("step", "no dict of tensors"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            read_tensors(path, part)
 
 
 @pytest.mark.parametrize("path", FILES.values(), ids=FILES)

@@ -15,6 +15,7 @@ import pytest
 from conftest import FOR_EVER, ROOT
 
 import ebm_jax
+from ebm_jax import shipped
 
 PARTS = ("pyproject.toml", "README.md", "LICENSE", "ebm_jax", "configs")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -86,7 +87,9 @@ def test_the_wheel_holds_the_package_and_the_configs_inside_it_and_no_other_pack
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         metadata = archive.read(next(name for name in names if name.endswith("METADATA"))).decode()
-    assert OURS | {"ebm_jax/py.typed"} <= names
+    energies = {f"ebm_jax/{path.relative_to(ROOT / 'ebm_jax').as_posix()}" for path in shipped.energies().glob("*/*")}
+    assert len(energies) >= 40
+    assert OURS | {"ebm_jax/py.typed"} | energies <= names
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"ebm_jax"}
     for line in (
         "License-Expression: Apache-2.0",
@@ -120,6 +123,23 @@ def test_outside_the_repository_the_command_trains_by_name_and_the_next_command_
     assert len(list((tmp_path / "runs" / "mine" / "samples").glob("*.npz"))) == 1
     own = [*ebm_jax_command, "sample", "--workdir=runs/mine", "--config.sample.task=lab:TASK"]
     assert "ZeroDivisionError" in run_by(own, tmp_path, target)[2], "a module of the folder it is started in is found"
+
+
+@pytest.mark.whole
+def test_outside_the_repository_an_energy_is_loaded_and_samples_without_a_network(target, tmp_path):
+    words = (
+        "import jax, ebm_jax\n"
+        "run = ebm_jax.open_run('digits')\n"
+        "images = run.sample(jax.random.key(0), 2, labels=3)\n"
+        "print(images.shape, run.energy(images, [3, 3]).shape)\n"
+        "run.save('mine')\n"
+    )
+    status, out, err = run_by([sys.executable, "-c", words], tmp_path, target)
+    assert status == 0, err
+    assert out.endswith("(2, 8, 8, 1) (2,)\n")
+    command = [sys.executable, str(target / "bin" / "ebm-jax"), "sample", "--workdir=mine"]
+    status, out, err = run_by([*command, "--config.sample.num_images=2"], tmp_path, target)
+    assert status == 0, err
 
 
 @pytest.mark.whole

@@ -22,6 +22,7 @@ from ebm_jax.models.layers import (
 )
 from ebm_jax.models.multiscale import multiscale
 from ebm_jax.models.unet import unet
+from ebm_jax.models.wide_resnet import wide_resnet
 from ebm_jax.types import Energies, Images, Labels
 
 
@@ -212,4 +213,5 @@ NETWORKS: Mapping[str, Callable[..., Any]] = {
     "mlp": Mlp,
     "multiscale": multiscale,
     "unet": unet,
+    "wide_resnet": wide_resnet,
 }

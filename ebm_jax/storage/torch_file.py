@@ -11,7 +11,7 @@ import pickletools
 import reprlib
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,8 +70,11 @@ REBUILD_PARAMETER = Name("torch._utils", "_rebuild_parameter")
 KNOWN = {ORDERED_DICT, *REBUILD_TENSORS, REBUILD_PARAMETER, *(Name("torch", name) for name in STORAGES)}
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
+def read_tensors(path: Path, part: str = "") -> dict[str, np.ndarray]:
     """The arrays, by name, of a state dict that `torch.save` wrote, in its format since 1.6 or the format before.
+
+    Args:
+      part: the name of the state dict in a dict of several things, as checkpoints are; empty: the file is the dict.
 
     Raises:
       BadInput: the file cannot be read, is damaged, cut short or too large, or holds anything but a dict from names to
@@ -80,9 +83,9 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     try:
         sizes.require_file(path)
         if zipfile.is_zipfile(path):
-            return _read_archive(path)
+            return _read_archive(path, part)
         with path.open("rb") as file:
-            return _read_legacy(file)
+            return _read_legacy(file, part)
     except BadInput:
         raise
     except OSError as error:
@@ -95,7 +98,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _read_archive(path: Path) -> dict[str, np.ndarray]:
+def _read_archive(path: Path, part: str) -> dict[str, np.ndarray]:
     """The format since PyTorch 1.6: an uncompressed zip of NAME/data.pkl and a file NAME/data/KEY for each storage."""
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
@@ -110,10 +113,10 @@ def _read_archive(path: Path) -> dict[str, np.ndarray]:
         def content(storage: Storage) -> bytes:
             return archive.read(f"{folder}data/{storage.key}")
 
-        return _arrays(_result(io.BytesIO(archive.read(program))), content)
+        return _arrays(_part(_result(io.BytesIO(archive.read(program))), part), content)
 
 
-def _read_legacy(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
+def _read_legacy(file: io.BufferedIOBase, part: str) -> dict[str, np.ndarray]:
     """The format before: pickles of a magic number, version, system, dict and the storages' keys; then the storages.
 
     Each storage is its number of elements, in eight bytes, and then the elements.
@@ -124,7 +127,7 @@ def _read_legacy(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
     if not isinstance(system, dict) or system.get("little_endian") is not True or sys.byteorder != "little":
         raise Malformed("its numbers are not little-endian")
     state, keys = _result(file), _result(file)
-    wanted = {tensor.storage.key: tensor.storage for tensor in _tensors(state).values()}
+    wanted = {tensor.storage.key: tensor.storage for tensor in (_within(state) if part else _tensors(state).values())}
     if not isinstance(keys, list) or any(key not in wanted for key in keys):
         raise Malformed("it has storages that no tensor uses")
     contents = {}
@@ -135,7 +138,7 @@ def _read_legacy(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
         if size != wanted[key].size:
             raise Malformed(f"storage {key} has {size} elements, not {wanted[key].size}")
         contents[key] = _exactly(file, size * wanted[key].dtype.itemsize)
-    return _arrays(state, lambda storage: contents[storage.key])
+    return _arrays(_part(state, part), lambda storage: contents[storage.key])
 
 
 def _exactly(file: io.BufferedIOBase, size: int) -> bytes:
@@ -143,6 +146,23 @@ def _exactly(file: io.BufferedIOBase, size: int) -> bytes:
     if len(content) != size:
         raise Malformed("it is cut short")
     return content
+
+
+def _part(state: Any, part: str) -> Any:
+    """The entry of this name in a dict; the whole where there is no name."""
+    if not part:
+        return state
+    if not isinstance(state, dict) or part not in state:
+        raise Malformed(f"it has no part {part}")
+    return state[part]
+
+
+def _within(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else ():
+        yield from _within(inner)
 
 
 def _tensors(state: Any) -> dict[str, Tensor]:

@@ -40,18 +40,19 @@ def digest_of(path: Path, expected: str) -> str:
     return digest
 
 
-def read(path: Path, expected: str) -> Weights:
+def read(path: Path, expected: str, part: str = "") -> Weights:
     """The arrays of a .npz file, or of a state dict that PyTorch saved; nothing is unpickled.
 
     Args:
       expected: as in `digest_of`.
+      part: of PyTorch's file, as in `torch_file.read_tensors`.
 
     Raises:
       BadInput: as `digest_of`; or the file is of neither kind.
     """
     digest = digest_of(path, expected)
     if path.suffix != ".npz":
-        return Weights(torch_file.read_tensors(path), digest)
+        return Weights(torch_file.read_tensors(path, part), digest)
     try:
         return Weights(sizes.read_npz(path), digest)
     except BadInput:

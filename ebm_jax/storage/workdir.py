@@ -17,6 +17,7 @@ from ebm_jax.storage import bucket
 from ebm_jax.storage.writing import require_no_links, write_atomically
 
 CONFIG = "config.json"
+WEIGHTS = "model.safetensors"  # of an energy to give away (published.py), in place of checkpoints
 IMAGES = "images-"  # begins the names of files of images that Python gave (fitting.py); they come before the run
 DATA = "data.json"  # records of the run's data, the newest one last (data/found.py)
 LARGEST_CONFIG = 2**24  # letters
@@ -35,6 +36,10 @@ def check(workdir: Folder, config: Config) -> None:
     """
     names = bucket.names(workdir)
     require_no_links(workdir)
+    if WEIGHTS in names:
+        raise BadInput(
+            f"--workdir {workdir} has an energy to give away, without what training goes on from; use another --workdir"
+        )
     if CONFIG in names:
         if differing := differences(read_config(workdir), as_it_began(workdir, config), anywhere=True):
             raise BadInput(
