@@ -88,6 +88,17 @@ def test_the_python_of_the_page_names_only_what_there_is(page):
     assert names <= set(ebm_jax.__all__)
 
 
+@pytest.mark.whole
+def test_the_first_python_of_the_readme_and_of_the_start_runs():
+    """What a person types first, in one namespace a page; the lines on a network of one's own are in the cookbook."""
+    for page, number in ((README, 1), (PAGES["start.md"], 2)):
+        namespace = {}
+        for block in re.findall(r"```python\n(.*?)```", page, re.S)[:number]:
+            exec(block, namespace)
+        assert namespace["images"].shape == (64, 8, 8, 1)
+        assert namespace["energies"].shape == (64,)
+
+
 @pytest.mark.slow
 def test_the_readmes_main_command_ends_with_samples_closer_to_digits_than_to_noise(tmp_path):
     from sklearn.svm import SVC
