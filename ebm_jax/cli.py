@@ -20,6 +20,8 @@ from ebm_jax.schema import FORMER_NAMES, KEYS, nearest
 from ebm_jax.storage import bucket, workdir
 
 MODES = ("train", "sample", "evaluate", "export", "prepare", "compile")
+REPORT = "report"  # the mode that takes folders alone, and no config
+WORDS = (*MODES, REPORT)
 READ_A_RUN = {  # modes that read the run's config from its folder, and the groups that may change
     "sample": ("sample",),
     "export": ("sample",),
@@ -27,6 +29,7 @@ READ_A_RUN = {  # modes that read the run's config from its folder, and the grou
 }
 MOVABLE = ("sample", "evaluate")  # of these, modes that find the run's data at another place
 VERBS = {"sample": "sample", "export": "", "evaluate": "eval"}  # the group that a mode's verb uses
+REPORT_USAGE = "report DIR [DIR ...]"
 PATH_SIGNS = re.compile(r"[/\\.~]")  # what the name of a shipped config has none of
 
 
@@ -55,13 +58,15 @@ def parse(argv: list[str]) -> Command:
       SystemExit: after --help.
     """
     if (asked_for := _help_asked(argv)) is not None:
-        manual.show(manual.entry(asked_for, MODES) if asked_for else manual.overview(MODES))
+        manual.show(manual.entry(asked_for, WORDS) if asked_for else manual.overview(WORDS))
         raise SystemExit(0)
     argv = _with_mode_as_flag(argv)
     _check_words(argv[1:])
     source = _config_source(argv)
+    energy = _energy(argv, source)
     mode, folder, topology = _mode_workdir_topology(argv, source)
-    config, note = workdir.read(folder) if mode in READ_A_RUN else (from_file(source), "")
+    there = shipped.energies() / energy if energy else folder
+    config, note = workdir.read(there) if mode in READ_A_RUN else (from_file(source), "")
     asked = _overridden(config, argv)
     schema.check_values(asked)
     if mode in READ_A_RUN:
@@ -76,6 +81,9 @@ def parse(argv: list[str]) -> Command:
         groups = " and ".join(f"--config.{group}" for group in READ_A_RUN[mode])
         differing = workdir.describe(differing)
         raise BadInput(f"--workdir {folder} holds another run: {differing}; only {groups} keys may change")
+    if energy:
+        shipped.copied(energy, folder)
+        note = ""  # keys that came later than the energy are no news
     return Command(mode, asked, folder, topology, note)
 
 
@@ -83,6 +91,37 @@ def _named_keys(argv: list[str]) -> set[str]:
     """The keys that the command line gives, under their present names."""
     keys = [found[1] for word in argv if (found := re.match(r"--?config\.([^=]+)", word))]
     return {FORMER_NAMES.get(key, key) for key in keys}
+
+
+def folders_to_report(argv: list[str]) -> list[Folder] | None:
+    """The folders of the command `report DIR [DIR ...]`, or --mode=report with --workdir; None for any other mode.
+
+    Raises:
+      BadInput: there is no folder, one comes twice, or a word is no folder's.
+    """
+    words = _after_report(argv)
+    if words is None or _help_asked(argv) is not None:
+        return None
+    found = []
+    for word in words:
+        if word.startswith("-") and not word.startswith("--workdir="):
+            raise BadInput(f"{shown(word)[1:-1]} is no flag of report; usage: {REPORT_USAGE}")
+        found.append(bucket.folder_of(word.removeprefix("--workdir=")))
+    if not found:
+        raise BadInput(f"report needs the folder of a run; usage: {REPORT_USAGE}")
+    if twice := next((folder for folder in found if found.count(folder) > 1), None):
+        raise BadInput(f"{twice} is given twice; give each folder once")
+    return found
+
+
+def _after_report(argv: list[str]) -> list[str] | None:
+    """The other words of a command line that asks for a report, --workdir DIR as one word; None: it does not."""
+    text = "\0".join(argv[1:]).replace("--workdir\0", "--workdir=").replace("--mode\0", "--mode=")
+    words = text.split("\0") if text else []
+    if words[:1] != [REPORT] and f"--mode={REPORT}" not in words:
+        return None
+    rest = words[1:] if words[:1] == [REPORT] else words
+    return [word for word in rest if word != f"--mode={REPORT}"]
 
 
 def launch(argv: list[str]) -> processes.Launch | None:
@@ -128,9 +167,9 @@ def _with_mode_as_flag(argv: list[str]) -> list[str]:
         return argv
     word, rest = argv[1], [argv[0], *argv[2:]]
     if word not in MODES:
-        near = difflib.get_close_matches(word, MODES, 1)
+        near = difflib.get_close_matches(word, WORDS, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise BadInput(f"the first word {shown(word)} is no mode; use one of {', '.join(MODES)}{hint}")
+        raise BadInput(f"the first word {shown(word)} is no mode; use one of {', '.join(WORDS)}{hint}")
     mode = _known_flags(rest)["mode"]
     if mode.present and mode.value != word:
         raise BadInput(f"the first word says {word} and --mode={mode.value}; leave one of them out")
@@ -164,12 +203,36 @@ def _config_source(argv: list[str]) -> Path | None:
 
 def _mode_workdir_topology(argv: list[str], source: Path | None) -> tuple[str, Folder, str]:
     values = _known_flags(argv)
+    if values.energy and values.mode in READ_A_RUN:
+        return values.mode, bucket.folder_of(values.workdir or f"runs/{values.energy}-shipped"), values.topology
     if source is None and not (values.mode in READ_A_RUN and values.workdir):
-        raise BadInput(f"--config is missing; usage: {manual.usage(MODES)}")
+        raise BadInput(f"--config is missing; usage: {manual.usage(WORDS)}")
     if values.topology and values.mode != "compile":
         raise BadInput(f"--topology {values.topology} is for --mode=compile, not --mode={values.mode}; leave it out")
     folder = bucket.folder_of(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
     return values.mode, folder, values.topology
+
+
+def _energy(argv: list[str], source: Path | None) -> str:
+    """The energy of this package that the command line names; empty: none.
+
+    Raises:
+      BadInput: there is no such energy; the mode does not take one; or a config is named too.
+    """
+    values, names = _known_flags(argv), shipped.energy_names()
+    if not values.energy:
+        return ""
+    if source:
+        raise BadInput(f"--energy {shown(values.energy)} has its own config; leave --config {source} out")
+    if values.mode not in READ_A_RUN:
+        raise BadInput(
+            f"--energy {shown(values.energy)} is for {', '.join(READ_A_RUN)}, not for {values.mode}; leave it out"
+        )
+    if values.energy not in names:
+        near = difflib.get_close_matches(values.energy, names, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise BadInput(f"--energy {shown(values.energy)} is unknown; use one of {', '.join(names)}{hint}")
+    return values.energy
 
 
 def _known_flags(argv: list[str]) -> flags.FlagValues:
@@ -180,12 +243,13 @@ def _known_flags(argv: list[str]) -> flags.FlagValues:
         values(argv, known_only=True)
     except (flags.Error, ValueError) as error:
         raise BadInput(_one_line(error)) from error
-    one_of(*MODES).check("--mode", values.mode)
+    one_of(*WORDS).check("--mode", values.mode)
     return values
 
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "the run's folder; default: runs/NAME", flag_values=values)
+    flags.DEFINE_string("energy", "", "a trained energy of this package, copied to the folder", flag_values=values)
     flags.DEFINE_string("mode", "train", "what to do", flag_values=values)
     flags.DEFINE_string("topology", "", "the chips that --mode=compile is for, such as v5e:16x16", flag_values=values)
     flags.DEFINE_bool("multihost", False, "this is one of several processes of a run", flag_values=values)
@@ -240,7 +304,7 @@ def _overridden(config: Config, argv: list[str]) -> Config:
     except (flags.Error, TypeError, ValueError) as error:
         raise BadInput(_one_line(error)) from error
     if len(rest) > 1:
-        raise BadInput(f"'{rest[1][:100]}' is not a flag; usage: {manual.usage(MODES)}")
+        raise BadInput(f"'{rest[1][:100]}' is not a flag; usage: {manual.usage(WORDS)}")
     return asked
 
 

@@ -16,7 +16,7 @@ from ebm_jax.evaluators.card import Evaluation, Measured
 from ebm_jax.evaluators.common import SAMPLES, Evaluator, Evidence, Needs, described
 from ebm_jax.models import energy
 from ebm_jax.publishing import ORDERING
-from ebm_jax.report import console
+from ebm_jax.report import console, rewriting
 from ebm_jax.schema import flat
 from ebm_jax.storage import bucket, provenance, workdir
 from ebm_jax.storage.workdir import unused
@@ -62,6 +62,8 @@ def evaluate(config: Config, folder: str | Folder) -> int:
         for name in pieces:
             _measure(evaluation, run, name, metrics[name], made, pieces.note)
             _write(evaluation, name, folder, into)
+    if config.log.report:
+        rewriting.write(folder)
     for name, measured in evaluation.measured.items():
         for table in card.tables(measured.outcome):
             console.table(card.title(evaluation, name), table)

@@ -4,6 +4,7 @@ import os
 import sys
 
 SCRIPT, COMMAND = "run.py", "ebm-jax"
+ARGUMENTS = "arguments"  # of the command, in a run's versions.json
 
 
 def name() -> str:
@@ -19,6 +20,13 @@ def words() -> tuple[str, ...]:
     if os.path.basename(called) == SCRIPT:
         return python, called
     return python, "-m", "ebm_jax"  # as it was started, or from a script or notebook that imports the package
+
+
+def arguments() -> list[str]:
+    """The words after the program's name; empty if a script or notebook that imports the package started it."""
+    called = sys.argv[0]
+    ours = _is_command(called) or _is_module(called) or os.path.basename(called) == SCRIPT
+    return sys.argv[1:] if ours else []
 
 
 def portable() -> tuple[str, ...]:

@@ -47,6 +47,10 @@ def main(argv: list[str]) -> int:
     quiet.be_quiet()
     mode = ""
     try:
+        if (folders := cli.folders_to_report(argv)) is not None:
+            from ebm_jax.report import verb
+
+            return verb.report(folders)
         launch = cli.launch(argv)
         command = cli.parse(argv) if launch is None else None
         with processes.joined(launch, alike=(Diverged,)):

@@ -17,6 +17,7 @@ from ebm_jax.schema import FORMER_NAMES, GROUPS, KEYS, OPEN_GROUPS, nearest
 COLUMNS = 100
 PACKAGE = Path(__file__).parent
 OF_COMPILE = PACKAGE.parent / "tools" / "compile" / "report.py"  # in a clone alone
+OF_REPORT = PACKAGE / "report" / "verb.py"
 SCOPES = {
     schema.RUN: "another value makes another run",
     schema.FREE: "a run may go on under another value",
@@ -49,11 +50,16 @@ def overview(modes: Sequence[str]) -> str:
             "Examples:",
             f"  {program} --config={example}",
             f"  {program} sample --workdir=runs/digits --config.sample.labels=3,5",
+            f"  {program} sample --energy=fashion_mnist",
             f"  {program} evaluate --workdir=runs/digits --config.eval.metrics=classifier_distance",
         ],
         [
             "Configs that come along, for --config=NAME; a file of your own goes as --config=PATH/NAME.py:",
             *_listed({name: first_line(shipped.folder() / f"{name}.py") for name in shipped.names()}),
+        ],
+        [
+            "Trained energies that come along, for sample, evaluate and export with --energy=NAME:",
+            *_wrapped(", ".join(shipped.energy_names())),
         ],
         ["Tasks, for --config.sample.task=NAME:", *_wrapped(", ".join(tasks()))],
         ["Metrics, for --config.eval.metrics=NAME,NAME (docs/evaluation.md):", *_wrapped(", ".join(metrics()))],
@@ -98,7 +104,7 @@ def show(text: str) -> None:
 
 def mode_line(mode: str) -> str:
     """What a mode does, from its source."""
-    source = OF_COMPILE if mode == "compile" else PACKAGE / f"{mode}.py"
+    source = {"compile": OF_COMPILE, "report": OF_REPORT}.get(mode, PACKAGE / f"{mode}.py")
     if not source.is_file():
         return "compiles for chips that are not there; needs a clone of the repository"
     words = first_line(source).removeprefix("The verb that ").removesuffix(".")

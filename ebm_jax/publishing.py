@@ -22,9 +22,10 @@ from ebm_jax.kinds import printable
 from ebm_jax.models import energy
 from ebm_jax.report.reporter import EVALUATION
 from ebm_jax.schema import HOST, flat, scope_of, value_of, with_values
+from ebm_jax.shipped import WEIGHTS
 from ebm_jax.storage import bucket, published
 from ebm_jax.storage.published import CARD, Published
-from ebm_jax.storage.workdir import CONFIG, DATA, PATHS, WEIGHTS, read_config
+from ebm_jax.storage.workdir import CONFIG, DATA, PATHS, read_config
 from ebm_jax.types import BadInput, Config, Folder, Params
 
 ORDERING = "orders images by how noisy they are, and is flat at the data: it is no log-density"

@@ -5,7 +5,7 @@ import numpy as np
 
 from ebm_jax import capacity, checks, registry, tasks, trained
 from ebm_jax.distributed import parallel
-from ebm_jax.report import console
+from ebm_jax.report import console, rewriting
 from ebm_jax.storage import bucket
 from ebm_jax.storage.workdir import unused
 from ebm_jax.storage.writing import replacing, require_no_links
@@ -43,6 +43,8 @@ def sample(config: Config, folder: str | Folder) -> int:
         result.draw(here)
         with replacing(here.with_suffix(".npz")) as file:
             np.savez(file, **result.arrays)  # pyright: ignore[reportArgumentType]
+    if config.log.report:
+        rewriting.write(folder)
     console.say(result.line)
     console.say(f"wrote {path.with_suffix('.png')} and {path.with_suffix('.npz')}")
     return 0

@@ -5,14 +5,21 @@ package of that name can take their place, nor they its.
 """
 
 import contextlib
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
+from ebm_jax.given import BadInput
+from ebm_jax.paths import Folder
+
 PACKAGE = "configs"
+WEIGHTS = "model.safetensors"  # of an energy to give away, in place of a run's checkpoints
 HIDDEN = ("__init__", "default")  # files that are no experiments
 
 
@@ -41,6 +48,32 @@ def energies() -> Path:
 def energy_names() -> list[str]:
     """The names of the trained energies, in order."""
     return sorted(path.parent.name for path in energies().glob("*/config.json"))
+
+
+def copied(name: str, folder: Folder) -> None:
+    """Copy a trained energy to a folder, to work there; if it is there already, leave it.
+
+    Raises:
+      BadInput: the folder holds something else, lies in a bucket, or cannot be written.
+    """
+    source = energies() / name
+    if not isinstance(folder, Path):
+        raise BadInput(f"--workdir {folder} must be of this machine to work with the energy {name}; give a folder")
+    try:
+        if not os.path.lexists(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as made:
+                shutil.copytree(source, Path(made) / name).rename(folder)
+        elif not _is_same(source, folder):
+            raise BadInput(f"--workdir {folder} holds something else than the energy {name}; give another --workdir")
+    except OSError as error:
+        raise BadInput(f"--workdir {folder} cannot be written ({error.strerror}); give another --workdir") from error
+
+
+def _is_same(source: Path, folder: Path) -> bool:
+    """Whether the folder has the weights of the source."""
+    mine = folder / WEIGHTS
+    return mine.is_file() and mine.read_bytes() == (source / WEIGHTS).read_bytes()
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from ebm_jax.distributed import parallel, processes
 from ebm_jax.evaluators import during
 from ebm_jax.labels import names_of, numbered
 from ebm_jax.report import console
+from ebm_jax.report.page import NAME as PAGE
 from ebm_jax.report.reporter import METRICS, Reporter
 from ebm_jax.sampling import replay
 from ebm_jax.schema import with_values
@@ -96,7 +97,7 @@ def train(config: Config, folder: str | Folder) -> int:
         console.say(
             f"training {config.data.name} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s) in {folder}"
         )
-        reporter = stack.enter_context(Reporter(folder, beginning.step, config.train.num_steps))
+        reporter = stack.enter_context(Reporter(folder, beginning.step, config.train.num_steps, page=config.log.report))
         stop = stack.enter_context(_stop_signal())
         with processes.announced(alike=(Diverged,)):
             draw = (
@@ -112,7 +113,8 @@ def _say_what_comes_next(folder: Folder, done: int, config: Config) -> None:
     if done < config.train.num_steps:
         console.say(f"stopped and saved at step {done}; the same command goes on from there")
         return
-    kept = f"{folder / METRICS}, TensorBoard events, {folder / 'images'}"
+    page = f", the page {folder / PAGE}" if config.log.report else ""
+    kept = f"{folder / METRICS}, TensorBoard events, {folder / 'images'}{page}"
     console.say(f"wrote {kept} and the checkpoint of step {done}")
     if config.model.name.startswith(registry.PYTHON):
         console.say(f"open with: ebm_jax.open_run({str(folder)!r}, net=...)")

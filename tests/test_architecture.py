@@ -10,8 +10,9 @@ from conftest import ROOT
 from ebm_jax.models.layers import average_pool
 
 LAYERS = [  # each part may import the parts above its own line, and itself
-    {"given", "invocation", "shipped", "version"},
+    {"given", "invocation", "version"},
     {"paths"},
+    {"shipped"},
     {"types"},
     {"kinds"},
     {"pixels", "random", "registry"},

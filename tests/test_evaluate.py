@@ -379,4 +379,4 @@ def test_bad_input_is_one_clear_line_and_nothing_is_touched(workdir, case, capsy
     ],
 )
 def test_a_number_is_shown_to_the_second_digit_of_its_standard_error(value, expected):
-    assert card.shown(value) == expected
+    assert card.shown(*value) == expected

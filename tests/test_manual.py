@@ -34,15 +34,16 @@ def test_help_names_every_mode_config_task_metric_and_group(capsys):
     assert manual.metrics() == list(EVALUATORS)
     for names in (TASKS, EVALUATORS):
         assert ", ".join(names) in flowing(out)
-    for mode in cli.MODES:
+    for mode in cli.WORDS:
         assert f"  {mode} " in out
     assert all(name.partition(".")[0] in out.split("Groups: ")[1] for name in schema.KEYS)
 
 
 def test_what_a_mode_does_is_from_its_source():
     assert manual.mode_line("prepare") == "prepares a data set without training on it"
-    for mode in cli.MODES:
-        source = ROOT / ("tools/compile/report.py" if mode == "compile" else f"ebm_jax/{mode}.py")
+    elsewhere = {"compile": "tools/compile/report.py", "report": "ebm_jax/report/verb.py"}
+    for mode in cli.WORDS:
+        source = ROOT / elsewhere.get(mode, f"ebm_jax/{mode}.py")
         docstring = ast.get_docstring(ast.parse(source.read_text()))
         assert docstring.startswith("The verb that ")
         assert docstring.splitlines()[0].removesuffix(".").endswith(manual.mode_line(mode))
@@ -50,14 +51,14 @@ def test_what_a_mode_does_is_from_its_source():
 
 def test_without_a_clone_help_says_that_compile_needs_one(monkeypatch, tmp_path):
     monkeypatch.setattr(manual, "OF_COMPILE", tmp_path / "report.py")
-    assert "needs a clone" in manual.overview(cli.MODES)
+    assert "needs a clone" in manual.overview(cli.WORDS)
 
 
 def test_every_page_of_help_fits_100_columns_as_either_program(capsys, monkeypatch):
     for called in ("run.py", "/opt/bin/ebm-jax"):
         monkeypatch.setattr(sys, "argv", [called])
         pages = [
-            manual.overview(cli.MODES),
+            manual.overview(cli.WORDS),
             *(manual.entry(name, cli.MODES) for name in (*schema.KEYS, *schema.GROUPS)),
         ]
         assert max(len(line) for page in pages for line in page.splitlines()) <= 100
@@ -67,7 +68,7 @@ def test_every_page_of_help_fits_100_columns_as_either_program(capsys, monkeypat
 def test_the_examples_of_help_are_commands_that_are_understood(one_run, monkeypatch):
     for called in ("run.py", "/opt/bin/ebm-jax"):
         monkeypatch.setattr(sys, "argv", [called])
-        text = manual.overview(cli.MODES).split("Examples:\n")[1].split("\n\n")[0]
+        text = manual.overview(cli.WORDS).split("Examples:\n")[1].split("\n\n")[0]
         examples = [line.split(invocation.name())[1].split() for line in text.splitlines()]
         assert len(examples) == 3
         for words in examples:

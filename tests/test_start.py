@@ -38,7 +38,16 @@ def test_help_imports_no_jax(words):
     assert out
 
 
+def test_the_page_of_a_run_imports_no_jax(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    status, out, lines, imports = told("report", str(tmp_path))
+    assert (status, imports) == (0, [])
+    assert out.startswith(f"wrote {tmp_path / 'report.html'}, ")
+    assert lines == [f"{tmp_path}: config.json is missing"]
+
+
 WRONG = {
+    "no run to report on": ["report", "/no/such/run"],
     "a flag": [DIGITS, "--wrkdir=x"],
     "a mode": [DIGITS, "--mode=fly"],
     "a first word": ["fly", DIGITS],

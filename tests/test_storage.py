@@ -10,7 +10,7 @@ import pytest
 from conftest import finished, free_port, start
 from etils import epath
 
-from ebm_jax.report import reporter
+from ebm_jax.report import page, reporter
 from ebm_jax.storage import bucket, workdir
 from ebm_jax.types import BadInput
 
@@ -117,6 +117,24 @@ def test_a_run_in_a_bucket_goes_on_with_the_lines_events_and_pictures_that_are_t
     assert rows == [1, 2, 3, 4, 5, 6]
     assert sorted(path.name for path in (remote / "images").iterdir()) == ["chains_000004.png", "chains_000006.png"]
     assert len([path for path in remote.iterdir() if "tfevents" in path.name]) == 2
+
+
+def test_the_page_of_a_run_in_a_bucket_is_written_there_and_made_anew_from_there(remote):
+    from configs import digits_contrastive as digits
+
+    workdir.claim(remote, digits.get_config().lock())
+    with reporter.Reporter(remote, 0, 6, page=True) as written:
+        written.progress(1, METRICS, 1)
+        written.image("chains", 1, np.zeros((4, 8, 8, 1)))
+    texts = [(remote / page.NAME).read_text()]
+    (remote / page.NAME).write_text("")
+    assert page.write(remote) == remote / page.NAME
+    texts.append((remote / page.NAME).read_text())
+    for text in texts:
+        assert "data:image/png;base64," in text
+        assert '"key":"data.source"' in text, "the config is known"
+        assert '"damaged":[]' in text
+        assert f"--workdir={remote}" in text
 
 
 def test_claiming_a_bucket_writes_the_config_once_and_another_run_is_refused(remote, monkeypatch):

@@ -29,6 +29,7 @@ def python_files(folder, prefix):
     return {f"{prefix}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.py")}
 
 
+ASSETS = {f"ebm_jax/report/assets/{path.name}" for path in (ROOT / "ebm_jax" / "report" / "assets").iterdir()}
 OURS = python_files(ROOT / "ebm_jax", "ebm_jax") | python_files(ROOT / "configs", "ebm_jax/configs")
 
 
@@ -89,7 +90,7 @@ def test_the_wheel_holds_the_package_and_the_configs_inside_it_and_no_other_pack
         metadata = archive.read(next(name for name in names if name.endswith("METADATA"))).decode()
     energies = {f"ebm_jax/{path.relative_to(ROOT / 'ebm_jax').as_posix()}" for path in shipped.energies().glob("*/*")}
     assert len(energies) >= 40
-    assert OURS | {"ebm_jax/py.typed"} | energies <= names
+    assert OURS | ASSETS | {"ebm_jax/py.typed"} | energies <= names
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"ebm_jax"}
     for line in (
         "License-Expression: Apache-2.0",

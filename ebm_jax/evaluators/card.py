@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 from ebm_jax.evaluators.common import Outcome, Value
 from ebm_jax.registry import file_name
+from ebm_jax.report.numbers import BETWEEN, shown, with_error
 from ebm_jax.types import printable
 
 Table = list[list[str]]
-BETWEEN = " / "  # between row and column in the name of a value
 BAR = "\\|"  # a bar in a cell of a Markdown table
-DIGITS = 4  # significant ones of a number without a standard error
 
 
 class Measured(NamedTuple):
@@ -101,7 +100,7 @@ def tables(outcome: Outcome) -> list[Table]:
     in_grid = {tuple(name.split(BETWEEN, 1)): value for name, value in outcome.values.items() if BETWEEN in name}
     found: list[Table] = []
     if plain:
-        found.append([["value", "", "standard error"], *([name, *shown(value)] for name, value in plain.items())])
+        found.append([["value", "", "standard error"], *([name, *shown(*value)] for name, value in plain.items())])
     if in_grid:
         columns, names = (list(dict.fromkeys(key[place] for key in in_grid)) for place in (1, 0))
         cells = [[name, *(_cell(in_grid.get((name, column))) for column in columns)] for name in names]
@@ -110,17 +109,4 @@ def tables(outcome: Outcome) -> list[Table]:
 
 
 def _cell(value: Value | None) -> str:
-    return "" if value is None else " ± ".join(filter(None, shown(value)))
-
-
-def shown(value: Value) -> tuple[str, str]:
-    """A number and its standard error as text; both end at the error's second significant digit."""
-    number, error = value
-    if isinstance(number, int) and error is None:
-        return f"{number:,}", ""
-    if error is None or not math.isfinite(error) or not math.isfinite(number):
-        return f"{number:.{DIGITS}g}", "" if error is None else f"{error:.2g}"
-    if error == 0:
-        return f"{number:.{DIGITS}g}", "0"
-    places = max(0, 1 - math.floor(math.log10(error)))
-    return f"{number:.{places}f}", f"{error:.{places}f}"
+    return "" if value is None else with_error(*value)

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ebm_jax.distributed import processes
-from ebm_jax.types import printable
+from ebm_jax.given import printable
 
 TABLE_WIDTH = 200  # characters at most; a narrower terminal wraps the lines
 QUIET_SECONDS = 15.0  # of silence before a note, without a terminal

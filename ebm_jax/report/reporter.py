@@ -16,14 +16,17 @@ from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from ebm_jax.distributed import processes
 from ebm_jax.report import figures
 from ebm_jax.report.console import density_line, say, warn
+from ebm_jax.report.contents import EVALUATION, METRICS, VERSIONS
 from ebm_jax.report.events import Events
 from ebm_jax.report.pictures import grid, write_grid
+from ebm_jax.report.rewriting import Rewriting
+from ebm_jax.storage import workdir
 from ebm_jax.storage.bucket import Mirror
 from ebm_jax.storage.writing import appending, write_atomically
 from ebm_jax.types import Folder
 
-METRICS, EVALUATION = "metrics.jsonl", "evaluation.jsonl"
 GROWING = (METRICS, EVALUATION, "events.out.tfevents.*")  # files that a resumed run goes on with
+FOR_THE_PAGE = (workdir.CONFIG, workdir.DATA, VERSIONS)
 SHOWN = {
     "matching_error": "matching error",
     "energy_data": "U data",
@@ -39,12 +42,16 @@ class Reporter:
     """The watchers of one training run, a context manager. It drops the lines of steps after `start` from the files.
 
     On processes other than the first it accepts all calls and writes nothing.
+
+    Args:
+      page: whether to keep the run's page, report.html, up to date.
     """
 
-    def __init__(self, workdir: Folder, start: int, num_steps: int):
+    def __init__(self, folder: Folder, start: int, num_steps: int, *, page: bool = False):
         self._writes = processes.is_first()
-        self._mirror = Mirror(workdir if self._writes else Path(), GROWING)
+        self._mirror = Mirror(folder if self._writes else Path(), GROWING + FOR_THE_PAGE)
         self._workdir = self._mirror.local
+        self._page = Rewriting(self._workdir if self._writes and page else None, folder)
         self._open(start)
         self._live = self._writes and Console().is_terminal
         self._progress = Progress(
@@ -74,6 +81,7 @@ class Reporter:
             with contextlib.closing(self._events):
                 self._jsonl.close()
         finally:
+            self._page.rewrite(last=True)
             if failure := self._mirror.close():
                 warn(failure)
 
@@ -90,7 +98,7 @@ class Reporter:
         self._jsonl.write(json.dumps({"step": step, "event": text}) + "\n")
         self._jsonl.flush()
         self._events.add_text("event", text, step)
-        self._mirror.push()
+        self._show_files()
 
     def go_back(self, step: int) -> None:
         """Drop the lines of steps after `step`, because the run does these steps again; events stay."""
@@ -106,7 +114,7 @@ class Reporter:
         path = self._workdir / "images" / f"{name}_{step:06d}.png"
         write_grid(path, images, captions)
         self._events.add_image(name, grid(images, captions), step)
-        self._mirror.push()
+        self._show_files()
 
     def density(
         self, step: int, data: np.ndarray, samples: np.ndarray, log_q: np.ndarray, report: dict[str, float]
@@ -131,7 +139,7 @@ class Reporter:
             file.write(json.dumps({"step": step, **report}) + "\n")
         for name, value in report.items():
             self._events.add_scalar(f"evaluation/{name}", value, step)
-        self._mirror.push()
+        self._show_files()
         say(f"step {step}: {line}")
 
     def smallest(self, name: str) -> float:
@@ -139,6 +147,11 @@ class Reporter:
         path = self._workdir / EVALUATION
         rows = map(json.loads, path.read_text().splitlines()) if self._writes and path.exists() else ()
         return min((row[name] for row in rows if name in row), default=math.inf)
+
+    def _show_files(self) -> None:
+        """Bring what is new in the folder onto the page and into the bucket."""
+        self._page.rewrite()
+        self._mirror.push()
 
     def _measure_speed(self, step: int) -> None:
         now = time.perf_counter()
@@ -160,7 +173,7 @@ class Reporter:
         self._jsonl.flush()
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
-        self._mirror.push()
+        self._show_files()
         if not self._live:
             left = (self._num_steps - step) / self._speed if self._speed else math.inf
             say(f"step {step}/{self._num_steps} {self._line(metrics)} {left:.0f} s left")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 
+from ebm_jax import invocation
 from ebm_jax.storage.writing import write_atomically
 from ebm_jax.types import Folder
 from ebm_jax.version import VERSION
@@ -20,7 +21,8 @@ FILE = "versions.json"
 
 
 def record(folder: Folder, step: int) -> None:
-    """Add an entry to the run's versions.json: which versions begin the run, or go on with it from this step."""
+    """Add an entry to the run's versions.json: which versions begin the run, or go on with it from this step, and the
+    words of the command."""
     path = folder / FILE
     try:
         before = json.loads(path.read_text())
@@ -34,6 +36,7 @@ def record(folder: Folder, step: int) -> None:
         "commit": commit(),
         "python": platform.python_version(),
         **{name: version(name) for name in OF_A_RUN},
+        **({invocation.ARGUMENTS: arguments} if (arguments := invocation.arguments()) else {}),
     }
     kept = before if isinstance(before, list) else []
     write_atomically(path, json.dumps([*kept, entry], indent=2) + "\n")

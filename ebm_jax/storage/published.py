@@ -12,8 +12,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ebm_jax.shipped import WEIGHTS
 from ebm_jax.storage import bucket, sizes
-from ebm_jax.storage.workdir import WEIGHTS
 from ebm_jax.types import BadInput, Folder, Params
 
 CARD = "README.md"

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ebm_jax import schema
+from ebm_jax import schema, shipped
 from ebm_jax.distributed import processes
 from ebm_jax.given import BadInput, Config
 from ebm_jax.paths import Folder
@@ -17,7 +17,6 @@ from ebm_jax.storage import bucket
 from ebm_jax.storage.writing import require_no_links, write_atomically
 
 CONFIG = "config.json"
-WEIGHTS = "model.safetensors"  # of an energy to give away (published.py), in place of checkpoints
 IMAGES = "images-"  # begins the names of files of images that Python gave (fitting.py); they come before the run
 DATA = "data.json"  # records of the run's data, the newest one last (data/found.py)
 LARGEST_CONFIG = 2**24  # letters
@@ -36,7 +35,7 @@ def check(workdir: Folder, config: Config) -> None:
     """
     names = bucket.names(workdir)
     require_no_links(workdir)
-    if WEIGHTS in names:
+    if shipped.WEIGHTS in names:
         raise BadInput(
             f"--workdir {workdir} has an energy to give away, without what training goes on from; use another --workdir"
         )
