@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import inspect
 import os
 import re
 import runpy
@@ -15,6 +16,7 @@ from ebm_jax import manual, schema, shipped
 from ebm_jax.distributed import processes
 from ebm_jax.given import BadInput, Config
 from ebm_jax.kinds import FLAG, one_of, shown
+from ebm_jax.machine import ACCELERATOR
 from ebm_jax.paths import Folder, expanded
 from ebm_jax.schema import FORMER_NAMES, KEYS, nearest
 from ebm_jax.storage import bucket, workdir
@@ -65,10 +67,15 @@ def parse(argv: list[str]) -> Command:
     source = _config_source(argv)
     energy = _energy(argv, source)
     mode, folder, topology = _mode_workdir_topology(argv, source)
+    machine = None if mode in READ_A_RUN else _machine(argv, mode, folder)
     there = shipped.energies() / energy if energy else folder
-    config, note = workdir.read(there) if mode in READ_A_RUN else (from_file(source), "")
+    config, note = workdir.read(there) if mode in READ_A_RUN else (from_file(source, machine), "")
     asked = _overridden(config, argv)
     schema.check_values(asked)
+    if mode not in READ_A_RUN and asked.train.machine != config.train.machine:
+        raise BadInput(
+            f"train.machine {asked.train.machine} is for configs that choose by it, such as folder; {source} does not"
+        )
     if mode in READ_A_RUN:
         from ebm_jax import trust  # seconds of imports that a wrong word need not wait for
 
@@ -122,6 +129,19 @@ def _after_report(argv: list[str]) -> list[str] | None:
         return None
     rest = words[1:] if words[:1] == [REPORT] else words
     return [word for word in rest if word != f"--mode={REPORT}"]
+
+
+def _machine(argv: list[str], mode: str, folder: Folder) -> str | None:
+    """The kind of machine to choose a config for: the one asked for, or that the run in the folder began on.
+
+    A program that is compiled for chips is for an accelerator. None: this machine's kind.
+    """
+    words = " ".join(argv)
+    if asked := re.findall(r"--?config\.train\.machine[= ](\S+)", words):
+        return asked[-1]
+    if mode == "compile":
+        return ACCELERATOR
+    return workdir.read_config(folder).train.machine if workdir.CONFIG in bucket.names(folder) else None
 
 
 def launch(argv: list[str]) -> processes.Launch | None:
@@ -259,11 +279,13 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_float("join_timeout", 300.0, "seconds that the processes have to meet", flag_values=values)
 
 
-def from_file(source: Path | None) -> Config:
-    """What the config file's get_config returns."""
+def from_file(source: Path | None, machine: str | None = None) -> Config:
+    """What the config file's get_config returns; one with a parameter `machine` chooses its sizes by that."""
     try:
         with shipped.importable(Path(str(source))):
-            found = runpy.run_path(str(source))["get_config"]()
+            get_config = runpy.run_path(str(source))["get_config"]
+            chooses = "machine" in inspect.signature(get_config).parameters
+            found = get_config(machine=machine) if chooses else get_config()
     except (Exception, SystemExit) as error:  # whatever the user's file raises
         raise BadInput(f"--config {source} cannot be read: {type(error).__name__} {_one_line(error)}") from error
     return schema.as_config(found, f"--config {source}")

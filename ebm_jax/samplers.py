@@ -40,7 +40,7 @@ def make_density_report(config: Config) -> Callable[[Params], tuple[density.Grid
     where they had no noise. The log-density is float64 [DENSITY_GRID²], in nats.
     """
     untempered, points = make_energy_fn(config), density.grid(DENSITY_GRID)
-    log_density = sources.make_density(config).log_density(points)
+    log_density = true_log_density(config)
 
     def report_of(params: Params) -> tuple[density.GridReport, np.ndarray]:
         energy_fn = energy.tempered(lambda x: untempered(params, x), config.chain.temperature or 1.0)
@@ -49,6 +49,11 @@ def make_density_report(config: Config) -> Callable[[Params], tuple[density.Grid
         return report, -energies - report.log_z
 
     return report_of
+
+
+def true_log_density(config: Config) -> np.ndarray:
+    """The log-density of the run's 2-D law on the grid of `make_density_report`: float64 [DENSITY_GRID²], in nats."""
+    return sources.make_density(config).log_density(density.grid(DENSITY_GRID))
 
 
 def init_params(config: Config, key: Given) -> Params:

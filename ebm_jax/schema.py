@@ -190,6 +190,7 @@ KEYS: dict[str, Key] = {
     "train.num_models": Key(1, whole(1, 100), "M > 1: M models of the seeds seed, seed + 1 ... in one program: an ensemble"),
     "train.steps_per_call": Key(1, whole(1, 1_000), "steps in one program; more where a step is so short that the host holds it up", dry=1),
     "train.dry_run": Key(False, FLAG, "True: three tiny steps on noise for data, to see in seconds that a config runs"),
+    "train.machine": Key("", one_of("", "cpu", "accelerator"), "kind of machine that a config chose its sizes for, kept when the run goes on elsewhere; empty: it chooses nothing", "ours", absent=""),
     "train.cpu_devices": Key(0, whole(0, 256), "without TPU or GPU: JAX devices to split the CPU into; 0: one a core", scope=HOST),
     "guard.enabled": Key(True, FLAG, "False: only a value that is not finite ends a run, and nothing rescues it"),
     "guard.max_energy": Key(20.0, ABOVE_ZERO, "of |mean U| of data or samples, in units of 1/(2λ); inf: none"),

@@ -19,7 +19,7 @@ from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.evaluators import during
 from ebm_jax.labels import names_of, numbered
-from ebm_jax.report import console
+from ebm_jax.report import console, pace, style
 from ebm_jax.report.page import NAME as PAGE
 from ebm_jax.report.reporter import METRICS, Reporter
 from ebm_jax.sampling import replay
@@ -100,9 +100,8 @@ def train(config: Config, folder: str | Folder) -> int:
         reporter = stack.enter_context(Reporter(folder, beginning.step, config.train.num_steps, page=config.log.report))
         stop = stack.enter_context(_stop_signal())
         with processes.announced(alike=(Diverged,)):
-            draw = (
-                _picture_maker(config, mesh, reporter, record) if record else _density_watcher(config, mesh, reporter)
-            )
+            shown = config, mesh, folder.name, reporter
+            draw = _picture_maker(*shown, record) if record else _density_watcher(*shown)
             watchers = _Watchers(draw, _evaluation(config, mesh, folder, reporter))
             done = _run(config, mesh, manager, folder, reporter, batches, beginning, watchers, stop)
     _say_what_comes_next(folder, done, config)
@@ -203,8 +202,13 @@ def _actions(
         of_call = [batches(index) for index in range(step, step + number)]
         return steps_of(program.stage_of(config, step))(state, program.place_batches(config, mesh, of_call))
 
+    announce = pace.announcer(config.train.num_steps, number, console.warn)
+    on_cpu = mesh.devices.flat[0].platform == "cpu" and processes.is_first()
+
     def show(step: int, numbers: dict[str, float]) -> None:
         stop.take_over()
+        if on_cpu:
+            announce(step)
         reporter.progress(step, numbers, config.log.every)
 
     def save(step: int, state: TrainState) -> None:
@@ -225,12 +229,15 @@ def _actions(
     )
 
 
-def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter, record: Record) -> Callable[[int, TrainState], None]:
+def _picture_maker(
+    config: Config, mesh: Mesh, run: str, reporter: Reporter, record: Record
+) -> Callable[[int, TrainState], None]:
     """The function (step, state) that writes two grids of images: the replay buffer, and chains from fresh noise."""
 
-    def write(name: str, step: int, images: np.ndarray, labels: np.ndarray) -> None:
+    def write(name: str, step: int, images: np.ndarray, labels: np.ndarray, what: str, how: str) -> None:
         captions = names_of(config, labels[:GRID], record.class_names)
-        reporter.image(name, step, images[:GRID], captions)
+        title = style.title(run, step, f"{len(images[:GRID])} {what}", how)
+        reporter.image(name, step, images[:GRID], captions, title)
 
     few = with_values(config, {"sample.num_images": GRID, "sample.batch_size": GRID})
     sampler, chains = samplers.make_sampler(few, mesh), assemble.make_method(config).chains
@@ -246,19 +253,21 @@ def _picture_maker(config: Config, mesh: Mesh, reporter: Reporter, record: Recor
         key = jax.random.key(config.sample.seed)  # the same at every step, so that pictures can be compared
         if (waiting := chains(state.memory)) is not None:
             rows, labels = map(np.asarray, first_rows(waiting))
-            write("buffer", step, rows.reshape(-1, *config.data.shape), labels.reshape(-1))
+            moved = f"start: earlier chains or noise; {config.chain.num_steps:,} chain steps at each draw"
+            write(
+                "buffer", step, rows.reshape(-1, *config.data.shape), labels.reshape(-1), "of the replay buffer", moved
+            )
         images, labels, _ = sampler(network_params(state, config.sample.weights == "ema"), key, 0)
-        write("chains", step, *parallel.on_host((images, labels)))
+        images, labels = parallel.on_host((images, labels))
+        write("chains", step, images, labels, "new samples", style.of_noise(config))
 
     return draw
 
 
-def _density_watcher(config: Config, mesh: Mesh, reporter: Reporter) -> Callable[[int, TrainState], None]:
+def _density_watcher(config: Config, mesh: Mesh, run: str, reporter: Reporter) -> Callable[[int, TrainState], None]:
     """The function (step, state) that measures the model against its 2-D law and draws both, and samples."""
     sampler, report_of = samplers.make_sampler(config, mesh), samplers.make_density_report(config)
-    data_points = sources.make_density(config).sample(
-        np.random.default_rng(config.sample.seed), config.sample.num_images
-    )
+    log_p = samplers.true_log_density(config)
 
     def draw(step: int, state: TrainState) -> None:
         params = network_params(state, config.sample.weights == "ema")
@@ -266,7 +275,8 @@ def _density_watcher(config: Config, mesh: Mesh, reporter: Reporter) -> Callable
         points, params = parallel.on_host((points, params))
         if processes.is_first():
             result, log_q = report_of(jax.device_put(params))
-            reporter.density(step, data_points, points, log_q, result._asdict())
+            title = style.title(run, step, config.data.name, style.of_noise(config))
+            reporter.density(step, log_p, points, log_q, result._asdict(), title)
 
     return draw
 

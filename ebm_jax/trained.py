@@ -19,7 +19,7 @@ from ebm_jax.labels import as_array, names_of, numbered, sample_labels
 from ebm_jax.models import energy
 from ebm_jax.models.outside import name_of
 from ebm_jax.program import abstract_state
-from ebm_jax.report import console
+from ebm_jax.report import console, style
 from ebm_jax.samplers import Chain, make_chains, make_energy_fn, make_sampler, on_host, over_places
 from ebm_jax.schema import flat, with_values
 from ebm_jax.storage import bucket, checkpoint, published
@@ -273,6 +273,12 @@ class TrainedRun(NamedTuple):
           BadInput: there is no such split, or it cannot be read.
         """
         return sources.load_dataset(with_split(self.config, split), console.warn, rows_of)
+
+    def title(self, what: str, *facts: str) -> str:
+        """The title of a picture of the run: what it shows, the facts, and which weights made it."""
+        members = energy.num_members(self.params)
+        ensemble = f"mean energy of {members} models" if members else ""
+        return style.title(self.folder.name, self.step, what, *facts, ensemble, style.weights(self.config))
 
     def names_of(self, labels: np.ndarray) -> list[str]:
         """The class names of labels [n]; [] for vectors, an unconditional model, or classes without names."""

@@ -10,7 +10,7 @@ from conftest import ROOT
 from ebm_jax.models.layers import average_pool
 
 LAYERS = [  # each part may import the parts above its own line, and itself
-    {"given", "invocation", "version"},
+    {"given", "invocation", "machine", "version"},
     {"paths"},
     {"shipped"},
     {"types"},

@@ -126,19 +126,21 @@ def test_density_is_unchanged_by_its_symmetry_turn(name, turns):
     np.testing.assert_allclose(density(turned), density(points), atol=1e-9)
 
 
-def test_figure_is_three_panels_wide_and_shows_the_density_with_the_second_coordinate_upwards(tmp_path):
+def test_figure_is_four_panels_wide_and_shows_the_density_with_the_second_coordinate_upwards(tmp_path):
     from PIL import Image
 
     peak = -np.square(GRID - [0.25, 0.75]).sum(-1) / (2 * 0.03**2)
+    peak -= np.log(np.exp(peak).mean())
     path = tmp_path / "made" / "figure.png"
-    density_figure(path, samples("rings", 50), samples("rings", 50), peak, title="one peak")
+    density_figure(path, peak, samples("rings", 50), peak, title="one peak")
     pixels = np.asarray(Image.open(path).convert("RGB"), float)
     height, width, _ = pixels.shape
     assert width > 2.5 * height
-    third = pixels[:, 2 * width // 3 :]
-    yellow = np.argwhere((third[:, :, 0] > 200) & (third[:, :, 2] < 100))
-    purple = np.argwhere((third[:, :, 0] < 80) & (third[:, :, 1] < 20) & (third[:, :, 2] > 60))
-    low, high = purple.min(0), purple.max(0)
-    row, column = (yellow.mean(0) - low) / (high - low)
-    assert abs(row - 0.25) < 0.03  # rows of an image run downwards
-    assert abs(column - 0.25) < 0.03
+    for quarter in (0, 2):  # truth and model, without the bar below
+        panel = pixels[: int(0.75 * height), quarter * width // 4 : (quarter + 1) * width // 4]
+        yellow = np.argwhere((panel[:, :, 0] > 200) & (panel[:, :, 2] < 100))
+        purple = np.argwhere((panel[:, :, 0] < 80) & (panel[:, :, 1] < 20) & (panel[:, :, 2] > 60))
+        low, high = purple.min(0), purple.max(0)
+        row, column = (yellow.mean(0) - low) / (high - low)
+        assert abs(row - 0.25) < 0.03  # rows of an image run downwards
+        assert abs(column - 0.25) < 0.03

@@ -190,10 +190,10 @@ def test_rows_of_an_array_are_held_out_by_their_numbers(tmp_path):
 
 def test_nothing_is_held_out_where_there_is_a_test_split_or_nothing_to_hold_out(tmp_path):
     fill(tmp_path, "train/0.png", "Test/0.png")
-    with pytest.raises(
-        BadInput, match=r"data\.holdout 0\.3 is for data without a test split, and these have one; use 0"
-    ):
-        sources.make_source(config_of(f"folder:{tmp_path}", "train"))
+    for split, name in (("train", "train/0.png"), ("test", "Test/0.png")):
+        assert names_in(tmp_path, split) == {name}
+        source = sources.make_source(config_of(f"folder:{tmp_path}", split))
+        assert source.found.notes[-1] == "data.holdout 0.3 keeps nothing back, because there is a split test"
     with pytest.raises(BadInput, match=r"data\.holdout 0\.3 keeps [01] of 1 images back; use a share between, or 0"):
         sources.make_source(config_of(f"folder:{fill(tmp_path / 'one', '0.png')}", "train"))
     assert sources.make_source(config_of(f"folder:{tmp_path}", "train", 0.0)).length == 1

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import changed
 from PIL import Image
 from test_train import command, files
 
@@ -15,10 +16,12 @@ from ebm_jax.data import memory
 from ebm_jax.distributed import parallel
 from ebm_jax.labels import parse_labels, sample_labels
 from ebm_jax.models import energy, observations
+from ebm_jax.report import pictures
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.hmc import Phase, leapfrog
 from ebm_jax.sampling.kernel import point
 from ebm_jax.storage.workdir import claim, read_config
+from ebm_jax.tasks.film import frame_steps
 from ebm_jax.tasks.inpaint import known_pixels
 from ebm_jax.tasks.observed import likelihood_weight
 from ebm_jax.types import BadInput
@@ -34,6 +37,21 @@ def sampled(workdir, task="generate", number=0, **changes):
     return dict(np.load(path))
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The arguments of each picture that is drawn meanwhile, by name, the positional ones as `args`."""
+    calls = []
+    for name in ("write_grid", "write_rows"):
+        real = getattr(pictures, name)
+
+        def noted(*args, real=real, **rest):
+            calls.append({"args": args[1:], **rest})
+            real(*args, **rest)
+
+        monkeypatch.setattr(pictures, name, noted)
+    return calls
+
+
 def energies(workdir):
     config, params = ebm_jax.load(workdir)
     energy_fn = ebm_jax.make_energy_fn(config)
@@ -45,6 +63,12 @@ def test_labels_asked_for_come_in_turn(workdir):
     arrays = sampled(workdir, sample__labels="7,2")
     np.testing.assert_array_equal(arrays["labels"], [7, 2] * 8)
     np.testing.assert_allclose(arrays["energies"], energies(workdir)(arrays["images"], arrays["labels"]), atol=1e-5)
+
+
+def test_the_steps_of_a_films_frames_end_at_the_last_step_of_the_chain():
+    config = changed(digits.get_config(), sample__film__every=10, sample__descent_steps=15, sample__num_steps=20)
+    assert frame_steps(config, 5) == [0, 10, 20, 30, 35]
+    assert frame_steps(config, 6) == [0, 10, 20, 30, 35, 35], "a last stage brings images into their range"
 
 
 @pytest.mark.slow
@@ -100,7 +124,9 @@ def test_every_mask_hides_about_what_its_name_says(mask):
         assert known[[0, -1]].all()
 
 
-def test_inpainting_keeps_known_pixels_bit_for_bit_and_says_its_error_beside_that_of_the_mean_image(workdir, capsys):
+def test_inpainting_keeps_known_pixels_bit_for_bit_and_says_its_error_beside_that_of_the_mean_image(
+    workdir, capsys, drawn
+):
     capsys.readouterr()
     arrays = sampled(workdir, "inpaint")
     said, unknown = capsys.readouterr().out, ~np.broadcast_to(arrays["known"], arrays["images"].shape)
@@ -110,6 +136,20 @@ def test_inpainting_keeps_known_pixels_bit_for_bit_and_says_its_error_beside_tha
     known = np.broadcast_to(arrays["known"], arrays["images"].shape)
     np.testing.assert_array_equal(arrays["filled"][known], arrays["images"][known])
     assert np.abs(arrays["filled"] - arrays["images"])[~known].mean() > 0.1, "what is hidden is not known"
+    ((rows, title),) = (call["args"] for call in drawn)
+    assert title.startswith(f"{workdir.name}, step 6: 16 images of test, filled in where they are hidden (50%)\n")
+    assert title.endswith(
+        "chain steps, the last 1 without noise; start: noise where hidden; "
+        "mean squared errors of all hidden pixels; EMA weights"
+    )
+    original, hatched, filled = rows.values()
+    assert (
+        list(rows)[2]
+        == f"filled in: mean squared error {of_filled:.4f}; of the training set's mean image {of_mean:.4f}"
+    )
+    np.testing.assert_array_equal(hatched.hidden, ~arrays["known"][:, :, 0])
+    assert original.captions == [str(label) for label in arrays["labels"][: len(original.captions)]]
+    np.testing.assert_array_equal(filled.images, arrays["filled"][: len(filled.images)])
 
 
 @pytest.mark.parametrize(("task", "of_one"), [("inpaint", "filled"), ("restore", "restored")])
@@ -128,7 +168,7 @@ def test_the_mean_of_several_chains_stands_beside_one_of_them_with_its_error(wor
 
 
 @pytest.mark.parametrize("corruption", ["salt_and_pepper", "noise", "blur"])
-def test_restoration_starts_from_damage_of_the_stated_amount(workdir, corruption):
+def test_restoration_starts_from_damage_of_the_stated_amount_and_shows_its_errors(workdir, corruption, drawn):
     amount = {"salt_and_pepper": 0.3, "noise": 0.1, "blur": 1.0}[corruption]
     arrays = sampled(workdir, "restore", sample__restore__corruption=corruption, sample__restore__amount=amount)
     difference = arrays["observed"] - arrays["images"]
@@ -139,6 +179,11 @@ def test_restoration_starts_from_damage_of_the_stated_amount(workdir, corruption
         inside = (arrays["images"] > 0.35) & (arrays["images"] < 0.65)
         assert abs(difference[inside].std() - amount) < 0.03
     assert np.isfinite(arrays["restored"]).all()
+    ((rows, _),) = (call["args"] for call in drawn)
+    before, after = (np.square(arrays[name] - arrays["images"]).mean() for name in ("observed", "restored"))
+    assert f"observed ({corruption}); the start: mean squared error {before:.4f}" in rows
+    assert f"restored: mean squared error {after:.4f}" in rows
+    assert (len(rows) == 4) == (corruption == "salt_and_pepper"), "a median filter beside it"
 
 
 @pytest.mark.slow
@@ -152,7 +197,7 @@ def test_super_resolution_starts_from_block_means_and_holds_on_to_them(workdir):
     assert blocks[1.0].mean() < 0.5 * blocks[0.0].mean() + 1e-4
 
 
-def test_classification_is_by_the_lowest_energy(workdir, capsys):
+def test_classification_is_by_the_lowest_energy_and_wrong_ones_are_shown_with_both_energies(workdir, capsys, drawn):
     arrays = sampled(workdir, "classify", sample__num_images=10_000, sample__batch_size=100)
     test = memory.digits("test")
     config, params = ebm_jax.load(workdir)
@@ -164,6 +209,17 @@ def test_classification_is_by_the_lowest_energy(workdir, capsys):
     assert excess.max() < 0.01 * spread, "rounding, where another number of images is evaluated at once"
     accuracy = (arrays["predicted"] == test.labels).mean()
     assert f"accuracy {accuracy:.4f} on 359 images" in capsys.readouterr().out
+    ((call),) = drawn
+    images, true, said = call["args"]
+    wrong = np.flatnonzero(arrays["predicted"] != test.labels)
+    assert f"{len(wrong)} of 359 images of test classified wrongly" in call["title"]
+    np.testing.assert_allclose(images, test.images[wrong[: len(images)]] / 255, atol=1e-6)
+    for word, captions, labels in (("true", true, test.labels), ("said", said, arrays["predicted"])):
+        assert len(captions) == len(images) > 1
+        for row, caption in zip(wrong, captions, strict=False):
+            name, energy_of = caption.split(": ")
+            assert name == f"{word} {labels[row]}"
+            assert float(energy_of) == pytest.approx(expected[row, labels[row]], abs=float(0.01 * spread))
 
 
 def test_neighbours_are_the_training_images_nearest_to_the_samples_that_generate_writes(workdir):

@@ -18,7 +18,7 @@ from PIL import Image
 import run
 from ebm_jax import identity, program, samplers, trained
 from ebm_jax.distributed import parallel
-from ebm_jax.report import pictures, reporter
+from ebm_jax.report import pictures, reporter, style
 from ebm_jax.storage import checkpoint
 from ebm_jax.storage.workdir import locked, read_config
 
@@ -89,13 +89,14 @@ def test_a_run_writes_everything_it_promises(whole_run):
 
 
 def test_the_pictures_of_training_name_the_classes_of_their_images(one_run):
-    side, band = 62, pictures.SMALL_CAPTION  # a digit of 8x8 pixels, enlarged 7 times, with a gap of 3
+    side, band = 90, style.CAPTION_LINE  # a digit of 8x8 pixels, enlarged 10 times, with a gap of 5
     for name in ("chains", "buffer"):
         (path,) = (one_run / "images").glob(f"{name}_*.png")
         picture = np.asarray(Image.open(path))
+        picture = picture[2 * style.TITLE_LINE :]
         assert picture.shape == (8 * (side + band), 8 * side)
         bands = picture.reshape(8, side + band, 8, side).swapaxes(1, 2).reshape(64, side + band, side)[:, side:]
-        assert (bands != pictures.BACKGROUND).any((1, 2)).all()
+        assert (bands != style.BACKGROUND).any((1, 2)).all()
         if name == "chains":  # their labels are 0 to 9 in turn
             np.testing.assert_array_equal(bands, bands[np.arange(64) % 10])
             assert len({caption.tobytes() for caption in bands}) == 10
@@ -189,9 +190,8 @@ def test_sampling_writes_a_picture_and_arrays_and_never_overwrites(whole_run):
     names = sorted(path.name for path in (whole_run / "samples").iterdir())
     assert names == ["000006_0.npz", "000006_0.png", "000006_1.npz", "000006_1.png"]
     arrays = np.load(whole_run / "samples" / "000006_0.npz")
-    np.testing.assert_array_equal(
-        np.asarray(Image.open(whole_run / "samples" / "000006_0.png")), pictures.grid(arrays["images"])[:, :, 0]
-    )
+    below_the_title = np.asarray(Image.open(whole_run / "samples" / "000006_0.png"))[-4 * 90 :, : 4 * 90]
+    np.testing.assert_array_equal(below_the_title, pictures.grid(arrays["images"])[:, :, 0])
     config, params = trained.load(whole_run)
     energies = samplers.make_energy_fn(config)(params, jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"]))
     np.testing.assert_allclose(arrays["energies"], energies, rtol=1e-4, atol=1e-6)
@@ -278,7 +278,7 @@ def test_a_density_run_measures_itself_and_draws_data_samples_and_density_side_b
         assert line["kl"] > 0
         assert abs(line["nll"] - line["kl"] - line["entropy"]) < 1e-9
     width, height = Image.open(workdir / "images" / "density_000006.png").size
-    assert width > 2 * height, "three panels side by side"
+    assert width > 3 * height, "four panels side by side"
     assert f"KL(data || model) {lines[-1]['kl']:.4f} nats" in capsys.readouterr().out
 
     assert run.main(density_command(workdir, "sample", sample__num_images=20)) == 0

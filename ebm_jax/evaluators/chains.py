@@ -58,7 +58,8 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     }
     if acceptance is not None:
         values["acceptance"] = Value(acceptance)
-    title = f"R-hat {mixing.r_hat:.3f}, effective sample size {mixing.effective_sample_size:.0f} of {kept.size:,}"
+    mixed = f"R-hat {mixing.r_hat:.3f}, effective sample size {mixing.effective_sample_size:.0f} of {kept.size:,}"
+    title = run.title(mixed)
     return Outcome(
         values,
         {

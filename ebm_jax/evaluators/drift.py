@@ -67,7 +67,12 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     row = partial(_row, found, num_groups=config.eval.splits, note=evidence.note)
     for length, images in zip(lengths, _positions(run, evidence, lengths), strict=True):
         values |= row(images, f"after {length:,} steps")
-        grids[f"after_{length}_steps"] = partial(_draw, images=images[:SHOWN])
+        grids[f"after_{length}_steps"] = partial(
+            _draw,
+            images=images[:SHOWN],
+            captions=run.names_of(evidence.samples.labels[:SHOWN]),
+            title=run.title(f"samples after {length:,} more steps of training's chain", evidence.samples.origin),
+        )
     rows = evenly_spaced(len(unseen.images), config.eval.num_samples)
     values |= row(unseen.images[rows], f"{config.eval.split} images")
     chain = config.chain
@@ -137,5 +142,5 @@ def _chain(run: TrainedRun, num_steps: int) -> tuple[Callable[..., Any], Callabl
     return jax.jit(begin), jax.jit(go_on)
 
 
-def _draw(path: Path, images: np.ndarray) -> None:
-    pictures.write_grid(path, images / np.float32(255))
+def _draw(path: Path, images: np.ndarray, captions: list[str], title: str) -> None:
+    pictures.write_grid(path, images / np.float32(255), captions, title=title)

@@ -7,6 +7,7 @@ import numpy as np
 from ebm_jax.evaluators.common import Evidence, Outcome, Value
 from ebm_jax.metrics import neighbours
 from ebm_jax.report import pictures
+from ebm_jax.report.pictures import Row
 from ebm_jax.trained import TrainedRun
 
 PAIRS = 16  # in the picture
@@ -24,11 +25,12 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
 
     def draw(path: Path) -> None:
         rows = {
-            "samples nearest to a training image": samples.images[nearest],
-            "that training image": seen[found.train_rows[nearest]],
-            "the nearest test image": unseen[found.test_rows[nearest]],
+            "samples": Row(samples.images[nearest], run.names_of(samples.labels[nearest])),
+            "the nearest training image": Row(seen[found.train_rows[nearest]], _distances(found.to_train[nearest])),
+            "the nearest test image": Row(unseen[found.test_rows[nearest]], _distances(found.to_test[nearest])),
         }
-        pictures.write_rows(path, rows)
+        title = run.title(f"the {len(nearest)} samples nearest to a training image", samples.origin)
+        pictures.write_rows(path, rows, title)
 
     return Outcome(
         {
@@ -48,3 +50,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
         },
         {"memorisation": draw},
     )
+
+
+def _distances(far: np.ndarray) -> list[str]:
+    return [f"L2 {distance:.2f}" for distance in far]

@@ -89,7 +89,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
                 values |= _compared(f"{name}{BETWEEN}{score_name}", *pair, config.eval.seed)
     first = names[0]
     plain = {name: -scored[name][first].energies for name in ["inside", *asked_sets(config)]}
-    return Outcome(values, _protocol(config, sets), _pictures(sets, plain, f"-{first}"))
+    return Outcome(values, _protocol(config, sets), _pictures(run, sets, plain, f"-{first}"))
 
 
 def collect(run: TrainedRun, evidence: Evidence) -> dict[str, np.ndarray]:
@@ -204,20 +204,25 @@ def _protocol(config: Config, sets: dict[str, np.ndarray]) -> dict[str, str]:
     return facts
 
 
-def _pictures(sets: dict[str, np.ndarray], plain: dict[str, np.ndarray], score_name: str) -> dict:
+def _pictures(run: TrainedRun, sets: dict[str, np.ndarray], plain: dict[str, np.ndarray], score_name: str) -> dict:
     inside = plain["inside"]
     others = {name: values for name, values in plain.items() if name != "inside"}
-    titles = {f"{name}: AUROC {ood.auroc(inside, values).value:.3f}": values for name, values in others.items()}
-    curves = {name: ood.curve(inside, values, POINTS) for name, values in others.items()}
+    words = {name: f"{name}: AUROC {ood.auroc(inside, values).value:.3f}" for name, values in others.items()}
+    titles = {words[name]: values for name, values in others.items()}
+    chance = np.linspace(0.0, 1.0, POINTS)
+    curves = {words[name]: ood.curve(inside, values, POINTS) for name, values in others.items()}
+    curves["chance: AUROC 0.500"] = chance, chance
     shown = {name: images[:SHOWN] / 255.0 for name, images in sets.items()}
+    title = run.title(f"inside or outside the data, by the score {score_name}", "AUROC: 1 apart, 0.5 chance")
+    labels = "false positives: share of outside taken for inside", "true positives: share of inside"
 
     def rows(path: Path) -> None:
-        pictures.write_rows(path, shown)
+        pictures.write_rows(path, shown, run.title("images of each set"))
 
     return {
-        "scores": partial(figures.histograms, reference=inside, others=titles, label=f"{score_name}, gray: inside"),
-        "curves": partial(
-            figures.curves, lines=curves, labels=("false positives", "true positives"), title=f"score {score_name}"
+        "scores": partial(
+            figures.histograms, reference=inside, others=titles, label=score_name, name="inside", title=title
         ),
+        "curves": partial(figures.curves, lines=curves, labels=labels, title=title),
         "sets": rows,
     }

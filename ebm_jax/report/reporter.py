@@ -107,28 +107,35 @@ class Reporter:
         self._open(step)
         self._marked, self._marked_step = time.perf_counter(), step
 
-    def image(self, name: str, step: int, images: np.ndarray, captions: Sequence[str] = ()) -> None:
-        """Write a grid as images/NAME_STEP.png and into the TensorBoard events; `captions` as for `pictures.grid`."""
+    def image(self, name: str, step: int, images: np.ndarray, captions: Sequence[str] = (), title: str = "") -> None:
+        """Write a grid as images/NAME_STEP.png and into the TensorBoard events; its words as for `pictures.grid`."""
         if not self._writes:
             return
         path = self._workdir / "images" / f"{name}_{step:06d}.png"
-        write_grid(path, images, captions)
-        self._events.add_image(name, grid(images, captions), step)
+        write_grid(path, images, captions, title=title)
+        self._events.add_image(name, grid(images, captions, title=title), step)
         self._show_files()
 
     def density(
-        self, step: int, data: np.ndarray, samples: np.ndarray, log_q: np.ndarray, report: dict[str, float]
+        self,
+        step: int,
+        log_p: np.ndarray,
+        samples: np.ndarray,
+        log_q: np.ndarray,
+        report: dict[str, float],
+        title: str = "",
     ) -> None:
         """Write images/density_STEP.png and a line of evaluation.jsonl, and say how far the model is from the truth.
 
         Args:
-          data, samples: points [n, 2].
-          log_q: the model's log-density on the grid, in nats.
+          log_p, log_q: the data's and the model's log-density on the grid, in nats.
+          samples: points [n, 2].
           report: kl, nll and entropy, in nats.
         """
         if not self._writes:
             return
-        figures.density_figure(self._workdir / "images" / f"density_{step:06d}.png", data, samples, log_q)
+        path = self._workdir / "images" / f"density_{step:06d}.png"
+        figures.density_figure(path, log_p, samples, log_q, title=title)
         self.evaluation(step, report, density_line(report))
 
     def evaluation(self, step: int, report: dict[str, float], line: str) -> None:

@@ -9,9 +9,8 @@ import numpy as np
 from ebm_jax import applications, assemble
 from ebm_jax.methods import ORDERINGS
 from ebm_jax.models import energy
-from ebm_jax.report import pictures
+from ebm_jax.report import pictures, style
 from ebm_jax.tasks.common import (
-    COLUMNS,
     Result,
     check_classes,
     check_images,
@@ -20,6 +19,8 @@ from ebm_jax.tasks.common import (
 )
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import Config, PRNGKey
+
+SHOWN = 64  # images in the picture
 
 
 def check(config: Config) -> None:
@@ -48,10 +49,33 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
 
     def draw(path: Path) -> None:
         wrong = predicted != labels
-        rows = np.flatnonzero(wrong if wrong.any() else ~wrong)[: COLUMNS**2]
-        pictures.write_grid(path.with_suffix(".png"), images[rows], run.names_of(predicted[rows]))
+        rows = np.flatnonzero(wrong if wrong.any() else ~wrong)[:SHOWN]
+        energies = np.asarray(jax.jit(energies_of)(jnp.asarray(images[rows])))
+        captions = [
+            [f"{word} {name}: {energy:+.4g}" for name, energy in zip(_names(run, of), _at(energies, of), strict=True)]
+            for word, of in (("true", labels[rows]), ("said", predicted[rows]))
+        ]
+        which = f"the first {len(rows)}" if len(rows) < wrong.sum() else "all"
+        what = (
+            f"{wrong.sum():,} of {len(images):,} images of {run.config.sample.split} classified wrongly, {which} shown"
+        )
+        if not wrong.any():
+            what = f"all {len(images):,} images of {run.config.sample.split} classified rightly, {len(rows)} shown"
+        facts = "below each image its energy under its true class and under the class of lowest energy"
+        title = run.title(what, facts)
+        pictures.write_grid(path.with_suffix(".png"), images[rows], *captions, title=title, side=style.LARGE_SIDE)
 
     line = f"accuracy {accuracy:.4f} on {len(images)} images of {run.config.sample.split}; the picture has wrong ones"
     if run.config.method.name in ORDERINGS and not run.config.loss.label_weight:
         line += "; training never compared the energies of classes, so they hardly classify"
     return Result(arrays, draw, line)
+
+
+def _names(run: TrainedRun, labels: np.ndarray) -> list[str]:
+    """The names of classes [n], or their numbers if they have none."""
+    return run.names_of(labels) or [str(label) for label in labels]
+
+
+def _at(energies: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of energies [n, classes], each row's at its label [n]."""
+    return np.take_along_axis(energies, labels[:, None].astype(int), 1)[:, 0]

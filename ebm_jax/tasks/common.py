@@ -1,6 +1,6 @@
 """A task of `--mode=sample` as a type, and helpers that several tasks share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +13,11 @@ from ebm_jax.data import found
 from ebm_jax.distributed import parallel
 from ebm_jax.labels import label_shape, sample_labels
 from ebm_jax.report import console, pictures
+from ebm_jax.report.pictures import Row
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, PRNGKey
 
-COLUMNS = 16  # images in a row of a picture
+COLUMNS = 12  # images in a row of a picture
 Draw = Callable[[Path], None]
 
 
@@ -90,6 +91,7 @@ class Mean(NamedTuple):
 
     arrays: dict[str, np.ndarray]
     rows: dict[str, np.ndarray]
+    """By heading."""
     words: str
 
 
@@ -98,8 +100,9 @@ def mean_of(chains: np.ndarray, error: Callable[[np.ndarray], float]) -> Mean:
     if len(chains) == 1:
         return Mean({}, {}, "")
     mean = chains.mean(0)
-    words = f", of the mean of {len(chains)} chains {error(mean):.4f}"
-    return Mean({"chains": chains, "mean": mean}, {f"mean_of_{len(chains)}": mean}, words)
+    wrong = error(mean)
+    rows = {with_error(f"mean of {len(chains)} chains", wrong): mean}
+    return Mean({"chains": chains, "mean": mean}, rows, f", of the mean of {len(chains)} chains {wrong:.4f}")
 
 
 def images_to_start_from(run: TrainedRun) -> tuple[np.ndarray, np.ndarray]:
@@ -122,10 +125,19 @@ def images_to_start_from(run: TrainedRun) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def rows_of(**rows: np.ndarray) -> Draw:
-    """A picture with one named row of images for each argument: its first COLUMNS images."""
-    captions = {name.replace("_", " "): images[:COLUMNS] for name, images in rows.items()}
-    return lambda path: pictures.write_rows(path.with_suffix(".png"), captions)
+def rows_of(rows: Mapping[str, np.ndarray | Row], title: str) -> Draw:
+    """A picture with a row of images below each heading: its first COLUMNS images."""
+    taken = {heading: row if isinstance(row, Row) else Row(row) for heading, row in rows.items()}
+    shown = {
+        heading: row._replace(images=row.images[:COLUMNS], captions=row.captions[:COLUMNS])
+        for heading, row in taken.items()
+    }
+    return lambda path: pictures.write_rows(path.with_suffix(".png"), shown, title)
+
+
+def with_error(name: str, error: float) -> str:
+    """The heading of a row of images with its error over all images, shown or not."""
+    return f"{name}: mean squared error {error:.4f}"
 
 
 def mean_squared_error(images: np.ndarray, others: np.ndarray) -> float:

@@ -6,7 +6,7 @@ from ebm_jax import assemble, chains, trained
 from ebm_jax.applications import generate
 from ebm_jax.labels import example_labels, parse_labels, sample_labels
 from ebm_jax.models import energy
-from ebm_jax.report import pictures
+from ebm_jax.report import pictures, style
 from ebm_jax.sampling.kernel import Stages
 from ebm_jax.schema import with_values
 from ebm_jax.tasks.common import Result
@@ -49,7 +49,11 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     params = on_all_devices(tuple(part for _, part, _ in terms), run.mesh)
     images = run.chains(key, chain, energy_of=energy_of, params=params)
     line = f"{len(images)} samples of the product of {len(terms)} energies"
-    return Result({"images": images}, lambda path: pictures.write_grid(path.with_suffix(".png"), images), line)
+    asked = f" of labels {run.config.sample.labels}" if run.config.sample.labels else ""
+    title = run.title(f"{line}{asked}", style.steps(run.config), "start: noise")
+    return Result(
+        {"images": images}, lambda path: pictures.write_grid(path.with_suffix(".png"), images, title=title), line
+    )
 
 
 def product_of(config: Config, params: Params, parts: Sequence[EnergyFn], labels: Labels) -> EnergyFn:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ebm_jax import applications
 from ebm_jax.labels import sample_labels
-from ebm_jax.report import pictures
+from ebm_jax.report import pictures, style
 from ebm_jax.sampling.kernel import Stages
 from ebm_jax.tasks.common import COLUMNS, Result, check_images, check_one_label_each
 from ebm_jax.trained import TrainedRun
@@ -35,9 +35,22 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     frames = np.moveaxis(run.chains(key, chain), 1, 0)
     labels = np.asarray(sample_labels(run.config, jnp.arange(number)))
 
+    steps = frame_steps(run.config, len(frames))
+
     def draw(path: Path) -> None:
-        pictures.write_film(path.with_suffix(".gif"), frames)
-        pictures.write_strip(path.with_suffix(".png"), frames[:, :COLUMNS])
+        title = run.title(f"{number} chains", style.steps(run.config), "start: noise")
+        pictures.write_film(path.with_suffix(".gif"), frames, steps, title, run.names_of(labels))
+        title = run.title(f"{min(number, COLUMNS)} chains from left to right", "start: noise")
+        pictures.write_strip(path.with_suffix(".png"), frames[:, :COLUMNS], steps, title)
 
     line = f"{len(frames)} frames of {number} chains, {every} steps apart"
     return Result({"frames": frames, "labels": labels}, draw, line)
+
+
+def frame_steps(config: Config, number: int) -> list[int]:
+    """The steps of descent and of the chain that so many frames of a film come after.
+
+    The last stage of some chains only brings images into their range, and counts as no step.
+    """
+    total = config.sample.descent_steps + config.sample.num_steps
+    return [min(place * config.sample.film.every, total) for place in range(number - 1)] + [total]

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from ebm_jax import samplers
-from ebm_jax.data import sources
 from ebm_jax.data.found import shown, some
-from ebm_jax.report import console, figures, pictures
+from ebm_jax.report import console, figures, pictures, style
 from ebm_jax.storage import checkpoint
 from ebm_jax.tasks.common import Result, check_one_label_each
 from ebm_jax.trained import Generated, TrainedRun
@@ -29,14 +28,14 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     if config.sample.buffer_capacity:
         found, origin = _continued(run, key)
     else:
-        descent = f"{config.sample.descent_steps} steps of descent and " if config.sample.descent_steps else ""
-        found, origin = run.samples(key), f"{descent}{config.sample.num_steps} chain steps from noise"
+        found, origin = run.samples(key), f"from noise by {style.steps(config)}"
 
     def draw(path: Path) -> None:
+        title = run.title(f"{len(found.images)} samples", origin)
         if config.data.source == "density":
-            _write_density(path.with_suffix(".png"), run, found.images)
+            _write_density(path.with_suffix(".png"), run, found.images, title)
         else:
-            pictures.write_grid(path.with_suffix(".png"), found.images, run.names_of(found.labels))
+            pictures.write_grid(path.with_suffix(".png"), found.images, run.names_of(found.labels), title=title)
 
     line = f"{len(found.images)} samples of step {run.step}, {config.sample.weights} weights, {origin}, "
     line += f"mean energy {found.energies.mean():+.4f}"
@@ -71,10 +70,8 @@ def _continued(run: TrainedRun, key: PRNGKey) -> tuple[Generated, str]:
     return found, f"sampling buffer after {done} rounds of {config.sample.num_steps} chain steps"
 
 
-def _write_density(path: Path, run: TrainedRun, points: np.ndarray) -> None:
-    """Draw samples of the 2-D law, the model's samples and the model's density; print how far both laws differ."""
-    rng = np.random.default_rng(run.config.sample.seed)
-    data_points = sources.make_density(run.config).sample(rng, len(points))
+def _write_density(path: Path, run: TrainedRun, points: np.ndarray, title: str) -> None:
+    """Draw the 2-D law, the model's samples and the model's density; print how far both laws differ."""
     result, log_q = samplers.make_density_report(run.config)(run.params)
-    figures.density_figure(path, data_points, points, log_q)
+    figures.density_figure(path, samplers.true_log_density(run.config), points, log_q, title=title)
     console.say(console.density_line(result._asdict()))

@@ -6,6 +6,8 @@ import numpy as np
 from ebm_jax import applications, chains
 from ebm_jax.kinds import shown
 from ebm_jax.paths import expanded
+from ebm_jax.report import style
+from ebm_jax.report.pictures import Row
 from ebm_jax.tasks.common import (
     Result,
     check_images,
@@ -14,6 +16,7 @@ from ebm_jax.tasks.common import (
     images_to_start_from,
     mean_of,
     rows_of,
+    with_error,
 )
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, Images, Labels, PRNGKey
@@ -48,14 +51,22 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
 
     several = drawn(run, make, key, images, labels)
     filled, mean = several[0], mean_of(several, error)
-    shown = np.where(unknown, 0.5, images)
     line = f"filled in {unknown[0].mean():.0%} of {len(images)} images; mean squared error there {error(filled):.4f}"
-    line += f"{mean.words}, of the training set's mean image {error(mean_image(run)):.4f}"
-    return Result(
-        {"images": images, "labels": labels, "known": known, "filled": filled, **mean.arrays},
-        rows_of(original=images, known=shown, filled_in=filled, **mean.rows),
-        line,
+    of_mean_image = error(mean_image(run))
+    line += f"{mean.words}, of the training set's mean image {of_mean_image:.4f}"
+    what = (
+        f"{len(images)} images of {run.config.sample.split}, filled in where they are hidden ({unknown[0].mean():.0%})"
     )
+    facts = "start: noise where hidden", "mean squared errors of all hidden pixels"
+    title = run.title(what, style.steps(run.config), *facts)
+    rows = {
+        "original": Row(images, run.names_of(labels)),
+        "known; hatched: hidden": Row(images, hidden=~np.asarray(known.all(2))),
+        f"{with_error('filled in', error(filled))}; of the training set's mean image {of_mean_image:.4f}": filled,
+        **mean.rows,
+    }
+    arrays = {"images": images, "labels": labels, "known": known, "filled": filled, **mean.arrays}
+    return Result(arrays, rows_of(rows, title), line)
 
 
 def mean_image(run: TrainedRun) -> np.ndarray:

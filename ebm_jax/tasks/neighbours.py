@@ -3,6 +3,8 @@
 import numpy as np
 
 from ebm_jax.metrics.neighbours import nearest_neighbours
+from ebm_jax.report import style
+from ebm_jax.report.pictures import Row
 from ebm_jax.tasks.common import Result, check_images, check_one_label_each, rows_of
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import Config, PRNGKey
@@ -20,12 +22,18 @@ def check(config: Config) -> None:
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
     """The samples that `generate` writes, beside the nearest images of the training set."""
-    samples = run.samples(key).images
+    samples, labels, _ = run.samples(key)
     reference = run.data(run.config.data.split).images.astype(np.float32) / 255.0
     rows, distances = nearest_neighbours(samples, reference, run.config.sample.neighbours.number)
-    nearest = {f"neighbour_{k + 1}": reference[rows[:, k]] for k in range(rows.shape[1])}
+    nearest = {
+        f"nearest training image, number {k + 1}": Row(
+            reference[rows[:, k]], [f"L2 {far:.2f}" for far in distances[:, k]]
+        )
+        for k in range(rows.shape[1])
+    }
     line = (
         f"median L2 distance of {len(samples)} samples to the nearest training image {np.median(distances[:, 0]):.3f}"
     )
     arrays = {"images": samples, "rows": rows, "distances": distances}
-    return Result(arrays, rows_of(samples=samples, **nearest), line)
+    title = run.title(f"{len(samples)} samples and the training images nearest to them", style.steps(run.config))
+    return Result(arrays, rows_of({"samples": Row(samples, run.names_of(labels)), **nearest}, title), line)

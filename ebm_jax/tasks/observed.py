@@ -11,9 +11,20 @@ from ebm_jax import applications, chains
 from ebm_jax.applications import Path
 from ebm_jax.models import observations
 from ebm_jax.models.observations import Forward
-from ebm_jax.tasks.common import Result, drawn, mean_of, mean_squared_error, rows_of
+from ebm_jax.report import style
+from ebm_jax.report.pictures import Row
+from ebm_jax.tasks.common import (
+    Result,
+    drawn,
+    mean_of,
+    mean_squared_error,
+    rows_of,
+    with_error,
+)
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import Config, EnergyFn, Images, Labels, PRNGKey
+
+ALL = "mean squared errors of all these images"
 
 
 class Way(NamedTuple):
@@ -77,4 +88,19 @@ def restored(
     if beside is not None:
         line += f"; {beside[0]} {error(beside[1]):.4f}"
     arrays = {"images": images, "labels": labels, "observed": observed, "restored": found, **mean.arrays}
-    return Result(arrays, rows_of(original=images, observed=observed, restored=found, **mean.rows), line)
+    simple = {} if beside is None else {with_error(beside[0], error(beside[1])): beside[1]}
+    rows = {
+        "original": Row(images, run.names_of(labels)),
+        f"observed ({what}); {with_error('the start', error(start))}": observed,
+        **simple,
+        with_error("restored", error(found)): found,
+        **mean.rows,
+    }
+    title = run.title(f"{len(images)} images of {run.config.sample.split}, restored", *_origin(run, path), ALL)
+    return Result(arrays, rows_of(rows, title), line)
+
+
+def _origin(run: TrainedRun, path: Path | None) -> tuple[str, str]:
+    """The steps of the chains, and what they start from, in words."""
+    mixed = "" if path is None else " and noise"
+    return style.steps(run.config), f"start: the observation{mixed}"

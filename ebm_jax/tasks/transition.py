@@ -6,6 +6,8 @@ import numpy as np
 
 from ebm_jax import applications, chains
 from ebm_jax.labels import sample_labels
+from ebm_jax.report import style
+from ebm_jax.report.pictures import Row
 from ebm_jax.tasks.common import (
     Result,
     check_classes,
@@ -47,4 +49,10 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
 
     moved = compiled(run, make, key, images, target.astype(np.int32))
     arrays = {"images": images, "labels": labels, "target_labels": target, "moved": moved}
-    return Result(arrays, rows_of(real=images, moved_to_another_class=moved), f"moved {len(images)} images")
+    rows = {
+        f"images of {run.config.sample.split}": Row(images, run.names_of(labels)),
+        "moved to another class": Row(moved, run.names_of(target)),
+    }
+    mixed = "" if path is None else f" ({path.share:.0%}) and noise"
+    title = run.title("images moved to another class", style.steps(run.config), f"start: the images{mixed}")
+    return Result(arrays, rows_of(rows, title), f"moved {len(images)} images")
