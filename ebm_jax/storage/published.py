@@ -121,9 +121,9 @@ def as_params(found: Published, like: Any, folder: Folder) -> Params:
     return jax.tree.unflatten(jax.tree.structure(like), [found.arrays[name] for name in _named(like)])
 
 
-def _named(params: Params) -> dict[str, Any]:
+def _named(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their paths."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
