@@ -63,7 +63,7 @@ def fit(
         another run.
       Diverged: the run is ill again after its last rescue.
 
-    Example:
+    Examples:
       >>> import jax, numpy as np, ebm_jax
       >>> stripes = np.tile(np.eye(8)[np.arange(64) % 8][:, :, None], 8)
       >>> quick = {"model.width": 4, "sample.num_steps": 2, "sample.quiet_steps": 1}

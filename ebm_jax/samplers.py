@@ -105,6 +105,19 @@ def make_energy_fn(config: Config) -> Callable[..., Energies]:
     Raises:
       BadInput: the config cannot work. `energy_fn` raises it for arguments of another shape or type, for parameters of
         another network and, outside jit, for a class out of range; inside jit such a class has the energy NaN.
+
+    Examples:
+      >>> import jax, ebm_jax
+      >>> from configs import digits_contrastive
+      >>> config = digits_contrastive.get_config()
+      >>> config.model.width, config.sample.num_steps, config.sample.quiet_steps = 4, 3, 1  # small, for the example
+      >>> params = ebm_jax.init_params(config, jax.random.key(0))  # or of `load`
+      >>> energy_fn = ebm_jax.make_energy_fn(config)
+      >>> images = jax.random.uniform(jax.random.key(1), (5, 8, 8, 1))
+      >>> energy_fn(params, images).shape
+      (5,)
+      >>> jax.grad(lambda x: energy_fn(params, x).sum())(images).shape
+      (5, 8, 8, 1)
     """
     takes = inputs.of(config)
     apply = energy.of_members(make_apply(takes.config))
@@ -136,6 +149,16 @@ def make_sample_fn(config: Config) -> Callable[..., Images]:
 
     Raises:
       BadInput: as `make_energy_fn`; `sample_fn` raises it for its arguments.
+
+    Examples:
+      >>> import jax, ebm_jax
+      >>> from configs import digits_contrastive
+      >>> config = digits_contrastive.get_config()
+      >>> config.model.width, config.sample.num_steps, config.sample.quiet_steps = 4, 3, 1  # small, for the example
+      >>> params = ebm_jax.init_params(config, jax.random.key(0))  # or of `load`
+      >>> sample_fn = jax.jit(ebm_jax.make_sample_fn(config))
+      >>> sample_fn(params, jax.random.key(1)).shape  # sample.num_images chains from noise
+      (64, 8, 8, 1)
     """
     takes = inputs.of(config)
     draw = _sample_fn(takes.config)

@@ -49,6 +49,13 @@ def load(workdir: str | Folder, *, snapshots: int = 1, trusted: bool = False) ->
 
     Raises:
       BadInput: no run, no checkpoint, only damaged ones, or fewer than `snapshots`; or code that is not trusted.
+
+    Examples:
+      >>> import jax, ebm_jax
+      >>> config, params = ebm_jax.load("two_moons")
+      >>> points = jax.random.uniform(jax.random.key(0), (5, *config.data.shape))
+      >>> ebm_jax.make_energy_fn(config)(params, points).shape
+      (5,)
     """
     arguments.check_whole("snapshots", snapshots, 1)
     folder = _place(workdir)
@@ -317,6 +324,12 @@ def open_run(
       BadInput: another network than the run's; no run, no checkpoint, only damaged ones, fewer than
         `sample.snapshots`; a member of another network; a config that cannot work, or of another run; other data than
         the run's; code that is not trusted.
+
+    Examples:
+      >>> import jax, ebm_jax
+      >>> run = ebm_jax.open_run("two_moons")
+      >>> run.energy(jax.random.uniform(jax.random.key(0), (5, *run.config.data.shape))).shape
+      (5,)
     """
     folder = _place(folder)
     if net is not None and (name := name_of(net, params)) != (known := read_config(folder).model.name):

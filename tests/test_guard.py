@@ -355,7 +355,7 @@ def test_a_nan_in_a_row_that_nothing_drew_yet_is_found_in_the_state(dtype):
 
 def test_status_3_is_documented_where_people_look():
     assert "3 for a diverged run" in str(run.main.__doc__)
-    assert "exit status 3" in (ROOT / "README.md").read_text()
+    assert "exit status 3" in (ROOT / "docs" / "reference" / "runs.md").read_text()
 
 
 def test_a_logged_healthy_fashion_mnist_run_never_makes_the_guard_fire():

@@ -97,6 +97,7 @@ def test_the_wheel_holds_the_package_and_the_configs_inside_it_and_no_other_pack
         "Provides-Extra: cuda",
         "Provides-Extra: tpu",
         "Provides-Extra: gcs",
+        "Provides-Extra: docs",
     ):
         assert f"\n{line}\n" in metadata
 

@@ -62,7 +62,16 @@ def bind(apply: ApplyFn, params: Params, labels: Labels | None = None, dropout_k
 
 
 def conjunction(*energy_fns: EnergyFn) -> EnergyFn:
-    """Images likely under all of the energies: U = Σ U_i, the product of the laws."""
+    """Images likely under all of the energies: U = Σ U_i, the product of the laws.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from ebm_jax.models import energy
+      >>> left, right = (lambda x: (x[:, 0] + 1) ** 2), (lambda x: (x[:, 0] - 1) ** 2)
+      >>> x = jnp.array([[-1.0], [0.0], [1.0]])
+      >>> energy.conjunction(left, right)(x).tolist()  # least between the two
+      [4.0, 2.0, 4.0]
+    """
     return lambda images: reduce(operator.add, (energy_fn(images) for energy_fn in energy_fns))
 
 
@@ -85,6 +94,14 @@ def disjunction(*energy_fns: EnergyFn, weights: Sequence[float | Scalar] | None 
 
     Raises:
       ValueError: there are more weights than energies, or fewer.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from ebm_jax.models import energy
+      >>> left, right = (lambda x: (x[:, 0] + 1) ** 2), (lambda x: (x[:, 0] - 1) ** 2)
+      >>> x = jnp.array([[-1.0], [0.0], [1.0]])
+      >>> [f"{value:.2f}" for value in energy.disjunction(left, right)(x)]  # low at either
+      ['-0.02', '0.31', '-0.02']
     """
     weights = [1.0] * len(energy_fns) if weights is None else weights
     terms = [(jnp.log(weight), energy_fn) for weight, energy_fn in zip(weights, energy_fns, strict=True)]
@@ -92,22 +109,58 @@ def disjunction(*energy_fns: EnergyFn, weights: Sequence[float | Scalar] | None 
 
 
 def weighted(energy_fn: EnergyFn, weight: float | Scalar) -> EnergyFn:
-    """weight · U."""
+    """weight · U.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from ebm_jax.models import energy
+      >>> left, right = (lambda x: (x[:, 0] + 1) ** 2), (lambda x: (x[:, 0] - 1) ** 2)
+      >>> x = jnp.array([[-1.0], [0.0], [1.0]])
+      >>> energy.weighted(left, 3.0)(x).tolist()
+      [0.0, 3.0, 12.0]
+    """
     return lambda images: weight * energy_fn(images)
 
 
 def negation(energy_fn: EnergyFn) -> EnergyFn:
-    """-U: likely images become unlikely. Weight the result and put it into a conjunction."""
+    """-U: likely images become unlikely. Weight the result and put it into a conjunction.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from ebm_jax.models import energy
+      >>> left, right = (lambda x: (x[:, 0] + 1) ** 2), (lambda x: (x[:, 0] - 1) ** 2)
+      >>> x = jnp.array([[-1.0], [0.0], [1.0]])
+      >>> energy.conjunction(right, energy.weighted(energy.negation(left), 0.5))(x).tolist()  # right, not left
+      [4.0, 0.5, -2.0]
+    """
     return weighted(energy_fn, -1.0)
 
 
 def tempered(energy_fn: EnergyFn, temperature: float | Scalar) -> EnergyFn:
-    """U / T, T > 0."""
+    """U / T, T > 0.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from ebm_jax.models import energy
+      >>> left, right = (lambda x: (x[:, 0] + 1) ** 2), (lambda x: (x[:, 0] - 1) ** 2)
+      >>> x = jnp.array([[-1.0], [0.0], [1.0]])
+      >>> energy.tempered(left, 2.0)(x).tolist()  # hotter, flatter
+      [0.0, 0.5, 2.0]
+    """
     return lambda images: energy_fn(images) / temperature
 
 
 def bridge(start: EnergyFn, end: EnergyFn, share: float | Scalar) -> EnergyFn:
-    """(1 - β) U₀ + β U₁, β = `share` in [0, 1]: annealing goes this way from one law to the other."""
+    """(1 - β) U₀ + β U₁, β = `share` in [0, 1]: annealing goes this way from one law to the other.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from ebm_jax.models import energy
+      >>> left, right = (lambda x: (x[:, 0] + 1) ** 2), (lambda x: (x[:, 0] - 1) ** 2)
+      >>> x = jnp.array([[-1.0], [0.0], [1.0]])
+      >>> energy.bridge(left, right, 0.25)(x).tolist()
+      [1.0, 1.0, 3.0]
+    """
     return conjunction(weighted(start, 1.0 - share), weighted(end, share))
 
 
@@ -119,6 +172,13 @@ def clamped(energy_fn: EnergyFn, images: Images, known: Bool[Array, "b *event"])
 
     Args:
       known: true where `images` gives the value.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from ebm_jax.models import energy
+      >>> images, known = jnp.array([[0.0, 1.0]]), jnp.array([[True, False]])
+      >>> energy.clamped(lambda x: x.sum(-1), images, known)(jnp.array([[5.0, 0.5]])).tolist()  # 0 is known
+      [0.5]
     """
     return lambda x: energy_fn(jnp.where(known, images, x))
 

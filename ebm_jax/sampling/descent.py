@@ -39,6 +39,15 @@ def descent(
       look_ahead: μ in [0, 1); 0 is plain descent.
       stop: >= 0, in units of energy by pixel value; 0: no chain rests.
       temperature: T >= 0 of the noise; 0: none.
+
+    Examples:
+      >>> import jax
+      >>> from ebm_jax.sampling.kernel import run, unbounded
+      >>> from ebm_jax.sampling.descent import descent
+      >>> start = jax.random.normal(jax.random.key(0), (2_000, 1))
+      >>> x, info = run(descent(0.1, project=unbounded), jax.random.key(1), start, lambda x: 2 * (x**2).sum(-1), 100)
+      >>> print(f"{abs(x).max():.3f}")  # all at the bottom
+      0.000
     """
     noise_std = (2.0 * step_size * temperature) ** 0.5
 

@@ -19,6 +19,15 @@ def heun(step_size: float | Scalar, *, project: Project, temperature: float | Sc
       step_size: s > 0.
       project: applied to the start and after every move.
       temperature: T >= 0.
+
+    Examples:
+      >>> import jax
+      >>> from ebm_jax.sampling.kernel import run, unbounded
+      >>> from ebm_jax.sampling.heun import heun
+      >>> start = jax.random.normal(jax.random.key(0), (2_000, 1))
+      >>> x, info = run(heun(0.02, project=unbounded), jax.random.key(1), start, lambda x: 2 * (x**2).sum(-1), 100)
+      >>> print(f"{x.std():.1f}")  # of exp(-2 x²): 1/2
+      0.5
     """
     noise_std = (2.0 * step_size * temperature) ** 0.5
 

@@ -82,6 +82,15 @@ def hmc(
 
     Raises:
       BadInput: num_leaps is below 1.
+
+    Examples:
+      >>> import jax
+      >>> from ebm_jax.sampling.kernel import run, unbounded
+      >>> from ebm_jax.sampling.hmc import hmc
+      >>> start = jax.random.normal(jax.random.key(0), (2_000, 1))
+      >>> x, info = run(hmc(0.2, 5, project=unbounded), jax.random.key(1), start, lambda x: 2 * (x**2).sum(-1), 20)
+      >>> print(f"{x.std():.1f}")  # of exp(-2 x²): 1/2
+      0.5
     """
     if num_leaps < 1:
         raise BadInput(f"a trajectory of {num_leaps} leaps goes nowhere; give num_leaps >= 1")

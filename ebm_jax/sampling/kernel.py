@@ -50,6 +50,16 @@ def run(kernel: Kernel, key: Given, x: Given, energy_fn: EnergyFn, num_steps: in
 
     Raises:
       BadInput: one of these is none of that.
+
+    Examples:
+      >>> import jax
+      >>> from ebm_jax.sampling.kernel import run, unit_box
+      >>> from ebm_jax.sampling.langevin import langevin
+      >>> start = jax.random.uniform(jax.random.key(0), (64, 8, 8, 1))
+      >>> darkness = lambda x: 10 * x.sum((1, 2, 3))
+      >>> x, info = run(langevin(0.001, project=unit_box), jax.random.key(1), start, darkness, 50)
+      >>> x.shape, info.energy.shape, bool(info.energy[-1].mean() < info.energy[0].mean())
+      ((64, 8, 8, 1), (50, 64), True)
     """
     x = _checked(key, x)
     arguments.check_whole("num_steps", num_steps, 0)

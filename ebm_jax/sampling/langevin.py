@@ -44,6 +44,15 @@ def langevin(
         `kernel.unbounded` leaves the whole space to an energy that is not of pixels.
       grad_clip: c > 0; every element of ∇U is clipped to [-c, c].
       temperature: T >= 0 multiplies the variance of the noise; 0 is noise-free descent.
+
+    Examples:
+      >>> import jax
+      >>> from ebm_jax.sampling.kernel import run, unbounded
+      >>> from ebm_jax.sampling.langevin import langevin
+      >>> start = jax.random.normal(jax.random.key(0), (2_000, 1))
+      >>> x, info = run(langevin(0.01, project=unbounded), jax.random.key(1), start, lambda x: 2 * (x**2).sum(-1), 200)
+      >>> print(f"{x.std():.1f}")  # of exp(-2 x²): 1/2
+      0.5
     """
     tied = noise_scale is None
     # Plain numbers give a plain number: XLA folds it into the noise, in exported programs too

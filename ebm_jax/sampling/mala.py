@@ -32,6 +32,15 @@ def mala(
         it only tells whether a point is inside. A start on a face of the support begins a little inside (`off_faces`).
       grad_clip: c > 0; every element of ∇U is clipped to [-c, c].
       temperature: T > 0.
+
+    Examples:
+      >>> import jax
+      >>> from ebm_jax.sampling.kernel import run, unbounded
+      >>> from ebm_jax.sampling.mala import mala
+      >>> start = jax.random.normal(jax.random.key(0), (2_000, 1))
+      >>> x, info = run(mala(0.1, project=unbounded), jax.random.key(1), start, lambda x: 2 * (x**2).sum(-1), 100)
+      >>> print(f"{x.std():.1f}")  # of exp(-2 x²): 1/2
+      0.5
     """
     variance = 2.0 * step_size * temperature
     depth = jnp.minimum(NOISES_DEEP * jnp.sqrt(variance), DEEPEST)

@@ -99,7 +99,7 @@ def read(folder: Folder) -> Published:
         raise BadInput(f"{path} is damaged, or not from ebm_jax ({error}); restore it from a copy") from error
 
 
-def as_params(found: Published, like: Params, folder: Folder) -> Params:
+def as_params(found: Published, like: Any, folder: Folder) -> Params:
     """The weights as a tree like another one, of one network; an ensemble's have one more axis.
 
     Args:
@@ -121,9 +121,9 @@ def as_params(found: Published, like: Params, folder: Folder) -> Params:
     return jax.tree.unflatten(jax.tree.structure(like), [found.arrays[name] for name in _named(like)])
 
 
-def _named(params: Params) -> dict[str, Any]:
+def _named(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their paths."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
