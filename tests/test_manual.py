@@ -70,7 +70,7 @@ def test_the_examples_of_help_are_commands_that_are_understood(one_run, monkeypa
         monkeypatch.setattr(sys, "argv", [called])
         text = manual.overview(cli.WORDS).split("Examples:\n")[1].split("\n\n")[0]
         examples = [line.split(invocation.name())[1].split() for line in text.splitlines()]
-        assert len(examples) == 3
+        assert len(examples) == 4
         for words in examples:
             monkeypatch.chdir(ROOT)
             cli.parse(["run.py", *(word.replace("runs/digits", str(one_run)) for word in words)])

@@ -40,7 +40,7 @@ def stepped(clock, pace, steps, seconds):
 
 def test_pictures_compilation_saving_and_evaluation_do_not_count_for_the_time_left(clock):
     pace = Pace(0, clock)
-    clock.now += 40.0  # reads data, by no phase
+    clock.now += 20.0  # reads data, by no phase
     with pace.paused():
         clock.now += 600.0  # compiles
     stepped(clock, pace, range(1, 51), 0.5)
@@ -65,13 +65,13 @@ def test_the_time_left_follows_steps_that_become_slower(clock):
 
 def test_steps_of_one_call_that_are_seen_together_do_not_count_for_faster_ones(clock):
     pace = Pace(100, clock)
-    for call in range(8):
-        clock.now += 4.0
-        for step in range(10):
-            pace.see(101 + 10 * call + step)
+    for call in range(10):
+        clock.now += 20.0
+        for step in range(20):
+            pace.see(101 + 20 * call + step)
             clock.now += 0.001
-    assert pace.rate() == pytest.approx(10 / 4.01, rel=0.01)
-    assert pace.left(280) == pytest.approx(100 * 0.401, rel=0.01)
+    assert pace.rate() == pytest.approx(20 / 20.02, rel=0.01)
+    assert pace.left(400) == pytest.approx(100 * 1.001, rel=0.01)
 
 
 def test_a_lap_is_the_rate_of_the_steps_since_the_lap_before(clock):

@@ -223,7 +223,7 @@ def test_a_run_in_an_emulated_bucket_goes_on_and_ends_and_is_evaluated_like_one_
         for at in (there, here):
             out = run("--mode=evaluate", f"--workdir={at}", *(f"--config.eval.{key}={v}" for key, v in CHEAP.items()))
             folder = at / "evaluation" / "000012_0"
-            assert f"wrote {folder / 'evaluation.json'}" in out
+            assert f"{folder / 'evaluation.json'}" in out
             found.append(json.loads((folder / "evaluation.json").read_text()))
             pictures = {name for metric in found[-1]["metrics"].values() for name in metric["pictures"]}
             assert {path.name for path in folder.iterdir()} == pictures | {"evaluation.json", "card.md"}

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import sqlite3
 import subprocess
@@ -71,7 +72,7 @@ def run_that_goes_on(folder, *names):
     """Steps 1 to 6 with a kill after 6, again from 4 to 8; and a rescue that goes back to 7."""
     folder.mkdir(exist_ok=True)
     with Reporter(folder, 0, 8, None, names) as written:
-        written.hyperparameters({"optim.learning_rate": 0.5, "data.shape": [8, 8, 1]})
+        written.hyperparameters({"optim.learning_rate": 0.5, "data.shape": [8, 8, 1], "guard.energy": math.inf})
         for step in range(1, 7):
             written.progress(step, METRICS, every=1)
         written.image("chains", 2, np.zeros((4, 8, 8, 1)))
@@ -84,7 +85,9 @@ def run_that_goes_on(folder, *names):
         written.evaluation(8, {"kl": 0.25}, "near the truth")
 
 
-def test_tensorboard_has_groups_with_descriptions_each_point_once_pictures_with_captions_and_the_config(tmp_path):
+def test_tensorboard_has_groups_with_descriptions_each_point_once_pictures_with_captions_and_the_config(
+    tmp_path, caplog
+):
     run_that_goes_on(tmp_path, "tensorboard")
     found, words = points(tmp_path)
     tags = ("energy/energy_data", "optim/loss", "chain/chain_movement", "method/own_of_mine", "time/steps_per_second")
@@ -96,6 +99,7 @@ def test_tensorboard_has_groups_with_descriptions_each_point_once_pictures_with_
     assert words["optim/loss_1"].endswith(", of model 1")
     assert words["pictures/chains"] == "chains from the same fresh noise at every step"
     assert any(tag.startswith("_hparams_") for tag in words)
+    assert not caplog.records, "an infinite value of the config is no worry"
     assert {json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()} == {
         *range(1, 9)
     }

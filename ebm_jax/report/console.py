@@ -17,7 +17,7 @@ from rich.text import Text
 from ebm_jax import invocation
 from ebm_jax.distributed import processes
 from ebm_jax.given import printable
-from ebm_jax.types import Folder
+from ebm_jax.paths import Folder
 
 TABLE_WIDTH = 200  # characters at most; a narrower terminal wraps the lines
 

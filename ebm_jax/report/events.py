@@ -1,6 +1,7 @@
 """TensorBoard events that raise an error if they cannot be written; tensorboardX alone would wait for ever."""
 
 import contextlib
+import math
 import threading
 import uuid
 from collections.abc import Mapping
@@ -53,7 +54,10 @@ class Events:
 
     def add_hyperparameters(self, values: Mapping[str, Any]) -> None:
         """Write the values by which TensorBoard tells runs apart in its table of hyper-parameters."""
-        known = {name: value if isinstance(value, (bool, int, float)) else str(value) for name, value in values.items()}
+        known = {
+            name: value if isinstance(value, (bool, int, float)) and math.isfinite(value) else str(value)
+            for name, value in values.items()
+        }
         for part in summary.hparams(known, {"optim/loss": 0.0}):
             self._usable().file_writer.add_summary(part)  # pyright: ignore[reportOptionalMemberAccess]
 
