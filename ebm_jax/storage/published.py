@@ -99,7 +99,7 @@ def read(folder: Folder) -> Published:
         raise BadInput(f"{path} is damaged, or not from ebm_jax ({error}); restore it from a copy") from error
 
 
-def as_params(found: Published, like: Any, folder: Folder) -> Params:
+def as_params(found: Published, like: Any, folder: Folder) -> Any:
     """The weights as a tree like another one, of one network; an ensemble's have one more axis.
 
     Args:
