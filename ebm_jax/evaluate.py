@@ -16,7 +16,7 @@ from ebm_jax.evaluators.card import Evaluation, Measured
 from ebm_jax.evaluators.common import SAMPLES, Evaluator, Evidence, Needs, described
 from ebm_jax.models import energy
 from ebm_jax.publishing import ORDERING
-from ebm_jax.report import console, rewriting
+from ebm_jax.report import console, progress, rewriting
 from ebm_jax.schema import flat
 from ebm_jax.storage import bucket, provenance, workdir
 from ebm_jax.storage.workdir import unused
@@ -50,28 +50,33 @@ def evaluate(config: Config, folder: str | Folder) -> int:
     capacity.check_evaluation_fits(config)
     evaluators.check_metrics(config)
     keys = {config.eval.reference_split: "eval.reference_split", config.eval.split: "eval.split"}
-    for split, key in keys.items():
-        images = identity.source_of(folder, config, split, key)
-        console.say(found.line(found.record_of(images, config.data.source, split, digest=False)))
-    run = trained.open_run(folder, config, mesh)
-    console.warn_skipped(run.skipped)
-    evaluation, metrics = Evaluation(_protocol(run), {}, {}), evaluators.evaluators_of(config)
-    into = unused(folder / "evaluation", f"{run.step:06d}")
-    made: dict[Any, Any] = {}  # the samples, splits by name, and measurements that metrics share, by function
-    with console.Pieces(list(metrics)) as pieces:
-        for name in pieces:
-            _measure(evaluation, run, name, metrics[name], made, pieces.note)
-            _write(evaluation, name, folder, into)
+    with progress.Board(f"evaluating {folder}"):
+        for split, key in keys.items():
+            with progress.phase(f"finding the split {split}"):
+                images = identity.source_of(folder, config, split, key)
+            console.say(found.line(found.record_of(images, config.data.source, split, digest=False)))
+        run = trained.open_run(folder, config, mesh)
+        console.warn_skipped(run.skipped)
+        evaluation, metrics = Evaluation(_protocol(run), {}, {}), evaluators.evaluators_of(config)
+        into = unused(folder / "evaluation", f"{run.step:06d}")
+        made: dict[Any, Any] = {}  # the samples, splits by name, and measurements that metrics share, by function
+        for number, (name, evaluator) in enumerate(metrics.items(), start=1):
+            with progress.phase(f"evaluating {name}, {number} of {len(metrics)}"):
+                _measure(evaluation, run, name, evaluator, made, progress.note)
+                _write(evaluation, name, folder, into)
     if config.log.report:
         rewriting.write(folder)
     for name, measured in evaluation.measured.items():
         for table in card.tables(measured.outcome):
             console.table(card.title(evaluation, name), table)
-    drawn = any(_pictures(evaluation, name) for name in evaluation.measured)
-    console.say(f"wrote {into / JSON} and the protocol card {into / CARD}{', and pictures beside them' * drawn}")
+        for verdict in measured.outcome.verdicts:
+            console.say(f"  {name}: {verdict}")
+    drawn = [card.picture_name(name, picture) for name in metrics for picture in _pictures(evaluation, name)]
+    console.say_written(*(into / name for name in (CARD, JSON, *drawn)))
     if evaluation.failed:
         reasons = "; ".join(f"{name} could not be measured: {reason}" for name, reason in evaluation.failed.items())
         raise BadInput(f"{reasons}; all else is in {into}")
+    console.say(console.next_command("take the model elsewhere", folder, "export"))
     return 0
 
 

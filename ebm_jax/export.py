@@ -18,7 +18,7 @@ from ebm_jax import chains, checks, samplers, trained
 from ebm_jax.distributed import parallel
 from ebm_jax.labels import label_shape
 from ebm_jax.models.energy import Stacked
-from ebm_jax.report import console
+from ebm_jax.report import console, progress
 from ebm_jax.storage import bucket, exported
 from ebm_jax.storage.workdir import unused
 from ebm_jax.storage.writing import require_no_links
@@ -56,14 +56,17 @@ def export(config: Config, folder: str | Folder) -> int:
     checks.check(config, 1)
     require_no_links(folder)
     mesh = parallel.first_device_mesh()
-    run = trained.open_run(folder, config, mesh, ensemble=False)
-    console.warn_skipped(run.skipped)
-    files = artifact(config, run.params, run.step)
-    path = _write(folder / "export", run.step, files)
+    with progress.Board(f"exporting {folder}"):
+        run = trained.open_run(folder, config, mesh, ensemble=False)
+        console.warn_skipped(run.skipped)
+        with progress.phase(f"making programs for {', '.join(PLATFORMS)}"):
+            files = artifact(config, run.params, run.step)
+        path = _write(folder / "export", run.step, files)
     sizes = ", ".join(f"{name} {len(content):,} bytes" for name, content in files.items())
     console.say(f"exported step {run.step}, {config.sample.weights} weights: {sizes}")
     example = console.command(sys.executable, str(path / "example.py"))
-    console.say(f"wrote {path}; {example} needs jax, numpy and flatbuffers alone")
+    console.say_written(*(path / name for name in files))
+    console.say(f"run it, with jax, numpy and flatbuffers alone: {example}")
     return 0
 
 

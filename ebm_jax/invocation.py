@@ -29,6 +29,17 @@ def arguments() -> list[str]:
     return sys.argv[1:] if ours else []
 
 
+def again(mode: str) -> tuple[str, ...]:
+    """The words that start it again as it was started, with all its arguments, but in another mode."""
+    kept, following = [], iter(sys.argv[1:])
+    for place, word in enumerate(following):
+        if word in ("--mode", "-mode"):
+            next(following, None)
+        elif not (word.startswith(("--mode=", "-mode=")) or (place == 0 and not word.startswith("-"))):
+            kept.append(word)
+    return (*words(), f"--mode={mode}", *kept)
+
+
 def portable() -> tuple[str, ...]:
     """The same for another machine, as documents write it."""
     return ("python", SCRIPT) if name() == SCRIPT else (COMMAND,)

@@ -1,8 +1,8 @@
 """The verb that prepares a data set without training on it."""
 
-from ebm_jax import checks
+from ebm_jax import checks, invocation
 from ebm_jax.data import found, sources
-from ebm_jax.report import console
+from ebm_jax.report import console, progress
 from ebm_jax.types import Config, Folder
 
 
@@ -19,10 +19,15 @@ def prepare(config: Config, folder: str | Folder) -> int:
     """
     del folder
     checks.check(config, 1)
-    with sources.open_data(config, console.warn) as data:
+    with (
+        progress.Board(f"preparing {config.data.name}"),
+        progress.phase(f"preparing and reading {config.data.name} {config.data.split}"),
+        sources.open_data(config, console.warn) as data,
+    ):
         images = data.batches(0).images
     if data.record:
         console.say(found.line(data.record))
     shape = "x".join(map(str, images.shape[-len(config.data.shape) :]))
     console.say(f"{config.data.name} {config.data.split}: ready, images of {shape}")
+    console.say(f"train on them: {console.command(*invocation.again(mode='train'))}")
     return 0

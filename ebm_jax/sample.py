@@ -5,10 +5,11 @@ import numpy as np
 
 from ebm_jax import capacity, checks, registry, tasks, trained
 from ebm_jax.distributed import parallel
-from ebm_jax.report import console, rewriting
+from ebm_jax.report import console, progress, rewriting
 from ebm_jax.storage import bucket
 from ebm_jax.storage.workdir import unused
 from ebm_jax.storage.writing import replacing, require_no_links
+from ebm_jax.tasks.common import Result
 from ebm_jax.types import Config, Folder
 
 
@@ -32,19 +33,39 @@ def sample(config: Config, folder: str | Folder) -> int:
     tasks.check(config, mesh.size)
     capacity.check_samples_fit(config)
     task = tasks.task_of(config)
-    run = trained.open_run(folder, config, mesh, ensemble=task.ensemble)
-    console.warn_skipped(run.skipped)
-    result = task.run(run, jax.random.key(config.sample.seed))
-    name = "" if config.sample.task == "generate" else f"{registry.file_name(config.sample.task)}_"
-    path = unused(folder / "samples", f"{name}{run.step:06d}", ".npz")
-    with bucket.staged(folder) as staged:
-        here = staged / path.relative_to(folder).as_posix()
-        here.parent.mkdir(parents=True, exist_ok=True)
-        result.draw(here)
-        with replacing(here.with_suffix(".npz")) as file:
-            np.savez(file, **result.arrays)  # pyright: ignore[reportArgumentType]
+    with progress.Board(f"sampling from {folder}"):
+        run = trained.open_run(folder, config, mesh, ensemble=task.ensemble)
+        console.warn_skipped(run.skipped)
+        with progress.phase(f"task {config.sample.task} of {config.sample.num_images:,}"):
+            result = task.run(run, jax.random.key(config.sample.seed))
+        written = _write(config, folder, run.step, result)
     if config.log.report:
         rewriting.write(folder)
     console.say(result.line)
-    console.say(f"wrote {path.with_suffix('.png')} and {path.with_suffix('.npz')}")
+    console.say_written(*written)
+    console.say(_next(config, folder))
     return 0
+
+
+def _write(config: Config, folder: Folder, step: int, result: Result) -> list[Folder]:
+    """Write the result's picture, its film if it has one, and its arrays under the first free number."""
+    name = "" if config.sample.task == "generate" else f"{registry.file_name(config.sample.task)}_"
+    path = unused(folder / "samples", f"{name}{step:06d}", ".npz")
+    with bucket.staged(folder) as staged:
+        here = staged / path.relative_to(folder).as_posix()
+        here.parent.mkdir(parents=True, exist_ok=True)
+        with progress.phase("drawing"):
+            result.draw(here)
+        with replacing(here.with_suffix(".npz")) as file:
+            np.savez(file, **result.arrays)  # pyright: ignore[reportArgumentType]
+        suffixes = {file.suffix for file in here.parent.glob(f"{here.name}.*")}
+    return [path.with_suffix(suffix) for suffix in sorted(suffixes, key=lambda suffix: (suffix == ".npz", suffix))]
+
+
+def _next(config: Config, folder: Folder) -> str:
+    """The command to paste next: another view of the run."""
+    if config.data.source == "density":
+        return console.next_command("take it elsewhere", folder, "export")
+    if config.sample.task == "generate":
+        return console.next_command("see them come about", folder, "sample", "--config.sample.task=film")
+    return console.next_command("measure the run", folder, "evaluate")

@@ -286,6 +286,7 @@ KEYS: dict[str, Key] = {
     "eval.robustness.refine_temperature": Key(1.0, NOT_NEGATIVE, "of these chains; 0: without noise"),
     "eval.robustness.chains": Key(4, whole(1, 10_000), "noisy chains whose mean logits classify and are attacked"),
     "log.every": Key(100, whole(1), "steps between two lines of metrics", dry=1),
+    "log.trackers": Key("tensorboard", WORD, "tensorboard, wandb, trackio, separated by commas, beside metrics.jsonl; none: no other", absent="tensorboard"),
     "log.images_every": Key(1_000, whole(0), "steps between two pairs of image grids; 0: only at the end", dry=0),
     "log.report": Key(True, FLAG, "keep the run's page report.html up to date, in at most 1 % of the run's time", "ours", absent=True),
     "checkpoint.every": Key(1_000, whole(1), "steps between two checkpoints", dry=3),

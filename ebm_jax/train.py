@@ -13,17 +13,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from ebm_jax import assemble, capacity, checks, identity, invocation, program, registry, samplers, trust
+from ebm_jax import assemble, capacity, checks, identity, program, registry, samplers, trust
 from ebm_jax.data import found, sources
 from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.evaluators import during
 from ebm_jax.labels import names_of, numbered
-from ebm_jax.report import console, pace, style
+from ebm_jax.report import console, pace, progress, rewriting, style, trackers
 from ebm_jax.report.page import NAME as PAGE
-from ebm_jax.report.reporter import METRICS, Reporter
+from ebm_jax.report.reporter import EVALUATION, METRICS, Reporter
 from ebm_jax.sampling import replay
-from ebm_jax.schema import with_values
+from ebm_jax.schema import KEYS, flat, with_values
 from ebm_jax.storage import bucket, checkpoint, provenance, workdir
 from ebm_jax.training import guard, loop, recovery
 from ebm_jax.training.guard import Diverged, Ill
@@ -31,6 +31,7 @@ from ebm_jax.training.state import TrainState, network_params
 from ebm_jax.types import BadInput, Batch, Config, Folder, Metrics
 
 GRID = 64  # images in a grid
+DEFAULTS = {name: key.default for name, key in KEYS.items()}
 
 
 class _Watchers(NamedTuple):
@@ -73,11 +74,13 @@ def train(config: Config, folder: str | Folder) -> int:
         mesh = parallel.device_mesh()
         checks.check(config, mesh.size)
         during.check(config)
+        asked_trackers = trackers.named(config.log.trackers)
         capacity.check_memory(config, mesh)
         if processes.is_first():
             workdir.check(folder, config)
     with contextlib.ExitStack() as stack:
-        with processes.agreed():
+        board = stack.enter_context(progress.Board(f"training {config.data.name} in {folder}"))
+        with processes.agreed(), progress.phase(f"reading {config.data.name} {config.data.split}"):
             batches, record = stack.enter_context(sources.open_data(config, console.warn))
             config = numbered(config, record.class_names) if record else config
         with processes.agreed():
@@ -97,13 +100,17 @@ def train(config: Config, folder: str | Folder) -> int:
         console.say(
             f"training {config.data.name} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s) in {folder}"
         )
-        reporter = stack.enter_context(Reporter(folder, beginning.step, config.train.num_steps, page=config.log.report))
+        steps = beginning.step, config.train.num_steps
+        reporter = stack.enter_context(Reporter(folder, *steps, board, asked_trackers, page=config.log.report))
+        reporter.hyperparameters({key: value for key, value in flat(config).items() if value != DEFAULTS.get(key)})
         stop = stack.enter_context(_stop_signal())
         with processes.announced(alike=(Diverged,)):
             shown = config, mesh, folder.name, reporter
             draw = _picture_maker(*shown, record) if record else _density_watcher(*shown)
             watchers = _Watchers(draw, _evaluation(config, mesh, folder, reporter))
             done = _run(config, mesh, manager, folder, reporter, batches, beginning, watchers, stop)
+    if config.log.report and processes.is_first():
+        rewriting.write(folder)  # once more: the last checkpoint is whole only now
     _say_what_comes_next(folder, done, config)
     return 130 if stop.signals[:1] == [signal.SIGINT] and done < config.train.num_steps else 0
 
@@ -112,13 +119,13 @@ def _say_what_comes_next(folder: Folder, done: int, config: Config) -> None:
     if done < config.train.num_steps:
         console.say(f"stopped and saved at step {done}; the same command goes on from there")
         return
-    page = f", the page {folder / PAGE}" if config.log.report else ""
-    kept = f"{folder / METRICS}, TensorBoard events, {folder / 'images'}{page}"
-    console.say(f"wrote {kept} and the checkpoint of step {done}")
+    pages = [PAGE] if config.log.report else []
+    kept = [str(folder / name) for name in (METRICS, EVALUATION, "images", *pages) if (folder / name).exists()]
+    console.say(f"wrote {', '.join(kept)}, TensorBoard events and the checkpoint of step {done}")
     if config.model.name.startswith(registry.PYTHON):
         console.say(f"open with: ebm_jax.open_run({str(folder)!r}, net=...)")
         return
-    console.say(f"sample with: {console.command(*invocation.words(), '--mode=sample', f'--workdir={folder}')}")
+    console.say(console.next_command("sample with", folder, "sample"))
 
 
 def _claim(folder: Folder, config: Config, record: Record | None) -> None:
@@ -169,7 +176,8 @@ def _run(
         again = illness.step in ill_at[-1:]
         ill_at.append(illness.step)
         try:
-            start, event = recovery.roll_back(config, mesh, manager, folder, illness, again=again)
+            with progress.phase("going back to a healthy checkpoint"):
+                start, event = recovery.roll_back(config, mesh, manager, folder, illness, again=again)
         except Diverged as end:
             reporter.event(illness.step, str(end))
             raise
@@ -192,15 +200,20 @@ def _actions(
     stop: _Stop,
 ) -> loop.Actions:
     """The loop's actions on the devices, the run's folder and the terminal, after `rescues` rescues."""
-    number = config.train.steps_per_call
+    number, compiled = config.train.steps_per_call, set()
     steps_of = cache(partial(program.make_steps, config, mesh, rescues))
     judge = guard.make_judge(
         assemble.make_method(config).limits, lambda: float(processes.from_first(repr(program.untrained_energy(config))))
     )
 
     def advance(step: int, state: TrainState) -> tuple[TrainState, Metrics]:
-        of_call = [batches(index) for index in range(step, step + number)]
-        return steps_of(program.stage_of(config, step))(state, program.place_batches(config, mesh, of_call))
+        stage = program.stage_of(config, step)
+        of_call = program.place_batches(config, mesh, [batches(index) for index in range(step, step + number)])
+        if stage in compiled:
+            return steps_of(stage)(state, of_call)
+        compiled.add(stage)
+        with progress.phase(f"compiling the training step{' of the second stage' if stage else ''}"):
+            return steps_of(stage)(state, of_call)
 
     announce = pace.announcer(config.train.num_steps, number, console.warn)
     on_cpu = mesh.devices.flat[0].platform == "cpu" and processes.is_first()
@@ -211,13 +224,21 @@ def _actions(
             announce(step)
         reporter.progress(step, numbers, config.log.every)
 
+    keeper = program.make_keeper(config, mesh)
+
+    def keep(state: TrainState) -> tuple[TrainState, jax.Array]:
+        with progress.phase("copying the state"):
+            return keeper(state)
+
     def save(step: int, state: TrainState) -> None:
-        if failure := checkpoint.save(manager, step, state):
+        with progress.phase(f"saving step {step:,}"):
+            failure = checkpoint.save(manager, step, state)
+        if failure:
             console.warn(failure)
 
     return loop.Actions(
         advance=advance,
-        keep=program.make_keeper(config, mesh),
+        keep=keep,
         judge=judge,
         show=show,
         draw=watchers.draw,
@@ -257,9 +278,10 @@ def _picture_maker(
             write(
                 "buffer", step, rows.reshape(-1, *config.data.shape), labels.reshape(-1), "of the replay buffer", moved
             )
-        images, labels, _ = sampler(network_params(state, config.sample.weights == "ema"), key, 0)
-        images, labels = parallel.on_host((images, labels))
-        write("chains", step, images, labels, "new samples", style.of_noise(config))
+        with progress.phase(f"sampling {GRID} pictures"):
+            images, labels, _ = sampler(network_params(state, config.sample.weights == "ema"), key, 0)
+            images, labels = parallel.on_host((images, labels))
+            write("chains", step, images, labels, "new samples", style.of_noise(config))
 
     return draw
 
@@ -269,6 +291,7 @@ def _density_watcher(config: Config, mesh: Mesh, run: str, reporter: Reporter) -
     sampler, report_of = samplers.make_sampler(config, mesh), samplers.make_density_report(config)
     log_p = samplers.true_log_density(config)
 
+    @progress.phase("comparing the density with the truth")
     def draw(step: int, state: TrainState) -> None:
         params = network_params(state, config.sample.weights == "ema")
         points, _, _ = sampler(params, jax.random.key(config.sample.seed), 0)
@@ -289,8 +312,10 @@ def _evaluation(config: Config, mesh: Mesh, folder: Folder, reporter: Reporter) 
     """
     if not config.eval.during:
         return lambda step, state: None
-    report_of = during.make_reporter(config, mesh, folder)
+    with progress.phase("preparing the classifier of eval.during"):
+        report_of = during.make_reporter(config, mesh, folder)
 
+    @progress.phase(f"evaluating {during.DISTANCE} of {config.eval.during_samples:,} fresh samples")
     def evaluate(step: int, state: TrainState) -> None:
         best = ""
         try:

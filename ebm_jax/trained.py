@@ -19,7 +19,7 @@ from ebm_jax.labels import as_array, names_of, numbered, sample_labels
 from ebm_jax.models import energy
 from ebm_jax.models.outside import name_of
 from ebm_jax.program import abstract_state
-from ebm_jax.report import console, style
+from ebm_jax.report import console, progress, style
 from ebm_jax.samplers import Chain, make_chains, make_energy_fn, make_sampler, on_host, over_places
 from ebm_jax.schema import flat, with_values
 from ebm_jax.storage import bucket, checkpoint, published
@@ -217,12 +217,12 @@ class TrainedRun(NamedTuple):
         number = self.config.sample.num_images
         images = np.empty((number, *self.config.data.shape), np.float32)  # two copies of the largest sets do not fit
         others, done = [], 0
-        note(f"sampling {number}, the first batch")
+        note(f"compiling, and sampling the first of {number:,}")
         for batch, labels, energies in on_host(make_sampler(self.config, self.mesh), self.params, key, number):
             images[done : done + len(batch)] = batch
             others.append((labels, energies))
             done += len(batch)
-            note(f"{done} of {number} sampled")
+            note(f"{done:,} of {number:,} sampled")
         return Generated(images, *(np.concatenate(column) for column in zip(*others, strict=True)))
 
     def chains(
@@ -232,6 +232,7 @@ class TrainedRun(NamedTuple):
         *,
         energy_of: Callable[[Params, Places], EnergyFn] | None = None,
         params: Params | None = None,
+        note: Note = lambda words: None,
     ) -> Any:
         """Run another chain, or a chain under another energy, from the noise that `samples` starts from.
 
@@ -240,6 +241,7 @@ class TrainedRun(NamedTuple):
           energy_of: (parameters, places among the `sample.num_images` chains) -> the energy of the chains there; None:
             the run's own energy, under the labels of `samples`.
           params: the parameters for `energy_of`, on every device of the mesh; None: the run's own.
+          note: takes how far the chains are.
 
         Returns:
           The chain's tree of arrays, [n, ...] on the host.
@@ -258,7 +260,12 @@ class TrainedRun(NamedTuple):
             return chains(key, len(places), (energy_of or own)(params, places))
 
         sampler = over_places(config, self.mesh, program)
-        batches = on_host(sampler, self.params if params is None else params, key, config.sample.num_images)
+        batches, done, number = [], 0, config.sample.num_images
+        note(f"compiling, and the first of {number:,} chains")
+        for batch in on_host(sampler, self.params if params is None else params, key, number):
+            batches.append(batch)
+            done += len(jax.tree.leaves(batch)[0])
+            note(f"{done:,} of {number:,} chains")
         return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
 
     def data(self, split: str, rows_of: Callable[[int], np.ndarray] = np.arange) -> Dataset:
@@ -442,7 +449,8 @@ def _restored(folder: Folder, config: Config, mesh: Mesh, snapshots: int) -> Tra
         return TrainedRun(config, params, mesh, file.step, folder, {}, identity.class_names(folder))
     abstract, ema = abstract_state(config, mesh), config.sample.weights == "ema"
     directory = chosen(config)
-    newest = restore(folder, abstract, directory=directory)
+    with progress.phase("restoring the newest checkpoint"):
+        newest = restore(folder, abstract, directory=directory)
     taken, skipped = [network_params(newest.state, ema)], dict(newest.skipped)
     newest_step = step = newest.step or 0
     while len(taken) < snapshots:

@@ -186,8 +186,7 @@ def evaluated(workdir, capsys, metrics, status=0, **changes):
 
 def test_json_card_and_table_have_the_numbers_and_how_they_came_about(workdir, capsys, known_evaluators):
     earlier, told = evaluated(workdir, capsys, "data")
-    assert "evaluation.json and the protocol card" in told.out
-    assert "pictures beside them" not in told.out, "there are none"
+    assert f"wrote {earlier / 'card.md'} and {earlier / 'evaluation.json'}\n" in told.out
     kept = files(earlier)
     folder, printed = evaluated(workdir, capsys, "mean,data,mean", sample__weights="raw")
     assert folder.name == "000006_1"
@@ -208,7 +207,8 @@ def test_json_card_and_table_have_the_numbers_and_how_they_came_about(workdir, c
     for fact in [*facts, "| row | inf | 2 ± 0 |", "![grid](mean_grid.png)", "all pixels", "**seed**: 0", "**time**"]:
         assert fact in text, fact
     assert f"{expected:.3f}" in printed.out
-    assert "card.md, and pictures beside them" in printed.out.replace("\n", "")
+    for name in ("card.md", "evaluation.json", "mean_grid.png"):
+        assert str(folder / name) in printed.out
     assert "BUFFER" not in text + printed.out + json.dumps(content)
 
 

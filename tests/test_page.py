@@ -296,6 +296,7 @@ def test_no_link_of_a_strangers_folder_is_followed(tmp_path):
     text, values = written(folder)
     assert [frame["step"] for frame in values["pictures"][0]["frames"]] == [10, 100]
     assert "of the reader" not in text
+    assert contents.picture_bytes(folder, contents.Picture("images/chains_000050.png", 99)) is None, "put there since"
     assert sum("is a link" in words for words in values["damaged"]) == 3
     page.write(folder)
     assert json.loads((tmp_path / "mine.json").read_text())["protocol"], "the page takes the link's place"
@@ -312,6 +313,7 @@ def test_a_page_stays_below_its_bound_and_the_middle_pictures_go_first(tmp_path)
     steps = [frame["step"] for frame in values["pictures"][0]["frames"]]
     assert (steps[0], steps[-1]) == (10, 30_000)
     assert len(set(np.diff(steps[2:-1]))) == 1, "evenly spaced"
+    assert steps[-2] > 25_000, "and up to the end"
     assert values["evaluations"][0]["metrics"][0]["pictures"]
     assert values["samples"][0]["source"] or values["samples"][1]["source"]
     assert len(steps) + len(values["left_out"]) == 32
@@ -370,17 +372,18 @@ def test_the_page_is_there_from_the_first_line_on_and_after_an_error(tmp_path):
     assert not (tmp_path / "other" / page.NAME).exists(), "log.report=False"
 
 
-def test_processes_but_the_first_write_no_page(tmp_path, monkeypatch):
+def test_processes_but_the_first_write_no_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reporter.processes, "is_first", lambda: False)
     monkeypatch.chdir(tmp_path)
     with reporter.Reporter(tmp_path, 0, 9, page=True) as watcher:
         watcher.progress(1, {"loss": 1.0}, 1)
     assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err == "", "nor try to"
 
 
 def test_a_trained_run_has_its_page(one_run):
     values = json.loads(Parsed((one_run / page.NAME).read_text()).scripts[0])
-    assert values["state"]["step"] == values["state"]["steps"]
+    assert values["state"]["checkpoint"] == values["state"]["step"] == values["state"]["steps"]
     assert {"chains", "buffer"} <= {one["name"] for one in values["pictures"]}
     assert values["damaged"] == []
 

@@ -10,7 +10,7 @@ from ebm_jax.evaluators import card, ood
 from ebm_jax.evaluators.card import Evaluation, Measured
 from ebm_jax.evaluators.common import Outcome, Value
 from ebm_jax.kinds import shown
-from ebm_jax.report import console
+from ebm_jax.report import console, progress
 from ebm_jax.tasks import inpaint
 from ebm_jax.types import BadInput, printable
 
@@ -29,14 +29,14 @@ def test_letters_of_all_languages_stay_and_what_a_terminal_obeys_is_escaped():
     assert shown(EVIL)[1:-1] == printable(EVIL)
 
 
-def test_every_refusal_and_every_line_is_escaped(capsys):
+def test_every_refusal_and_every_line_is_escaped(capsys, monkeypatch):
     assert is_harmless(str(BadInput(f"{EVIL} is unknown;\nuse another")))
     console.say(EVIL)
     console.warn(EVIL)
     console.table(EVIL, [["value", EVIL], [EVIL, "1"]])
-    with console.Pieces([EVIL]) as pieces:
-        for _ in pieces:
-            pieces.note(EVIL)
+    monkeypatch.setattr(progress, "QUIET", 0.0)
+    with progress.Board(EVIL), progress.phase(EVIL):
+        progress.note(EVIL)
     out, err = capsys.readouterr()
     assert "title" in out
     assert "title" in err

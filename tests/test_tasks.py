@@ -1,5 +1,7 @@
 """Every task of --mode=sample, on a small conditional run, writes what the functions of the package give."""
 
+import shlex
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from test_train import command, files
 import ebm_jax
 import run
 from configs import digits_contrastive as digits
-from ebm_jax import assemble
+from ebm_jax import assemble, cli
 from ebm_jax.data import memory
 from ebm_jax.distributed import parallel
 from ebm_jax.labels import parse_labels, sample_labels
@@ -69,6 +71,19 @@ def test_the_steps_of_a_films_frames_end_at_the_last_step_of_the_chain():
     config = changed(digits.get_config(), sample__film__every=10, sample__descent_steps=15, sample__num_steps=20)
     assert frame_steps(config, 5) == [0, 10, 20, 30, 35]
     assert frame_steps(config, 6) == [0, 10, 20, 30, 35, 35], "a last stage brings images into their range"
+
+
+@pytest.mark.whole
+def test_a_command_names_every_file_that_it_wrote_and_one_command_to_go_on_with(workdir, capsys):
+    for task, mode in (("generate", "sample"), ("film", "evaluate")):
+        before = set((workdir / "samples").glob("*"))
+        assert run.main(command(workdir, "sample", sample__task=task)) == 0
+        *_, written, following = capsys.readouterr().out.splitlines()
+        new = set((workdir / "samples").glob("*")) - before
+        assert {path.suffix for path in new} == {".png", ".npz"} | ({".gif"} if task == "film" else set())
+        assert set(written.removeprefix("wrote ").replace(" and ", ", ").split(", ")) == {str(path) for path in new}
+        words = shlex.split(following.partition(": ")[2])
+        assert cli.parse(words[words.index("ebm_jax") :]).mode == mode
 
 
 @pytest.mark.slow

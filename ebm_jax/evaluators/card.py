@@ -44,6 +44,7 @@ def as_json(evaluation: Evaluation) -> str:
         name: {
             "values": {key: _pair(value) for key, value in measured.outcome.values.items()},
             "protocol": measured.used | measured.outcome.protocol,
+            "verdicts": list(measured.outcome.verdicts),
             "pictures": [picture_name(name, picture) for picture in measured.outcome.pictures],
             "seconds": round(measured.seconds, 1),
         }
@@ -62,11 +63,13 @@ def _plain(number: float | int | None) -> float | int | str | None:
 
 
 def as_card(evaluation: Evaluation) -> str:
-    """The protocol card, Markdown: numbers, and under each metric its protocol."""
+    """The protocol card, Markdown: numbers, and with each metric its verdicts and its protocol."""
     parts = ["# Evaluation: numbers and protocol", _facts(evaluation.protocol)]
     for name, measured in evaluation.measured.items():
         outcome = measured.outcome
-        parts += [f"## {name}{_warning(measured)}", *map(_markdown, tables(outcome))]
+        parts += [f"## {name}{_warning(measured)}"]
+        parts += ["\n".join(f"- **{verdict}**" for verdict in outcome.verdicts)] if outcome.verdicts else []
+        parts += map(_markdown, tables(outcome))
         parts += [_facts(measured.used | outcome.protocol | {"time": f"{measured.seconds:.0f} s"})]
         parts += [f"![{picture}]({picture_name(name, picture)})" for picture in outcome.pictures]
     if evaluation.failed:

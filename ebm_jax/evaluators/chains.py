@@ -10,6 +10,7 @@ import numpy as np
 
 from ebm_jax import assemble, chains
 from ebm_jax.distributed import parallel
+from ebm_jax.evaluators import verdicts
 from ebm_jax.evaluators.common import Evidence, Outcome, Value, key_of
 from ebm_jax.evaluators.energies import at_most, dequantised, energies_of
 from ebm_jax.labels import sample_labels
@@ -66,11 +67,11 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
             "chains": f"{number} of {config.chain.kernel} from {WORDS[config.chain.base]}, "
             f"{config.eval.chains.steps} steps at temperature {config.chain.temperature:g}, the first half thrown "
             f"away; longest lag {len(correlation) - 1}",
-            "chains, mixing": "rank-normalised split R-hat and bulk effective sample size by BlackJAX; "
-            + _verdict(mixing),
+            "chains, mixing": "rank-normalised split R-hat and bulk effective sample size by BlackJAX",
             "chains, acceptance": accepted_in_words,
         },
         {"chains": partial(_draw, energies=energies, traces=traces, correlation=correlation, title=title)},
+        (verdicts.mixing(mixing),),
     )
 
 
@@ -150,9 +151,3 @@ def _langevin_temperature(config: Config) -> float:
 def _mean(values: np.ndarray, independent: float) -> Value:
     """The mean, and its standard error for `independent` independent values; infinite for none."""
     return Value(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(independent) if independent else math.inf)
-
-
-def _verdict(mixing: diagnostics.Mixing) -> str:
-    if mixing.r_hat <= 1.01:
-        return "no sign against mixing (1.01 or less)"
-    return "THE CHAINS HAVE NOT MIXED (above 1.01): they are samples of how long they ran, and not of a law"

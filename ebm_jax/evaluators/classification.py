@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import applications, chains
+from ebm_jax.evaluators import verdicts
 from ebm_jax.evaluators.common import Evidence, Outcome, Value, chosen_rows, described, key_of
 from ebm_jax.labels import label_shape
 from ebm_jax.metrics import calibration, robustness
@@ -68,7 +69,12 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
         + (f"; THE FIT STOPPED AT ITS BOUND: {reached}" if reached else ""),
         "standard error": "over images",
     }
-    return Outcome(values, protocol, {"calibration": partial(figures.reliability, **scaled.bins._asdict())})
+    most_frequent = float(np.bincount(data.labels).max() / len(data.labels))
+    said = (
+        verdicts.accuracy(values["accuracy"], most_frequent),
+        verdicts.surprise(scaled.nll, config.model.num_classes),
+    )
+    return Outcome(values, protocol, {"calibration": partial(figures.reliability, **scaled.bins._asdict())}, said)
 
 
 def logits_in_words(config: Config) -> str:

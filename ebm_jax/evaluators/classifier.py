@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import reduce
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from ebm_jax.data.memory import Dataset
+from ebm_jax.evaluators import verdicts
 from ebm_jax.evaluators.common import Evidence, Outcome, Value, sha256
 from ebm_jax.evaluators.features import noted, require_covariance, require_same_shape
 from ebm_jax.metrics import calibration, classifier, features, frechet, manifolds, residual, score
@@ -21,7 +23,7 @@ from ebm_jax.pixels import quantised
 from ebm_jax.schema import value_of
 from ebm_jax.storage import archive, bucket
 from ebm_jax.trained import Note, TrainedRun
-from ebm_jax.types import BadInput, Config, Images, Params
+from ebm_jax.types import BadInput, Config, Folder, Images, Params
 
 NAME = "classifier_distance"
 KEPT = 10_000  # of either set, for precision and recall; their time grows with its square
@@ -103,7 +105,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     rows = evenly_spaced(len(unseen.images), len(images))
     of_unseen = f"{config.eval.split} images"
     sets = {"samples": (images, evidence.samples.labels), of_unseen: (unseen.images[rows], unseen.labels[rows])}
-    values, conditional = {}, config.model.num_classes > 1
+    values, conditional, by_set = {}, config.model.num_classes > 1, {}
     for name, (of_set, labels) in sets.items():
         seen = see(found, of_set, config.eval.splits, note, name)
         of_name = dict(seen.values)
@@ -113,6 +115,8 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
         cover = manifolds.cover(found.kept, seen.kept, neighbours=config.eval.precision_recall.neighbours)
         of_name |= {"precision": Value(cover.precision), "recall": Value(cover.recall)}
         values |= {f"{name} / {column}": value for column, value in of_name.items()}
+        by_set[name] = of_name
+    said = _verdicts(by_set["samples"], by_set[of_unseen], of_unseen, config.model.num_classes)
     accuracy = (found.feature_fn(unseen.images)[1].argmax(1) == unseen.labels).mean()
     protocol = found.protocol | {
         "classifier": f"{found.protocol['classifier']}; accuracy {accuracy:.4f} on {config.eval.split}",
@@ -127,7 +131,18 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
             "share of images that the classifier gives the class that they were made under; for images of "
             f"{config.eval.split} their own class: no model does better than that; binomial standard error"
         )
-    return Outcome(values, protocol, {})
+    return Outcome(values, protocol, {}, said)
+
+
+def _verdicts(
+    samples: dict[str, Value], unseen: dict[str, Value], unseen_name: str, num_classes: int
+) -> tuple[str, ...]:
+    """What the values of samples say beside those of unseen images."""
+    said = [verdicts.distance(samples["classifier distance"], unseen["classifier distance"], unseen_name)]
+    asked = "agreement with the asked class"
+    if asked in samples and asked in unseen:
+        said.append(verdicts.agreement(samples[asked], unseen[asked], num_classes))
+    return tuple(said)
 
 
 def evenly_spaced(length: int, count: int) -> np.ndarray:
@@ -146,12 +161,7 @@ def referee(run: TrainedRun, evidence: Evidence) -> Referee:
         require_same_shape(evidence.drawn.images, reference.images)
     require_enough(NAME, "images of the reference", len(reference.images))
     params, words = trained(run, evidence)
-    network = _network(config)
-
-    def apply(params: Params, images: Images) -> features.Outputs:
-        return network.module.apply(reference.num_classes, params, _in_channels(network, images))
-
-    feature_fn = features.make_feature_fn(apply, params, run.mesh, config.eval.batch_size)
+    feature_fn = _feature_fn(run, params, reference.num_classes)
     fn = noted(evidence.note, "the reference", feature_fn, len(reference.images))
     found = features.summarise(fn, reference.images, num_groups=1, keep=KEPT)
     protocol = {
@@ -166,6 +176,30 @@ def referee(run: TrainedRun, evidence: Evidence) -> Referee:
         "those groups; of their sampling, not of the reference's, nor of training",
     }
     return Referee(feature_fn, frechet.gaussian(found.moments[0]), found.classes[0], found.kept, protocol)
+
+
+def _feature_fn(run: TrainedRun, params: Params, num_classes: int) -> FeatureFn:
+    network = _network(run.config)
+
+    def apply(params: Params, images: Images) -> features.Outputs:
+        return network.module.apply(num_classes, params, _in_channels(network, images))
+
+    return features.make_feature_fn(apply, params, run.mesh, run.config.eval.batch_size)
+
+
+def kept(run: TrainedRun) -> Callable[[np.ndarray], np.ndarray] | None:
+    """The classifier that an evaluation of this run has trained: float32 [n, h, w, c] in [0, 1] -> classes int64 [n].
+
+    None: there is none; this trains nothing.
+    """
+    if not (_folder(run) / "classifier").exists():
+        return None
+    dataset = run.data(run.config.data.split)
+    path, _ = _file(run, dataset)
+    if dataset.labels.ndim != 1 or not path.exists():
+        return None
+    feature_fn = _feature_fn(run, _read(path)[0], dataset.num_classes)
+    return lambda images: feature_fn(quantised(images))[1].argmax(1)
 
 
 def see(found: Referee, images: np.ndarray, num_groups: int, note: Note, what: str) -> Seen:
@@ -222,30 +256,52 @@ def trained(run: TrainedRun, evidence: Evidence) -> tuple[Params, str]:
     _require_classes(config, dataset)
     network, seed = _network(config), config.eval.classifier_distance.seed
     steps = value_of(config, network.steps)
+    path, recipe = _file(run, dataset)
+    if not path.exists():
+        images = _in_channels(network, dataset.images)
+        params = network.module.train(
+            seed,
+            images,
+            dataset.labels,
+            num_classes=dataset.num_classes,
+            num_steps=steps,
+            note=lambda done: evidence.note(f"training the classifier, {done:,} of {steps:,} steps"),
+        )
+        archive.write(path, {key: np.asarray(leaf) for key, leaf in _flat(params).items()}, recipe)
+    params, digest = _read(path)
+    words = (
+        f"trained for {steps} steps from seed {seed} on {config.data.name} {config.data.split}, {path.name}, SHA-256 "
+        f"{digest}"
+    )
+    return params, words
+
+
+def _folder(run: TrainedRun) -> Folder:
+    """Where the classifiers of a run are kept, in their folder classifier/."""
+    chosen = run.config.eval.classifier_distance.dir
+    return bucket.folder_of(chosen, "eval.classifier_distance.dir") if chosen else run.folder
+
+
+def _file(run: TrainedRun, dataset: Dataset) -> tuple[Folder, dict[str, str]]:
+    """The file of the classifier of this training split, and all that it depends on."""
+    config, network = run.config, _network(run.config)
     recipe = {
         "classifier": network.module.VERSION,
         "images": sha256(dataset.images),
         "labels": sha256(dataset.labels),
         "classes": str(dataset.num_classes),
-        "steps": str(steps),
-        "seed": str(seed),
+        "steps": str(value_of(config, network.steps)),
+        "seed": str(config.eval.classifier_distance.seed),
     }
     name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    kept = config.eval.classifier_distance.dir
-    folder = bucket.folder_of(kept, "eval.classifier_distance.dir") if kept else run.folder
-    path = folder / "classifier" / f"{name}.npz"
-    if not path.exists():
-        evidence.note(f"training the classifier, {steps:,} steps")
-        images = _in_channels(network, dataset.images)
-        params = network.module.train(seed, images, dataset.labels, num_classes=dataset.num_classes, num_steps=steps)
-        archive.write(path, {key: np.asarray(leaf) for key, leaf in _flat(params).items()}, recipe)
+    return _folder(run) / "classifier" / f"{name}.npz", recipe
+
+
+def _read(path: Folder) -> tuple[Params, str]:
+    """The parameters of a kept classifier, and the file's SHA-256."""
     saved = archive.read(path, named=False)
-    params = traverse_util.unflatten_dict({key: jnp.asarray(leaf) for key, leaf in saved.arrays.items()}, sep="/")
-    words = (
-        f"trained for {steps} steps from seed {seed} on {config.data.name} {config.data.split}, {path.name}, SHA-256 "
-        f"{saved.digest}"
-    )
-    return params, words
+    arrays = {key: jnp.asarray(leaf) for key, leaf in saved.arrays.items()}
+    return traverse_util.unflatten_dict(arrays, sep="/"), saved.digest
 
 
 def _flat(params: Any) -> dict[str, Any]:

@@ -44,6 +44,8 @@ class Outcome(NamedTuple):
     """How the values came about, each fact in words: sample sizes, sets and their hashes, chain steps, seeds."""
     pictures: dict[str, Draw]
     """By name: a function that draws to the path of a .png."""
+    verdicts: tuple[str, ...] = ()
+    """What the numbers say: sentences with the number, what it is compared with, and the source of a threshold."""
 
 
 class Evidence(NamedTuple):

@@ -12,6 +12,7 @@ from jax import lax
 
 from ebm_jax import assemble, chains
 from ebm_jax.distributed import parallel
+from ebm_jax.evaluators import verdicts
 from ebm_jax.evaluators.classifier import Referee, evenly_spaced, require_enough, see
 from ebm_jax.evaluators.common import Evidence, Outcome, Value, key_of
 from ebm_jax.kinds import CHAIN_STEPS, shown
@@ -82,7 +83,11 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
         "meaning": "chains that sample the model's law and began in it keep their distance; a distance that grows "
         "with the steps is a law that differs from what the sampler shows",
     }
-    return Outcome(values, protocol, grids)
+    begin, end, real = (
+        values[f"{row} / classifier distance"]
+        for row in ("after 0 steps", f"after {lengths[-1]:,} steps", f"{config.eval.split} images")
+    )
+    return Outcome(values, protocol, grids, (verdicts.drift(begin, end, lengths[-1], real),))
 
 
 def _row(found: Referee, images: np.ndarray, name: str, num_groups: int, note: Note) -> dict[str, Value]:

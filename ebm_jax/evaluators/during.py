@@ -10,7 +10,7 @@ from ebm_jax.distributed import parallel, processes
 from ebm_jax.evaluators import classifier
 from ebm_jax.evaluators.common import Evidence, key_of
 from ebm_jax.pixels import quantised
-from ebm_jax.report import console
+from ebm_jax.report import progress
 from ebm_jax.schema import value_of, with_values
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, Folder, Params
@@ -67,7 +67,11 @@ def make_reporter(config: Config, mesh: Mesh, folder: Folder) -> Callable[[Param
         referee = _referee(config, folder)
 
     def report_of(params: Params) -> Report:
-        batches = samplers.on_host(sampler, params, key_of(config, DURING), number)
+        batches, done = [], 0
+        for batch in samplers.on_host(sampler, params, key_of(config, DURING), number):
+            batches.append(batch)
+            done += len(batch[0])
+            progress.note(f"{done:,} sampled")
         images, labels, _ = (np.concatenate(column) for column in zip(*batches, strict=True))
         return {} if referee is None else _report(config, referee, images, labels)
 
@@ -79,12 +83,12 @@ def _referee(config: Config, folder: Folder) -> classifier.Referee:
     run = TrainedRun(config, {}, parallel.first_device_mesh(), 0, folder, {})
     splits = {key: value_of(config, key) for key in ("data.split", "eval.reference_split")}
     read = {split: run.data(split) for split in dict.fromkeys(splits.values())}
-    console.say("preparing the classifier of eval.during; the first time it is trained")
-    return classifier.referee(run, Evidence({key: read[split] for key, split in splits.items()}))
+    evidence = Evidence({key: read[split] for key, split in splits.items()}, note=progress.note)
+    return classifier.referee(run, evidence)
 
 
 def _report(config: Config, referee: classifier.Referee, images: np.ndarray, labels: np.ndarray) -> Report:
-    seen = classifier.see(referee, quantised(images), config.eval.splits, lambda words: None, "fresh samples")
+    seen = classifier.see(referee, quantised(images), config.eval.splits, progress.note, "fresh samples")
     values = dict(seen.values)
     if config.model.num_classes > 1:
         values["agreement"] = classifier.agreement(seen, labels)

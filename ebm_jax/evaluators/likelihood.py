@@ -16,6 +16,7 @@ import numpy as np
 from ebm_jax import assemble, chains
 from ebm_jax.checks import require_density
 from ebm_jax.distributed import parallel
+from ebm_jax.evaluators import verdicts
 from ebm_jax.evaluators.common import Draw, Evidence, Outcome, Samples, Value, key_of
 from ebm_jax.evaluators.energies import dequantised, energies_of
 from ebm_jax.labels import label_shape
@@ -91,8 +92,9 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     likelihood = Likelihood(bounds, test, classes, math.prod(config.data.shape), config.eval.ais.tolerance)
     shares = np.asarray(path.shares[1:], np.float64)
     nats = -shares * test.mean() - along @ np.bincount(classes, minlength=groups) / len(classes)
+    values, closed = likelihood.values(), likelihood.verdict()
     return Outcome(
-        likelihood.values(),
+        values,
         {
             "AIS": f"{number} chains either way{_a_class(groups)}, {config.eval.ais.steps} temperatures, one move of "
             f"{_kernel_in_words(config)} at each, step sizes and path from a pilot run whose chains are thrown away; "
@@ -102,11 +104,12 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
             f"{_temperature_of_chains(config)}",
             "AIS reverse starts": f"APPROXIMATE samples of the model: {evidence.samples.origin}, then "
             f"{config.eval.ais.burn_in} moves at T; split R-hat of their energy in the last half {mixing.r_hat:.3f}",
-            "AIS bounds": likelihood.verdict(),
+            "AIS bounds": closed,
             "likelihood": f"density on [0, 1]^d of {len(test)} images of {config.eval.split}, uint8 v as (v + U[0, 1])"
             f"/256; bits per dimension are -log2 of it a dimension, plus {math.log2(LEVELS):g}: 8 for uniform noise",
         },
         {"likelihood_by_temperature": _curve(config.eval.ais.temperature / shares, nats)},
+        (closed, verdicts.bits(values["bits per dimension at most (reverse AIS)"].number, LEVELS)),
     )
 
 

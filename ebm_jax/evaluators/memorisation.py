@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ebm_jax.evaluators import verdicts
 from ebm_jax.evaluators.common import Evidence, Outcome, Value
 from ebm_jax.metrics import neighbours
 from ebm_jax.report import pictures
@@ -49,6 +50,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
             "test is",
         },
         {"memorisation": draw},
+        (verdicts.copies(found.copies(CLOSE), CLOSE, len(samples.images)),),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ebm_jax import assemble
 from ebm_jax.data import sources
+from ebm_jax.evaluators import verdicts
 from ebm_jax.evaluators.card import BETWEEN
 from ebm_jax.evaluators.common import Evidence, Outcome, Value, chosen_rows, sha256
 from ebm_jax.kinds import shown
@@ -89,7 +90,11 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
                 values |= _compared(f"{name}{BETWEEN}{score_name}", *pair, config.eval.seed)
     first = names[0]
     plain = {name: -scored[name][first].energies for name in ["inside", *asked_sets(config)]}
-    return Outcome(values, _protocol(config, sets), _pictures(run, sets, plain, f"-{first}"))
+    said = tuple(
+        verdicts.auroc(f"{name} by -{first}", Value(*ood.auroc(plain["inside"], plain[name])))
+        for name in asked_sets(config)
+    )
+    return Outcome(values, _protocol(config, sets), _pictures(run, sets, plain, f"-{first}"), said)
 
 
 def collect(run: TrainedRun, evidence: Evidence) -> dict[str, np.ndarray]:

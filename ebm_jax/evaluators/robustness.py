@@ -55,7 +55,8 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
         values[f"signs of masked gradients, {name}"] = Value(float(len(robustness.violations(curve))))
         protocol[f"gradient masking, {name}"] = robustness.verdict(curve)
         panels[f"{name}, in 1/255" if of_unit else name] = (radii, attacks, float(curve.unbounded.mean()))
-    return Outcome(values, protocol, {"robustness": partial(figures.robustness, panels_of=panels)})
+    said = tuple(f"{name}: {words}" for name, words in protocol.items() if name.startswith("gradient masking"))
+    return Outcome(values, protocol, {"robustness": partial(figures.robustness, panels_of=panels)}, said)
 
 
 def _radii(config: Config, key: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 A Fréchet distance in these features is a "classifier distance". It is no FID: features and numbers differ.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +21,7 @@ WIDTH = 32  # channels of the first layer
 NUM_FEATURES = 128
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3  # of Adam, falling to 0 as a cosine
+NOTED = 50  # steps between two notes on how far training is
 HIGHEST = lax.Precision.HIGHEST  # TPUs round float32 to bfloat16 elsewhere
 
 
@@ -56,11 +58,22 @@ def init(seed: int, num_classes: int, shape: tuple[int, ...]) -> Params:
     return Classifier(num_classes).init(jax.random.key(seed), jnp.zeros((1, *shape)))["params"]
 
 
-def train(seed: int, images: np.ndarray, labels: np.ndarray, *, num_classes: int, num_steps: int) -> Params:
+def train(
+    seed: int,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_classes: int,
+    num_steps: int,
+    note: Callable[[int], None] = lambda done: None,
+) -> Params:
     """Parameters after `num_steps` steps of cross-entropy on images uint8 [n, h, w, c] with classes int32 [n].
 
     They depend on the arguments alone: training uses one device, however many there are, and permutations from the
     seed.
+
+    Args:
+      note: takes how many steps are done, at every `NOTED`-th.
     """
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, num_steps))
     params = init(seed, num_classes, images.shape[1:])
@@ -77,7 +90,10 @@ def train(seed: int, images: np.ndarray, labels: np.ndarray, *, num_classes: int
         return optax.apply_updates(params, updates), moments
 
     rng, order, size = np.random.default_rng(seed), np.empty(0, np.int64), min(BATCH_SIZE, len(images))
-    for _ in range(num_steps):
+    for number in range(num_steps):
+        if number % NOTED == 0:
+            jax.block_until_ready(state)
+            note(number)
         if len(order) < size:
             order = rng.permutation(len(images))
         rows, order = order[:size], order[size:]

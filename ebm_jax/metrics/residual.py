@@ -32,6 +32,7 @@ SMOOTHING = 0.1  # of the labels
 SHIFT = 1 / 16  # of a side: how far an image is shifted at most while training
 MEMORY = 0.03  # share of the newest batch in the running statistics
 EPSILON = 1e-5  # added to variances
+NOTED = 50  # steps between two notes on how far training is
 
 Features = Float[Array, "_ _ _ _"]  # NHWC
 Normalise = Callable[[str, Features], Features]
@@ -61,11 +62,22 @@ def apply(num_classes: int, params: Params, images: Images) -> tuple[Float[Array
     return features, jax.nn.softmax(logits)
 
 
-def train(seed: int, images: np.ndarray, labels: np.ndarray, *, num_classes: int, num_steps: int) -> Params:
+def train(
+    seed: int,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_classes: int,
+    num_steps: int,
+    note: Callable[[int], None] = lambda done: None,
+) -> Params:
     """Parameters after `num_steps` steps of cross-entropy on images uint8 [n, h, w, 3] with classes int32 [n].
 
     They depend on the arguments alone: training uses one device, however many there are, and draws permutations, shifts
     and flips from the seed. Another kind of processor, or another JAX, rounds otherwise and gives another classifier.
+
+    Args:
+      note: takes how many steps are done, at every `NOTED`-th.
     """
     params, rng = init(seed, num_classes), np.random.default_rng(seed)
     optimizer = _optimizer(params, num_steps)
@@ -73,6 +85,9 @@ def train(seed: int, images: np.ndarray, labels: np.ndarray, *, num_classes: int
     state = (params, optimizer.init(params), _no_statistics(params))
     order, size = np.empty(0, np.int64), min(BATCH_SIZE, len(images))
     for number in range(num_steps):
+        if number % NOTED == 0:
+            jax.block_until_ready(state)
+            note(number)
         if len(order) < size:
             order = rng.permutation(len(images))
         rows, order = order[:size], order[size:]

@@ -1,1 +1,1 @@
-"""What a person sees of a run: lines, metrics, events, pictures and figures."""
+"""What a person sees of a run: lines, metrics, events, pictures, figures, and the page."""

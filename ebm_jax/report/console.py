@@ -1,4 +1,4 @@
-"""The words on the terminal: lines, warnings, tables, and the progress of work in pieces.
+"""The words on the terminal: lines, warnings and tables.
 
 If there are several processes, the first one speaks and the others only warn.
 """
@@ -7,21 +7,19 @@ import os
 import shlex
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from types import TracebackType
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from ebm_jax import invocation
 from ebm_jax.distributed import processes
 from ebm_jax.given import printable
+from ebm_jax.types import Folder
 
 TABLE_WIDTH = 200  # characters at most; a narrower terminal wraps the lines
-QUIET_SECONDS = 15.0  # of silence before a note, without a terminal
 
 
 def say(text: str) -> None:
@@ -39,6 +37,16 @@ def warn(text: str) -> None:
 def command(*words: str) -> str:
     """A command as one line to paste into the shell, its words quoted where that is needed."""
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def next_command(what: str, folder: Folder, mode: str, *words: str) -> str:
+    """One line with a command to paste next, for the run in the folder; `what` it is for."""
+    return f"{what}: {command(*invocation.words(), f'--mode={mode}', f'--workdir={folder}', *words)}"
+
+
+def say_written(*paths: Folder) -> None:
+    """Say which files a command wrote: each by its path."""
+    say(f"wrote {' and '.join(filter(None, (', '.join(map(str, paths[:-1])), str(paths[-1]))))}")
 
 
 def warn_skipped(checkpoints: dict[int, str]) -> None:
@@ -65,44 +73,3 @@ def table(title: str, rows: Sequence[Sequence[str]]) -> None:
     for row in rows[1:]:
         found.add_row(*(Text(printable(cell)) for cell in row))
     Console(width=TABLE_WIDTH).print(found)
-
-
-class Pieces:
-    """A progress bar of work that comes in a few named pieces: a context manager; iterating begins each piece in turn.
-
-    Without a terminal it prints a line when a piece begins, and a note only after `QUIET_SECONDS` of silence.
-    """
-
-    def __init__(self, names: Sequence[str]):
-        self._names, self._live = names, processes.is_first() and Console().is_terminal
-        columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(20), TextColumn("{task.description}"))
-        self._progress = Progress(*columns, TimeElapsedColumn(), disable=not self._live)
-        self._task = self._progress.add_task("", total=len(names))
-        self._name, self._spoke = "", 0.0
-
-    def __enter__(self) -> "Pieces":
-        self._progress.start()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._progress.stop()
-
-    def __iter__(self) -> Iterator[str]:
-        for done, name in enumerate(self._names):
-            self._name = name
-            self._progress.update(self._task, completed=done)
-            self._show(name)
-            yield name
-        self._progress.update(self._task, completed=len(self._names), description="")
-
-    def note(self, words: str) -> None:
-        """Say how far the present piece is."""
-        if self._live or time.perf_counter() - self._spoke > QUIET_SECONDS:
-            self._show(f"{self._name}: {words}")
-
-    def _show(self, words: str) -> None:
-        self._spoke = time.perf_counter()
-        if self._live:
-            self._progress.update(self._task, description=printable(words))
-        else:
-            say(words)

@@ -158,8 +158,13 @@ def by_stage(rows: Sequence[Row]) -> Sequence[Row]:
 
 def _trimmed(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     """The rows from the first to the last that have one of the numbers."""
-    there = [index for index, row in enumerate(rows) if any(math.isfinite(row.get(name, math.nan)) for name in names)]
-    return list(rows[there[0] : there[-1] + 1]) if there else []
+
+    def has_one(index: int) -> bool:
+        return any(math.isfinite(rows[index].get(name, math.nan)) for name in names)
+
+    first = next(filter(has_one, range(len(rows))), None)
+    last = next(filter(has_one, reversed(range(len(rows)))), None)
+    return [] if first is None or last is None else list(rows[first : last + 1])
 
 
 def thinned(rows: Sequence[Row], names: Sequence[str], points: int) -> list[Row]:

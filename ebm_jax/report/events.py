@@ -3,10 +3,12 @@
 import contextlib
 import threading
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+import numpy as np
+from tensorboardX import SummaryWriter, summary
 
 
 class Events:
@@ -35,17 +37,25 @@ class Events:
             raise self._error
         return self._writer
 
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Write a number of one step."""
-        self._usable().add_scalar(name, value, step)
+    def add_scalar(self, name: str, value: float, step: int, description: str = "") -> None:
+        """Write a number of one step; TensorBoard shows the description beside its name."""
+        self._usable().add_scalar(name, value, step, summary_description=description)
 
-    def add_image(self, name: str, picture: Any, step: int) -> None:
-        """Write a picture uint8 [h, w, c] of one step."""
-        self._usable().add_image(name, picture, step, dataformats="HWC")
+    def add_image(self, name: str, picture: np.ndarray, step: int, caption: str = "") -> None:
+        """Write a picture uint8 [h, w, c] of one step; TensorBoard shows the caption beside its name."""
+        found = summary.image(name, picture, dataformats="HWC")
+        found.value[0].metadata.summary_description = caption
+        self._usable().file_writer.add_summary(found, step)  # pyright: ignore[reportOptionalMemberAccess]
 
     def add_text(self, name: str, text: str, step: int) -> None:
         """Write words about one step."""
         self._usable().add_text(name, text, step)
+
+    def add_hyperparameters(self, values: Mapping[str, Any]) -> None:
+        """Write the values by which TensorBoard tells runs apart in its table of hyper-parameters."""
+        known = {name: value if isinstance(value, (bool, int, float)) else str(value) for name, value in values.items()}
+        for part in summary.hparams(known, {"optim/loss": 0.0}):
+            self._usable().file_writer.add_summary(part)  # pyright: ignore[reportOptionalMemberAccess]
 
     def close(self) -> None:
         """Write what waits, and end the thread."""

@@ -1,4 +1,4 @@
-"""Keeps and shows a training run: the progress line, metrics.jsonl, TensorBoard events, pictures."""
+"""Keeps and shows a training run: its lines, metrics.jsonl, pictures, and what trackers get of them."""
 
 import contextlib
 import json
@@ -8,25 +8,30 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeRemainingColumn
+from PIL import Image
 
 from ebm_jax.distributed import processes
-from ebm_jax.report import figures
+from ebm_jax.report import figures, scalars
 from ebm_jax.report.console import density_line, say, warn
 from ebm_jax.report.contents import EVALUATION, METRICS, VERSIONS
-from ebm_jax.report.events import Events
 from ebm_jax.report.pictures import grid, write_grid
+from ebm_jax.report.progress import Board
 from ebm_jax.report.rewriting import Rewriting
+from ebm_jax.report.trackers import IDENTITIES, TENSORBOARD, Trackers
 from ebm_jax.storage import workdir
 from ebm_jax.storage.bucket import Mirror
 from ebm_jax.storage.writing import appending, write_atomically
 from ebm_jax.types import Folder
 
-GROWING = (METRICS, EVALUATION, "events.out.tfevents.*")  # files that a resumed run goes on with
-FOR_THE_PAGE = (workdir.CONFIG, workdir.DATA, VERSIONS)
+GROWING = (METRICS, EVALUATION, IDENTITIES, "events.out.tfevents.*")  # files that a resumed run goes on with
+FOR_THE_PAGE = (workdir.CONFIG, workdir.DATA, VERSIONS)  # files of the run that are whole before it trains
+PICTURES = {
+    "buffer": "images of the replay buffer, as training left them",
+    "chains": "chains from the same fresh noise at every step",
+}
 SHOWN = {
     "matching_error": "matching error",
     "energy_data": "U data",
@@ -44,76 +49,83 @@ class Reporter:
     On processes other than the first it accepts all calls and writes nothing.
 
     Args:
+      board: where the steps are shown; None: as lines of a log.
+      trackers: of `trackers.KNOWN`, which get all that metrics.jsonl and images/ get.
       page: whether to keep the run's page, report.html, up to date.
     """
 
-    def __init__(self, folder: Folder, start: int, num_steps: int, *, page: bool = False):
+    def __init__(
+        self,
+        folder: Folder,
+        start: int,
+        num_steps: int,
+        board: Board | None = None,
+        trackers: tuple[str, ...] = (TENSORBOARD,),
+        *,
+        page: bool = False,
+    ):
         self._writes = processes.is_first()
+        self._names = trackers if self._writes else ()
         self._mirror = Mirror(folder if self._writes else Path(), GROWING + FOR_THE_PAGE)
         self._workdir = self._mirror.local
         self._page = Rewriting(self._workdir if self._writes and page else None, folder)
         self._open(start)
-        self._live = self._writes and Console().is_terminal
-        self._progress = Progress(
-            TextColumn("{task.completed}/{task.total} {task.description}"),
-            TimeRemainingColumn(),
-            disable=not self._live,
-        )
-        self._task = self._progress.add_task("compiling", total=num_steps, completed=start)
-        self._num_steps = num_steps
-        self._began = self._marked = time.perf_counter()
-        self._marked_step = start
-        self._speed = 0.0
+        self._board, self._num_steps = board or Board("training"), num_steps
+        self._board.begin(start, num_steps)
+        self._began = time.perf_counter()
 
     def _open(self, start: int) -> None:
+        told = _last_step(self._workdir / METRICS) if self._writes else 0
         for name in (METRICS, EVALUATION) if self._writes else ():
             _drop_after(self._workdir / name, start)
         self._jsonl = appending(self._workdir / METRICS if self._writes else Path(os.devnull))
-        self._events = Events(self._workdir, purge_step=start + 1, write_to_disk=self._writes)
+        self._trackers = Trackers(self._names, self._workdir, start, told)
 
     def __enter__(self) -> "Reporter":
-        self._progress.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._progress.stop()
         try:
-            with contextlib.closing(self._events):
+            with contextlib.closing(self._trackers):
                 self._jsonl.close()
         finally:
             self._page.rewrite(last=True)
             if failure := self._mirror.close():
                 warn(failure)
 
+    def hyperparameters(self, values: dict[str, Any]) -> None:
+        """Tell the trackers the values of the config that differ from the defaults."""
+        self._trackers.add_hyperparameters(values)
+
     def progress(self, step: int, metrics: dict[str, float], every: int) -> None:
         """Show one step; keep each `every`-th in the files and, without a terminal, print it."""
+        self._board.step(step, _facts(metrics))
         if step % every == 0 or step == self._num_steps:
-            self._measure_speed(step)
             self._keep(step, metrics)
-        if self._live:
-            self._progress.update(self._task, completed=step, description=self._line(metrics))
 
     def event(self, step: int, text: str) -> None:
-        """Keep what happened to the run as a row of metrics.jsonl and as TensorBoard text."""
+        """Keep what happened to the run as a row of metrics.jsonl and as a tracker's text."""
         self._jsonl.write(json.dumps({"step": step, "event": text}) + "\n")
         self._jsonl.flush()
-        self._events.add_text("event", text, step)
+        self._trackers.add_text("health/event", text, step)
         self._show_files()
+        self._board.event(f"step {step:,}: {text}")
 
     def go_back(self, step: int) -> None:
         """Drop the lines of steps after `step`, because the run does these steps again; events stay."""
         self._jsonl.close()
-        self._events.close()
+        self._trackers.close()
         self._open(step)
-        self._marked, self._marked_step = time.perf_counter(), step
+        self._board.begin(step, self._num_steps)
 
     def image(self, name: str, step: int, images: np.ndarray, captions: Sequence[str] = (), title: str = "") -> None:
-        """Write a grid as images/NAME_STEP.png and into the TensorBoard events; its words as for `pictures.grid`."""
+        """Write a grid as images/NAME_STEP.png and for the trackers; its words as for `pictures.grid`."""
         if not self._writes:
             return
         path = self._workdir / "images" / f"{name}_{step:06d}.png"
         write_grid(path, images, captions, title=title)
-        self._events.add_image(name, grid(images, captions, title=title), step)
+        shown = grid(images, captions, title=title)
+        self._trackers.add_image(f"pictures/{name}", shown, step, PICTURES.get(name) or "")
         self._show_files()
 
     def density(
@@ -136,17 +148,20 @@ class Reporter:
             return
         path = self._workdir / "images" / f"density_{step:06d}.png"
         figures.density_figure(path, log_p, samples, log_q, title=title)
-        self.evaluation(step, report, density_line(report))
+        line = density_line(report)
+        self._trackers.add_image("pictures/density", np.asarray(Image.open(path).convert("RGB")), step, line)
+        self.evaluation(step, report, line)
 
     def evaluation(self, step: int, report: dict[str, float], line: str) -> None:
-        """Keep numbers as a row of evaluation.jsonl and as TensorBoard scalars, and say a line about them."""
+        """Keep numbers as a row of evaluation.jsonl and for the trackers, and say a line about them."""
         if not self._writes:
             return
         with appending(self._workdir / EVALUATION) as file:
             file.write(json.dumps({"step": step, **report}) + "\n")
         for name, value in report.items():
-            self._events.add_scalar(f"evaluation/{name}", value, step)
+            self._trackers.add_scalar(f"evaluation/{name}", value, step, line)
         self._show_files()
+        self._board.event(f"step {step:,}: {line}")
         say(f"step {step}: {line}")
 
     def smallest(self, name: str) -> float:
@@ -160,30 +175,39 @@ class Reporter:
         self._page.rewrite()
         self._mirror.push()
 
-    def _measure_speed(self, step: int) -> None:
-        now = time.perf_counter()
-        self._speed = (step - self._marked_step) / max(now - self._marked, 1e-9)
-        self._marked, self._marked_step = now, step
-
-    def _line(self, metrics: dict[str, float]) -> str:
-        staged = "stage" in metrics  # then a metric of the other stage is 0
-        known = {
-            name: label for name, label in SHOWN.items() if name in metrics and not (staged and metrics[name] == 0)
-        }
-        shown = " ".join(f"{label} {metrics[name]:.4f}" for name, label in (known or {"loss": "loss"}).items())
-        return f"{self._speed:.2f} steps/s {shown}"
-
     def _keep(self, step: int, metrics: dict[str, float]) -> None:
         seconds = time.perf_counter() - self._began
-        row = {"step": step, **metrics, "steps_per_second": self._speed, "seconds": seconds}
+        row = {"step": step, **metrics, "steps_per_second": self._board.lap(), "seconds": seconds}
         self._jsonl.write(json.dumps(row) + "\n")
         self._jsonl.flush()
-        for name, value in metrics.items():
-            self._events.add_scalar(name, value, step)
+        for name, value in row.items():
+            if name != "step":
+                self._trackers.add_scalar(scalars.tag(name), value, step, scalars.description(name))
         self._show_files()
-        if not self._live:
-            left = (self._num_steps - step) / self._speed if self._speed else math.inf
-            say(f"step {step}/{self._num_steps} {self._line(metrics)} {left:.0f} s left")
+        if not self._board.is_live:
+            say(self._board.line())
+
+
+def _facts(metrics: dict[str, float]) -> str:
+    """The metrics of a step that a person looks at, in words."""
+    staged = "stage" in metrics  # then a metric of the other stage is 0
+    known = {name: label for name, label in SHOWN.items() if name in metrics and not (staged and metrics[name] == 0)}
+    return " ".join(f"{label} {metrics[name]:.4f}" for name, label in (known or {"loss": "loss"}).items())
+
+
+def _last_step(path: Path) -> int:
+    """The last step that the rows of a file have, however many of them the run does again; -1 for none."""
+    rows = map(_row, path.read_text().splitlines()) if path.exists() else ()
+    return max((row["step"] for row in rows if row and "event" not in row), default=-1)
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A line's row; None for one that a killed run left half written."""
+    try:
+        row = json.loads(line)
+        return row if isinstance(row["step"], int) else None
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return None
 
 
 def _drop_after(path: Path, step: int) -> None:
@@ -193,12 +217,6 @@ def _drop_after(path: Path, step: int) -> None:
     """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-            if row["step"] <= step or "event" in row:
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
+    rows = ((line, _row(line)) for line in path.read_text().splitlines())
+    kept = [f"{line}\n" for line, row in rows if row and (row["step"] <= step or "event" in row)]
     write_atomically(path, "".join(kept))

@@ -45,7 +45,8 @@ def _free(path: Path) -> Path:
       BadInput: one does.
     """
     try:
-        begins = path.open("rb").read(500)
+        with path.open("rb") as file:
+            begins = file.read(500)
     except FileNotFoundError:
         return path
     except OSError as error:

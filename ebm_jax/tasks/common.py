@@ -12,7 +12,7 @@ from ebm_jax import identity
 from ebm_jax.data import found
 from ebm_jax.distributed import parallel
 from ebm_jax.labels import label_shape, sample_labels
-from ebm_jax.report import console, pictures
+from ebm_jax.report import console, pictures, progress
 from ebm_jax.report.pictures import Row
 from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, PRNGKey
@@ -83,7 +83,11 @@ def drawn(run: TrainedRun, fn: Callable[..., Any], key: PRNGKey, *rows: Any) -> 
     """`compiled` for each of `sample.mean_of` chains: [chains, n, h, w, c]."""
     chains = run.config.sample.mean_of
     keys = jax.random.split(key, chains) if chains > 1 else [key]
-    return np.stack([compiled(run, fn, key, *rows) for key in keys])
+    found = []
+    for key in keys:
+        progress.note(f"chain {len(found) + 1} of {chains} for each image")
+        found.append(compiled(run, fn, key, *rows))
+    return np.stack(found)
 
 
 class Mean(NamedTuple):

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
+import jax.numpy as jnp
+import numpy as np
+
 from ebm_jax import assemble, chains, trained
 from ebm_jax.applications import generate
+from ebm_jax.data import sources
 from ebm_jax.labels import example_labels, parse_labels, sample_labels
 from ebm_jax.models import energy
-from ebm_jax.report import pictures, style
+from ebm_jax.report import pictures, progress, style
 from ebm_jax.sampling.kernel import Stages
 from ebm_jax.schema import with_values
 from ebm_jax.tasks.common import Result
@@ -14,6 +18,9 @@ from ebm_jax.trained import TrainedRun, load, on_all_devices, with_numbers
 from ebm_jax.types import BadInput, Config, EnergyFn, Folder, Images, Labels, Params, Places, PRNGKey
 
 LabelsAt = Callable[[Places], Labels]
+Term = tuple[Config, Params, LabelsAt]
+SHARE = 0.95  # of real images: those with the lowest energies
+MOST = 1_000  # real images to compare with
 
 
 def check(config: Config) -> None:
@@ -47,13 +54,50 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
         return generate(key, x, energy_fn, composed)
 
     params = on_all_devices(tuple(part for _, part, _ in terms), run.mesh)
-    images = run.chains(key, chain, energy_of=energy_of, params=params)
-    line = f"{len(images)} samples of the product of {len(terms)} energies"
+    images = run.chains(key, chain, energy_of=energy_of, params=params, note=progress.note)
+    what = f"{len(images)} samples of the product of {len(terms)} energies"
     asked = f" of labels {run.config.sample.labels}" if run.config.sample.labels else ""
-    title = run.title(f"{line}{asked}", style.steps(run.config), "start: noise")
-    return Result(
-        {"images": images}, lambda path: pictures.write_grid(path.with_suffix(".png"), images, title=title), line
+    title = run.title(f"{what}{asked}", style.steps(run.config), "start: noise")
+
+    def draw(path: Path) -> None:
+        pictures.write_grid(path.with_suffix(".png"), images, title=title)
+
+    return Result({"images": images}, draw, f"{what}; {_within(run, terms, images)}")
+
+
+def _within(run: TrainedRun, terms: Sequence[Term], images: np.ndarray) -> str:
+    """How many samples each energy of the product takes for one of its own images, and how many all do, in words.
+
+    A sample is taken for one if it has at most the energy that `SHARE` of them have.
+    """
+    likely = []
+    for config, params, labels_at in terms:
+        progress.note(f"comparing energies, {len(likely) + 1} of {len(terms)}")
+        labels = np.asarray(labels_at(jnp.arange(len(images), dtype=jnp.int32)))
+        of_term = run._replace(config=config, params=on_all_devices(params, run.mesh))
+        try:
+            real = of_term.energy_of(*_own(of_term, labels, run.config.sample.split))
+        except BadInput as error:  # the samples are there and shall be kept
+            return f"not compared with real images: {error}"
+        likely.append(of_term.energy_of(images, labels) <= np.quantile(real, SHARE))
+    each = ", ".join(f"{one.mean():.1%}" for one in likely)
+    return (
+        f"the energies take {each} of them for images of their own, all at once {np.all(likely, 0).mean():.1%} (an "
+        f"energy that {SHARE:.0%} of real ones stay below)"
     )
+
+
+def _own(run: TrainedRun, labels: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """At most MOST real images of a split that have one of these labels, and their labels; a density's own points."""
+    config = run.config
+    if config.data.source == "density":
+        rng = np.random.default_rng(config.sample.seed)
+        return sources.make_density(config).sample(rng, MOST), np.zeros(MOST, np.int32)
+    own, has_classes = run.data(split), labels.ndim == 1 and config.model.num_classes > 1
+    rows = np.flatnonzero(np.isin(own.labels, labels) if has_classes else np.ones(len(own.images), bool))[:MOST]
+    if not len(rows):
+        raise BadInput(f"{config.data.name} {split} has no image of the labels {np.unique(labels).tolist()}")
+    return own.images[rows].astype(np.float32) / 255.0, own.labels[rows]
 
 
 def product_of(config: Config, params: Params, parts: Sequence[EnergyFn], labels: Labels) -> EnergyFn:
@@ -73,7 +117,7 @@ def stages_of(config: Config) -> Stages:
     return chains.make_composition(config, assemble.unlabelled_of(config) is not None)
 
 
-def _terms(run: TrainedRun) -> list[tuple[Config, Params, LabelsAt]]:
+def _terms(run: TrainedRun) -> list[Term]:
     """Config, parameters and labels at places for each energy of the sum; the run's own energies come first."""
     own = parse_labels(run.config, "sample.labels")
     labels: list[LabelsAt] = [lambda places, term=term: term[places % len(term)] for term in own]
@@ -94,7 +138,7 @@ def _others(config: Config) -> list[tuple[Folder, str]]:
     return list(zip(folders, texts, strict=True))
 
 
-def _of_another(run: TrainedRun, folder: Folder, text: str) -> tuple[Config, Params, LabelsAt]:
+def _of_another(run: TrainedRun, folder: Folder, text: str) -> Term:
     """Another run's config and newest weights, and its labels from the text."""
     config, params = load(folder)
     if tuple(config.data.shape) != tuple(run.config.data.shape):

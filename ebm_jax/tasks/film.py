@@ -8,7 +8,7 @@ import numpy as np
 
 from ebm_jax import applications
 from ebm_jax.labels import sample_labels
-from ebm_jax.report import pictures, style
+from ebm_jax.report import pictures, progress, style
 from ebm_jax.sampling.kernel import Stages
 from ebm_jax.tasks.common import COLUMNS, Result, check_images, check_one_label_each
 from ebm_jax.trained import TrainedRun
@@ -32,7 +32,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     def chain(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages) -> jax.Array:
         return jnp.moveaxis(applications.film(key, x, energy_fn, stages, every), 0, 1)
 
-    frames = np.moveaxis(run.chains(key, chain), 1, 0)
+    frames = np.moveaxis(run.chains(key, chain, note=progress.note), 1, 0)
     labels = np.asarray(sample_labels(run.config, jnp.arange(number)))
 
     steps = frame_steps(run.config, len(frames))

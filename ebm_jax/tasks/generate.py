@@ -6,7 +6,7 @@ import numpy as np
 
 from ebm_jax import samplers
 from ebm_jax.data.found import shown, some
-from ebm_jax.report import console, figures, pictures, style
+from ebm_jax.report import console, figures, pictures, progress, style
 from ebm_jax.storage import checkpoint
 from ebm_jax.tasks.common import Result, check_one_label_each
 from ebm_jax.trained import Generated, TrainedRun
@@ -28,7 +28,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     if config.sample.buffer_capacity:
         found, origin = _continued(run, key)
     else:
-        found, origin = run.samples(key), f"from noise by {style.steps(config)}"
+        found, origin = run.samples(key, progress.note), f"from noise by {style.steps(config)}"
 
     def draw(path: Path) -> None:
         title = run.title(f"{len(found.images)} samples", origin)
@@ -63,6 +63,7 @@ def _continued(run: TrainedRun, key: PRNGKey) -> tuple[Generated, str]:
         console.say(f"sampling buffer of {config.sample.buffer_capacity} chains, {restored.step or 0} rounds so far")
         for _ in range(config.sample.rounds):
             buffer = advance(run.params, key, buffer)
+            progress.note(f"round {int(buffer.rounds):,} of the sampling buffer")
         done = (restored.step or 0) + config.sample.rounds
         checkpoint.save(manager, done, buffer)
     images, labels, _ = samplers.oldest_chains(config, buffer, config.sample.num_images)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ebm_jax.metrics.neighbours import nearest_neighbours
-from ebm_jax.report import style
+from ebm_jax.report import progress, style
 from ebm_jax.report.pictures import Row
 from ebm_jax.tasks.common import Result, check_images, check_one_label_each, rows_of
 from ebm_jax.trained import TrainedRun
@@ -22,7 +22,8 @@ def check(config: Config) -> None:
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
     """The samples that `generate` writes, beside the nearest images of the training set."""
-    samples, labels, _ = run.samples(key)
+    samples, labels, _ = run.samples(key, progress.note)
+    progress.note("the nearest training image of each")
     reference = run.data(run.config.data.split).images.astype(np.float32) / 255.0
     rows, distances = nearest_neighbours(samples, reference, run.config.sample.neighbours.number)
     nearest = {

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import applications, chains
+from ebm_jax.evaluators import classifier
 from ebm_jax.labels import sample_labels
 from ebm_jax.report import style
 from ebm_jax.report.pictures import Row
@@ -18,7 +19,7 @@ from ebm_jax.tasks.common import (
     rows_of,
 )
 from ebm_jax.trained import TrainedRun
-from ebm_jax.types import Config, Images, Labels, PRNGKey
+from ebm_jax.types import BadInput, Config, Images, Labels, PRNGKey
 
 
 def check(config: Config) -> None:
@@ -55,4 +56,19 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     }
     mixed = "" if path is None else f" ({path.share:.0%}) and noise"
     title = run.title("images moved to another class", style.steps(run.config), f"start: the images{mixed}")
-    return Result(arrays, rows_of(rows, title), f"moved {len(images)} images")
+    line = f"moved {len(images)} images; energy under the class asked for {run.energy_of(images, target).mean():+.4f} "
+    line += f"before and {run.energy_of(moved, target).mean():+.4f} after, of the real images under their own class "
+    line += f"{run.energy_of(images, labels).mean():+.4f}; {_judged(run, images, moved, target)}"
+    return Result(arrays, rows_of(rows, title), line)
+
+
+def _judged(run: TrainedRun, images: np.ndarray, moved: np.ndarray, target: np.ndarray) -> str:
+    """How many images a classifier that is not the run takes for the class asked for, in words."""
+    try:
+        classes_of = classifier.kept(run)
+    except BadInput as error:  # what was moved shall be kept
+        return f"not judged by a classifier: {error}"
+    if classes_of is None:
+        return "an evaluation with eval.metrics=classifier_distance keeps a classifier that judges the next ones"
+    before, after = ((classes_of(of_images) == target).mean() for of_images in (images, moved))
+    return f"the classifier of an earlier evaluation takes {after:.1%} of them for that class, {before:.1%} before"

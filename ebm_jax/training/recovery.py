@@ -14,9 +14,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from ebm_jax import program
+from ebm_jax import assemble, program
 from ebm_jax.distributed import processes
-from ebm_jax.report import console
+from ebm_jax.report import console, progress
 from ebm_jax.storage import checkpoint
 from ebm_jax.training.guard import Diverged, Ill, Symptom
 from ebm_jax.training.state import TrainState
@@ -49,7 +49,8 @@ def begin(config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Fo
       BadInput: there are checkpoints, all are damaged, and there is no rescue's state.
     """
     abstract = program.abstract_state(config, mesh)
-    saved, rescued = checkpoint.restore_newest(manager, abstract), _newest_rescued(folder, abstract)
+    with progress.phase("restoring the newest checkpoint"):
+        saved, rescued = checkpoint.restore_newest(manager, abstract), _newest_rescued(folder, abstract)
     console.warn_skipped(saved.skipped)
     if rescued is None and saved.step is None and saved.skipped:
         raise BadInput(checkpoint.all_damaged(folder, saved))
@@ -57,7 +58,9 @@ def begin(config: Config, mesh: Mesh, manager: ocp.CheckpointManager, folder: Fo
     if rescued is not None and (saved.step is None or _rescues(rescued) > _rescues(saved.state)):
         return Beginning(int(np.max(jax.device_get(rescued.step))), rescued, True)
     if saved.step is None:
-        return Beginning(0, program.make_state(config, mesh), False)
+        chains = assemble.make_method(config).chains(abstract.memory)
+        with progress.phase("making the network" + (" and filling the replay buffer" if chains is not None else "")):
+            return Beginning(0, jax.block_until_ready(program.make_state(config, mesh)), False)
     return Beginning(saved.step, saved.state, False)
 
 
