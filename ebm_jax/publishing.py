@@ -100,7 +100,7 @@ def publish(
         raise BadInput(f"folder {target} cannot be written ({bucket.reason(error)}); give another one") from error
 
 
-def restored(folder: Folder, config: Config, snapshots: int) -> tuple[Any, Published]:
+def restored(folder: Folder, config: Config, snapshots: int) -> tuple[Params, Published]:
     """The parameters in a published folder, and what its file says of them.
 
     Args:

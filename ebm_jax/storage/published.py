@@ -99,7 +99,7 @@ def read(folder: Folder) -> Published:
         raise BadInput(f"{path} is damaged, or not from ebm_jax ({error}); restore it from a copy") from error
 
 
-def as_params(found: Published, like: Any, folder: Folder) -> Any:
+def as_params(found: Published, like: Any, folder: Folder) -> Params:
     """The weights as a tree like another one, of one network; an ensemble's have one more axis.
 
     Args:
@@ -118,7 +118,7 @@ def as_params(found: Published, like: Any, folder: Folder) -> Any:
                 f"{folder / WEIGHTS} is of another network than its config.json: {name} is {here} and should be "
                 f"{there}; restore both from one copy"
             )
-    return jax.tree.unflatten(jax.tree.structure(like), [found.arrays[name] for name in _named(like)])
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(found.arrays[name]) for name in _named(like)])
 
 
 def _named(tree: Any) -> dict[str, Any]:
