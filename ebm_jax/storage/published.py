@@ -118,7 +118,7 @@ def as_params(found: Published, like: Any, folder: Folder) -> Params:
                 f"{folder / WEIGHTS} is of another network than its config.json: {name} is {here} and should be "
                 f"{there}; restore both from one copy"
             )
-    return jax.tree.unflatten(jax.tree.structure(like), [found.arrays[name] for name in _named(like)])
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(found.arrays[name]) for name in _named(like)])
 
 
 def _named(tree: Any) -> dict[str, Any]:
