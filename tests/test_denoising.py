@@ -199,7 +199,7 @@ def test_pictures_of_a_method_without_a_replay_buffer_are_of_fresh_chains_alone(
     mesh = parallel.device_mesh(jax.devices()[:1])
     with reporter.Reporter(tmp_path, 0, 7) as watcher:
         with sources.open_data(config, pytest.fail) as data:
-            draw = train._picture_maker(config, mesh, watcher, data.record)
+            draw = train._picture_maker(config, mesh, "run", watcher, data.record)
         draw(7, program.make_state(config, mesh))
     (path,) = (tmp_path / "images").iterdir()
     assert path.name == "chains_000007.png"

@@ -192,7 +192,7 @@ def test_the_runs_own_images_by_another_name_or_in_a_file_score_the_same_to_the_
 
 def test_the_evaluator_gives_every_set_under_every_score_with_its_hash(workdir):
     of_run, evidence = named(workdir, "train,uniform,rotation")
-    values, protocol, pictures = evaluator.measure(of_run, evidence)
+    values, protocol, pictures, _ = evaluator.measure(of_run, evidence)
     names = {name.split(" / ")[1] for name in values}
     assert names == {
         f"{score}{energy}{end}"

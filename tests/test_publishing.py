@@ -220,6 +220,7 @@ def test_a_name_is_an_energy_of_the_package_unless_a_folder_has_it_too(tmp_path,
         ebm_jax.load("two_moons")
 
 
+@pytest.mark.whole
 def test_the_command_works_on_a_copy_of_an_energy_of_the_package(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["run.py", "sample", "--energy=two_moons", "--config.sample.num_images=2", "--config.sample.num_steps=2"]
@@ -273,7 +274,9 @@ def test_the_package_has_its_energies_small_with_cards_and_nothing_of_a_machine(
         assert (folder / publishing.PICTURE).exists()
 
 
-@pytest.mark.parametrize("name", sorted(DENSITIES))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "rings" else pytest.mark.whole) for name in sorted(DENSITIES)]
+)
 def test_the_divergence_on_a_density_s_card_comes_out_again(name):
     config, params = ebm_jax.load(name)
     report = make_density_report(config)(params)
