@@ -300,7 +300,7 @@ def test_labels_of_energies_are_classes_by_number_or_by_name_for_all_images_or_o
     for given in (7, "Sneaker", [7, 7], ["Sneaker", 7]):
         np.testing.assert_array_equal(run.energy(images, given), sneaker)
     np.testing.assert_array_equal(run.energy(images, ["Sneaker", "Ankle boot"]), [sneaker[0], boot[1]])
-    with pytest.raises(BadInput, match=r"labels 'Sneeker' is no class; .* did you mean Sneaker"):
+    with pytest.raises(BadInput, match=r"labels 'Sneeker' is no class; .* .did you mean Sneaker"):
         run.energy(images, "Sneeker")
     with pytest.raises(BadInput, match="3 labels for 2 images"):
         run.energy(images, [1, 2, 3])
