@@ -137,7 +137,7 @@ def card(folder: Folder) -> str:
         _what(config, weights),
         *([f"![samples]({PICTURE})"] if PICTURE in names else []),
         "## Use",
-        f"```python\nimport jax\nimport ebm_jax\n\nrun = ebm_jax.open_run({opened!r})\n"
+        f'```python\nimport jax\nimport ebm_jax\n\nrun = ebm_jax.open_run("{opened}")\n'
         "images = run.sample(jax.random.key(0), 64)\nenergies = run.energy(images)\n```",
         "## Data",
         _data(folder, config, weights),
