@@ -1,9 +1,10 @@
 """A trained run as one value that gives its energies, its samples and its data."""
 
 import difflib
+import json
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from ebm_jax.models.outside import name_of
 from ebm_jax.program import abstract_state
 from ebm_jax.report import console, progress, style
 from ebm_jax.samplers import Chain, make_chains, make_energy_fn, make_sampler, on_host, over_places
-from ebm_jax.schema import flat, with_values
+from ebm_jax.schema import flat, of_run, with_values
 from ebm_jax.storage import bucket, checkpoint, published
 from ebm_jax.storage.workdir import describe, differences, read, read_config
 from ebm_jax.training.state import TrainState, network_params
@@ -174,7 +175,7 @@ class TrainedRun(NamedTuple):
         """
         arguments.check_images("images", images, tuple(self.config.data.shape))
         rows = np.asarray(images, np.float32), np.asarray(labels_for(self.config, labels, len(images)))
-        return self.map(lambda energy_of, x, y: energy_of(x, y), *rows, batch_size=self.config.sample.batch_size)
+        return self._in_batches(_program(_make_energies, self.config), rows, self.config.sample.batch_size)
 
     def map(self, fn: Callable[..., Any], *rows: np.ndarray, batch_size: int, note: Note = lambda words: None) -> Any:
         """`fn(energy_of, *rows of a batch)` over all rows, `batch_size` at a time, spread over all devices.
@@ -193,9 +194,16 @@ class TrainedRun(NamedTuple):
         arguments.check_whole("batch_size", batch_size, 1)
         if len({len(array) for array in rows}) != 1 or not len(rows[0]):
             raise BadInput(f"rows of {[len(array) for array in rows]}; give arrays of one length, 1 or more")
-        apply, n, devices = energy.of_members(make_apply(self.config)), len(rows[0]), self.mesh.size
-        size = -(-min(batch_size, n) // devices) * devices
+        apply = energy.of_members(make_apply(self.config))
         compiled = jax.jit(lambda params, *batch: fn(partial(apply, params), *batch))
+        return self._in_batches(compiled, rows, batch_size, note)
+
+    def _in_batches(
+        self, compiled: Callable[..., Any], rows: Sequence[np.ndarray], batch_size: int, note: Note = lambda words: None
+    ) -> Any:
+        """The tree of `compiled(params, *rows of a batch)`, batch after batch, with leaves [n, ...] on the host."""
+        n, devices = len(rows[0]), self.mesh.size
+        size = -(-min(batch_size, n) // devices) * devices
         parts = []
         for start in range(0, n, size):
             places = np.minimum(np.arange(start, start + size), n - 1)  # the last batch repeats the last row
@@ -218,7 +226,9 @@ class TrainedRun(NamedTuple):
         images = np.empty((number, *self.config.data.shape), np.float32)  # two copies of the largest sets do not fit
         others, done = [], 0
         note(f"compiling, and sampling the first of {number:,}")
-        for batch, labels, energies in on_host(make_sampler(self.config, self.mesh), self.params, key, number):
+        for batch, labels, energies in on_host(
+            _program(make_sampler, self.config, self.mesh), self.params, key, number
+        ):
             images[done : done + len(batch)] = batch
             others.append((labels, energies))
             done += len(batch)
@@ -370,6 +380,27 @@ def _place(given: str | Folder) -> Folder:
         meant = f"; did you mean {near[0]}?" if near else ""
         raise BadInput(f"{name} is no folder and no energy of this package ({', '.join(names)}){meant}")
     return there
+
+
+def _make_energies(config: Config) -> Callable[..., Any]:
+    """The compiled function (params, images [b, ...], labels) -> energies [b]."""
+    apply = energy.of_members(make_apply(config))
+    return jax.jit(lambda params, images, labels: apply(params, images, labels))
+
+
+def _program(make: Callable[..., Any], config: Config, *more: Any) -> Callable[..., Any]:
+    """`make(config, *more)`, kept for the next call: a program compiles for seconds, and only once for each shape.
+
+    A config that names code from outside may mean something else by then, so it is made anew.
+    """
+    if not trust.is_ours(config):
+        return make(config, *more)
+    return _kept(make, json.dumps(config.to_dict(), sort_keys=True), *more)
+
+
+@lru_cache(maxsize=16)
+def _kept(make: Callable[..., Any], text: str, *more: Any) -> Callable[..., Any]:
+    return make(of_run(json.loads(text), "a config")[0], *more)
 
 
 def with_numbers(config: Config, folder: Folder) -> Config:

@@ -94,6 +94,11 @@ def remember(config: Config, chosen: Collection[str] | None = None) -> None:
         pass
 
 
+def is_ours(config: Config) -> bool:
+    """Whether the config names no code from outside this package: no import path, and no object that Python gave."""
+    return not any(_code(config)) and not any(value_of(config, key).startswith(PYTHON) for key in CODE)
+
+
 def _known() -> set[Choice]:
     try:
         lines = _file().read_text().splitlines()

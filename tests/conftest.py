@@ -69,6 +69,15 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.set_threshold(200_000, 50, 100)
 
 
+@pytest.fixture(autouse=True)
+def programs_of_a_test_alone() -> Iterator[None]:
+    """Keep no program of a run from test to test: some tests put other parts into it."""
+    from ebm_jax import trained
+
+    yield
+    trained._kept.cache_clear()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def two_devices() -> Iterator[None]:
     """Let the mesh of all devices hold two, except in tests with the marker `eight_devices`."""

@@ -14,11 +14,12 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import ebm_jax
-from ebm_jax import publishing, shipped
+from ebm_jax import publishing, shipped, trust
 from ebm_jax.data.densities import DENSITIES
 from ebm_jax.main import main
 from ebm_jax.models import energy
 from ebm_jax.samplers import make_density_report
+from ebm_jax.schema import with_values
 from ebm_jax.storage.published import WEIGHTS
 from ebm_jax.types import BadInput
 
@@ -64,6 +65,31 @@ def test_shorter_types_round_every_weight_once(run, tmp_path, dtype, bits):
     assert any((jax.tree.leaves(run.params)[i] != leaf).any() for i, leaf in enumerate(jax.tree.leaves(short.params)))
     full = (run.save(tmp_path / "full").folder / WEIGHTS).stat().st_size
     assert (short.folder / WEIGHTS).stat().st_size < 0.6 * full
+
+
+def test_the_second_energies_and_samples_of_a_run_compile_nothing_but_of_own_code_all(saved, monkeypatch, caplog):
+    def compiled(*calls):
+        caplog.clear()
+        with jax.log_compiles():
+            found = [call() for call in calls]
+        return found, [record for record in caplog.records if record.getMessage().startswith("Compiling")]
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    _, first = compiled(lambda: saved.energy(IMAGES), lambda: saved.sample(keys[0], 3))
+    (energies, _), again = compiled(lambda: saved.energy(1 - IMAGES), lambda: saved.sample(keys[1], 3))
+    assert len(first) > 1
+    assert again == []
+    np.testing.assert_array_equal(ebm_jax.open_run(saved.folder).energy(1 - IMAGES), energies)
+    monkeypatch.setattr(trust, "is_ours", lambda config: False)
+    assert compiled(lambda: saved.energy(IMAGES))[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("model.name", "lab:Net"), ("model.name", "python:Net-0"), ("method.name", "lab:METHOD")]
+)
+def test_a_program_of_code_from_outside_is_not_kept(saved, key, value):
+    assert trust.is_ours(saved.config)
+    assert not trust.is_ours(with_values(saved.config, {key: value}))
 
 
 def test_the_file_is_plain_safetensors_by_the_names_of_the_network(run, saved):
@@ -309,11 +335,13 @@ def test_labels_of_energies_are_classes_by_number_or_by_name_for_all_images_or_o
 
 
 @pytest.mark.whole
+@pytest.mark.optimised
 def test_the_numbers_on_the_card_of_the_digits_come_out_again(tmp_path):
     again_as_on_the_card("digits", tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_the_numbers_on_the_card_of_fashion_mnist_come_out_again(tmp_path):
     again_as_on_the_card("fashion_mnist", tmp_path)
 
