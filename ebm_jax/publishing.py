@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from ebm_jax import identity, schema
+from ebm_jax import identity, invocation, schema
 from ebm_jax.assemble import init_params
 from ebm_jax.checks import is_density
 from ebm_jax.data import found
@@ -23,14 +23,14 @@ from ebm_jax.models import energy
 from ebm_jax.report.reporter import EVALUATION
 from ebm_jax.schema import HOST, flat, scope_of, value_of, with_values
 from ebm_jax.shipped import WEIGHTS
-from ebm_jax.storage import bucket, published
+from ebm_jax.storage import bucket, provenance, published
 from ebm_jax.storage.published import CARD, Published
 from ebm_jax.storage.workdir import CONFIG, DATA, PATHS, read_config
 from ebm_jax.types import BadInput, Config, Folder, Params
 
 ORDERING = "orders images by how noisy they are, and is flat at the data: it is no log-density"
 NUMBERS, PICTURE = "evaluation.json", "samples.png"
-KEPT = ("data.json", "versions.json")  # files of a run that its published folder has as well
+KEPT = (DATA, provenance.FILE)  # files of a run that its published folder has as well
 JOINED = {"sample.with_runs": "", "sample.snapshots": 1, "sample.checkpoint": "newest", "sample.buffer_capacity": 0}
 """Keys that name other weights or arrays than the folder's, and the values that name none."""
 DIVERGENCE = {
@@ -83,6 +83,8 @@ def publish(
     files |= {name: (run / name).read_bytes() for name in kept if name in names}
     if DATA in files:
         files[DATA] = _without_places(files[DATA])
+    if provenance.FILE in files:
+        files[provenance.FILE] = _without_words(files[provenance.FILE])
     if numbers := _measured(run, step):
         files[NUMBERS] = numbers
     try:
@@ -177,6 +179,15 @@ def _without_places(content: bytes) -> bytes:
     ).encode()
 
 
+def _without_words(content: bytes) -> bytes:
+    """The entries of versions.json without the words of commands, which name places of the machine."""
+    try:
+        entries = json.loads(content)
+        return _json([{key: entry[key] for key in entry if key != invocation.ARGUMENTS} for entry in entries])
+    except (ValueError, TypeError):  # a person changed it: it only informs
+        return _json([])
+
+
 def _measured(run: Folder, step: int) -> bytes:
     """The newest evaluation of this step; empty: there is none. A 2-D density's divergence is one as well."""
     numbered = (re.fullmatch(rf"{step:06d}_(\d+)", name) for name in bucket.names(run / "evaluation"))
@@ -245,7 +256,7 @@ def _training(folder: Folder, config: Config, weights: Published) -> str:
 def _versions(folder: Folder) -> Iterator[str]:
     """A line for each entry of versions.json that can be read: it only informs."""
     try:
-        entries = json.loads((folder / KEPT[1]).read_text())
+        entries = json.loads((folder / provenance.FILE).read_text())
         lines = [
             f"{e['event']} at step {e['step']}, {e['date']}: commit {e['commit']}, jax {e['jax']}" for e in entries
         ]

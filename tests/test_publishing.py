@@ -103,7 +103,15 @@ def test_the_file_is_plain_safetensors_by_the_names_of_the_network(run, saved):
         assert facts.items() <= file.metadata().items()
 
 
-def test_nothing_of_the_machine_goes_with_it_and_the_card_says_what_it_is(run, saved):
+def test_nothing_of_the_machine_goes_with_it_and_the_card_says_what_it_is(run, tmp_path):
+    versions = json.loads((run.folder / "versions.json").read_text())
+    versions[0]["arguments"] = [f"--workdir={SECRET}"]
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    (copy / "versions.json").write_text(json.dumps(versions))
+    saved = run._replace(folder=copy).save(tmp_path / "given", license="mit", notes="Photos of \x1b[31m mine.")
+    (kept,) = json.loads((saved.folder / "versions.json").read_text())
+    assert kept == {key: value for key, value in versions[0].items() if key != "arguments"}
     names = {path.name for path in saved.folder.iterdir()}
     assert names == {"README.md", "config.json", "data.json", "versions.json", WEIGHTS}
     for path in saved.folder.iterdir():
