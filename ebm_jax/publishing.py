@@ -33,6 +33,8 @@ NUMBERS, PICTURE = "evaluation.json", "samples.png"
 KEPT = (DATA, provenance.FILE)  # files of a run that its published folder has as well
 JOINED = {"sample.with_runs": "", "sample.snapshots": 1, "sample.checkpoint": "newest", "sample.buffer_capacity": 0}
 """Keys that name other weights or arrays than the folder's, and the values that name none."""
+PLACE = re.compile(r"(?<![\w.:/])/(?:[^\s'\",;/\\]+/)*([^\s'\",;/\\]+)")
+"""A whole path in words, of which its last name is left."""
 DIVERGENCE = {
     "kl": "KL(data || model), nats",
     "nll": "negative log-likelihood, nats",
@@ -55,7 +57,7 @@ def publish(
     """Write the folder: model.safetensors, config.json, README.md, and what the run knows of its data and versions.
 
     The newest evaluation of this step comes along. Values of keys that only concern this machine stay behind, and of
-    a place of data its last name is left.
+    a place of data, and of whole paths in the evaluation's words, the last name is left.
 
     Args:
       params: one network's, or an ensemble's, stacked.
@@ -193,7 +195,7 @@ def _measured(run: Folder, step: int) -> bytes:
     numbered = (re.fullmatch(rf"{step:06d}_(\d+)", name) for name in bucket.names(run / "evaluation"))
     for match in sorted(filter(None, numbered), key=lambda match: -int(match[1])):
         if NUMBERS in bucket.names(path := run / "evaluation" / match[0]):
-            return (path / NUMBERS).read_bytes()
+            return PLACE.sub(r"\1", (path / NUMBERS).read_text()).encode()
     return _divergence(run, step) if EVALUATION in bucket.names(run) else b""
 
 

@@ -121,7 +121,8 @@ def _say_what_comes_next(folder: Folder, done: int, config: Config) -> None:
         return
     pages = [PAGE] if config.log.report else []
     kept = [str(folder / name) for name in (METRICS, EVALUATION, "images", *pages) if (folder / name).exists()]
-    console.say(f"wrote {', '.join(kept)}, TensorBoard events and the checkpoint of step {done}")
+    events = ", TensorBoard events" if trackers.TENSORBOARD in trackers.named(config.log.trackers) else ""
+    console.say(f"wrote {', '.join(kept)}{events} and the checkpoint of step {done}")
     if config.model.name.startswith(registry.PYTHON):
         console.say(f"open with: ebm_jax.open_run({str(folder)!r}, net=...)")
         return

@@ -26,6 +26,11 @@ from ebm_jax.types import BadInput
 IMAGES = np.random.default_rng(0).random((16, 8, 8, 1)).astype(np.float32)
 QUICK = {"model.width": 4, "chain.num_steps": 2, "sample.num_steps": 2, "sample.quiet_steps": 1, "buffer.capacity": 16}
 SECRET = "/home/somebody/photos"
+PROTOCOL = {
+    "seed": "7",
+    "command": f"run.py --workdir={SECRET}/mine --config.eval.dir={SECRET} --config.sample.labels=1/2",
+    "energy": "U / T of and/or, http://a.b/c/d",
+}
 NAMES = shipped.energy_names()
 MIB = 2**20
 
@@ -135,12 +140,15 @@ def test_the_newest_evaluation_of_the_step_is_on_the_card(run, tmp_path):
         made = copy / "evaluation" / f"{step:06d}_{number}"
         made.mkdir(parents=True)
         metric = {"values": {"distance": {"value": value, "standard_error": 0.25}}, "protocol": {"judge": "a friend"}}
-        (made / "evaluation.json").write_text(json.dumps({"protocol": {"seed": "7"}, "metrics": {"taste": metric}}))
+        (made / "evaluation.json").write_text(json.dumps({"protocol": PROTOCOL, "metrics": {"taste": metric}}))
     given = ebm_jax.open_run(copy, trusted=True).save(tmp_path / "given")
     card = (given.folder / "README.md").read_text()
     assert "### taste\n\n| value | | standard error |\n|---|---|---|\n| distance | 2.75 | 0.25 |" in card
     assert "- judge: a friend" in card
     assert "- seed: 7" in card
+    assert "- command: run.py --workdir=mine --config.eval.dir=photos --config.sample.labels=1/2" in card
+    assert "- energy: U / T of and/or, http://a.b/c/d" in card
+    assert SECRET not in (given.folder / "evaluation.json").read_text() + card
     again = given.save(tmp_path / "again").folder
     assert (again / "README.md").read_text() == card.replace('"given"', '"again"')
 
