@@ -22,7 +22,7 @@ from ebm_jax.models.network import check as check_network
 from ebm_jax.models.networks import NETWORKS
 from ebm_jax.sampling import augment
 from ebm_jax.training.optimizer import clipped_adam, schedule
-from ebm_jax.types import BadInput, Config, Given, Labels, Params, PRNGKey, Unlabelled
+from ebm_jax.types import BadInput, Config, EnergyFn, Given, Labels, Params, PRNGKey, Scalar, Unlabelled
 
 
 def make_network(config: Config) -> Network:
@@ -61,21 +61,36 @@ def make_apply(config: Config) -> energy.ApplyFn:
     return make_network(config).apply
 
 
-def make_chain_apply(config: Config) -> energy.ApplyFn:
-    """The energy that sampling's chains follow: `make_apply`, of an ensemble too, guided by `sample.guidance`.
+def make_chain_energy(config: Config) -> Callable[[Params, Labels | None], EnergyFn]:
+    """From parameters, of an ensemble too, and labels to the energy that sampling's chains follow.
+
+    It is `make_apply`'s, guided by `sample.guidance`: in a descent from noise only between the shares of data
+    `sample.guidance_from` and `sample.guidance_until` (Kynkäänniemi et al. 2024, arXiv 2404.07724).
 
     Raises:
       BadInput: as `make_network`; or the network has no energy of no class, which guidance needs.
     """
     apply, weight = energy.of_members(make_apply(config)), config.sample.guidance
     if not weight:
-        return apply
+        return partial(energy.bind, apply)
     if (unlabelled := unlabelled_of(config)) is None:
         raise BadInput(
             f"sample.guidance {weight} needs an energy of no class, and this model has none: train model.name unet by "
             "method.name equilibrium with method.equilibrium.class_dropout above 0, or with model.logits; or use 0"
         )
-    return energy.guided(apply, unlabelled, weight)
+    guided = energy.guided(apply, unlabelled, weight)
+    if not chains.guided_in_part(config):
+        return partial(energy.bind, guided)
+
+    first, last = config.sample.guidance_from, config.sample.guidance_until
+
+    def inside(share: float | Scalar) -> Any:
+        return (share >= first) & ((share < last) | (last == 1.0))
+
+    def of(params: Params, labels: Labels | None) -> EnergyFn:
+        return energy.within(inside, *(energy.bind(one, params, labels) for one in (guided, apply)))
+
+    return of
 
 
 def unlabelled_of(config: Config) -> Unlabelled | None:

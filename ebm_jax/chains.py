@@ -11,7 +11,7 @@ from ebm_jax.applications import Path, ProjectAt
 from ebm_jax.methods import ORDERINGS, matching
 from ebm_jax.sampling import KERNELS, base, correction
 from ebm_jax.sampling.hmc import no_walls, unit_box_walls
-from ebm_jax.sampling.kernel import Kernel, Project, Stages, projection, scheduled, unbounded
+from ebm_jax.sampling.kernel import Kernel, Project, Stages, along, projection, scheduled, unbounded
 from ebm_jax.schema import value_of
 from ebm_jax.types import BadInput, Config, Images, Scalar
 
@@ -91,7 +91,8 @@ def make_stages(config: Config, group: str = "sample") -> Stages:
         return chain
     finish, num_steps = make_base(config).finish, config.sample.descent_steps
     end = () if finish is unbounded else ((projection(finish), 1),)
-    return (*make_descent(config, num_steps, _descent_step(config, num_steps)), *chain, *end)
+    step_size = _descent_step(config, num_steps)
+    return (*_led(config, make_descent(config, num_steps, step_size), 0.0, step_size), *chain, *end)
 
 
 def _make_chain(config: Config, group: str, project: Project | None = None) -> Stages:
@@ -105,7 +106,8 @@ def _make_chain(config: Config, group: str, project: Project | None = None) -> S
         return (_stage(langevin_at, np.concatenate([temperatures, np.zeros(quiet)])),)
     step = _descent_step(config, steps - quiet) if group == "sample" and _by_descent(config) else None
     noisy = _stage(partial(make_kernel, config, project=project, step_size=step), temperatures)
-    return tuple(stage for stage in (noisy, _stage(langevin_at, np.zeros(quiet))) if stage[1])
+    led = _led(config, (noisy,), 0.0, step) if group == "sample" and _by_descent(config) else (noisy,)
+    return tuple(stage for stage in (*led, _stage(langevin_at, np.zeros(quiet))) if stage[1])
 
 
 def make_path(config: Config, share: float) -> Path | None:
@@ -173,7 +175,8 @@ def _descent_along(config: Config, first: float) -> Callable[[ProjectAt, bool], 
             return correction.corrected(plain(share), base, share, way, size, project_at(share))
 
         parts = (with_correction, shares[:far]), (plain, shares[far:])
-        return tuple((scheduled(kernel_at, jnp.asarray(part)), len(part)) for kernel_at, part in parts if len(part))
+        stages = tuple((scheduled(kernel_at, jnp.asarray(part)), len(part)) for kernel_at, part in parts if len(part))
+        return _led(config, stages, first, step_size)
 
     return stages_of
 
@@ -201,6 +204,30 @@ def make_descent(config: Config, num_steps: int, step_size: float | None = None)
     """The stage of so many steps of noise-free descent from noise; none if there are 0; step size as `make_kernel`."""
     kernel = partial(make_kernel, config, 0.0, name="descent", step_size=step_size)
     return ((kernel(), num_steps),) if num_steps else ()
+
+
+def guided_in_part(config: Config) -> bool:
+    """Whether `sample.guidance` holds in a part of the descent from noise only."""
+    sample = config.sample
+    return sample.guidance > 0 and (sample.guidance_from, sample.guidance_until) != (0.0, 1.0)
+
+
+def _led(config: Config, stages: Stages, first: float, step_size: float | None) -> Stages:
+    """Stages of descent from the share `first` of data that tell an energy how far they are, if guidance asks for it.
+
+    Args:
+      step_size: None: the chain's.
+    """
+    total = sum(num_steps for _, num_steps in stages)
+    if not guided_in_part(config) or not total:
+        return stages
+    size = (step_size or config.chain.step_size) / make_base(config).scale ** 2
+    shares = np.concatenate([[first], matching.shares(first, total, size, **_decay(config))[:-1]])
+    starts = np.cumsum([0, *(num_steps for _, num_steps in stages)])
+    return tuple(
+        (along(kernel, jnp.asarray(shares[start : start + num_steps], jnp.float32)), num_steps)
+        for start, (kernel, num_steps) in zip(starts[:-1], stages, strict=True)
+    )
 
 
 def _stage(kernel_at: Callable[[float | Scalar], Kernel], temperatures: np.ndarray) -> tuple[Kernel, int]:

@@ -90,6 +90,21 @@ def _check_use(config: Config) -> None:
     _check_network(config)
 
 
+def _check_guidance(config: Config) -> None:
+    """Refuse an empty interval of guidance, and one for a method whose chains pass no known shares of data."""
+    sample, name = config.sample, config.method.name
+    if sample.guidance_from >= sample.guidance_until:
+        raise BadInput(
+            f"sample.guidance_from {sample.guidance_from} is not below sample.guidance_until {sample.guidance_until}; "
+            "use 0 and 1 for guidance all the way"
+        )
+    if (sample.guidance_from, sample.guidance_until) != (0.0, 1.0) and name not in ORDERINGS:
+        raise BadInput(
+            f"sample.guidance_from {sample.guidance_from} and guidance_until {sample.guidance_until} need descent from "
+            f"noise, of which the share of data is known, and method.name {name} has none; use 0 and 1"
+        )
+
+
 def is_density(config: Config) -> bool:
     """Whether the run's energy U is meant as a log-density, exp(-U/T)/Z; else it only orders images by their noise."""
     return config.method.name not in ORDERINGS or config.method.then.after > 0
@@ -227,6 +242,7 @@ def _check_network(config: Config) -> None:
         raise BadInput(
             f"sample.guidance {config.sample.guidance} needs a model of classes, and model.num_classes is 1; use 0"
         )
+    _check_guidance(config)
     length = SOFT.get(condition)
     if length not in (None, model.num_classes):
         raise BadInput(f"model.num_classes {model.num_classes} does not fit data.condition {condition}; use {length}")

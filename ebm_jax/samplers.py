@@ -177,10 +177,10 @@ def make_sample_fn(config: Config) -> Callable[..., Images]:
 
 def _sample_fn(config: Config) -> Callable[[Params, PRNGKey, Labels, Images | None], Images]:
     """The function (params, key, labels, init) -> images, without checks."""
-    apply, run = assemble.make_chain_apply(config), make_chains(config)
+    energy_of, run = assemble.make_chain_energy(config), make_chains(config)
 
     def draw(params: Params, key: PRNGKey, labels: Labels, init: Images | None) -> Images:
-        return run(key, labels.shape[0] if init is None else init.shape[0], energy.bind(apply, params, labels), init)
+        return run(key, labels.shape[0] if init is None else init.shape[0], energy_of(params, labels), init)
 
     return draw
 
@@ -327,7 +327,7 @@ def _check_buffer(config: Config, buffer: Given, number: int) -> None:
 
 def _round_fn(config: Config) -> Callable[[Params, PRNGKey, Pool, Labels], tuple[Images, Labels, Pool]]:
     """The function of `make_buffered_sample_fn`, without checks."""
-    apply, stages, base = assemble.make_chain_apply(config), chains.make_stages(config), chains.make_base(config)
+    of, stages, base = assemble.make_chain_energy(config), chains.make_stages(config), chains.make_base(config)
     in_turns = config.sample.ensemble == "turns"
 
     def fn(params: Params, key: PRNGKey, buffer: Pool, labels: Labels) -> tuple[Images, Labels, Pool]:
@@ -335,7 +335,7 @@ def _round_fn(config: Config) -> Callable[[Params, PRNGKey, Pool, Labels], tuple
 
         def energy_of(rounds: jax.Array, labels: Labels) -> EnergyFn:
             turn = energy.member(params, rounds % members) if in_turns and members else params
-            return energy.bind(apply, turn, labels)
+            return of(turn, labels)
 
         chances = {"restart_prob": config.sample.restart_prob, "relabel_prob": config.sample.relabel_prob}
         buffer, images, labels = pool.advance(key, buffer, labels, energy_of, stages, base, **chances)

@@ -212,6 +212,8 @@ KEYS: dict[str, Key] = {
     "sample.descent_steps": Key(0, whole(0, 1_000_000), "steps of descent before the chain steps", absent=0, dry=0),
     "sample.last_share": Key(0.997, BELOW_ONE, "by matching: of data in an image, where descent from noise ends whatever its number of steps: they choose its step size; 0: chain.step_size", "ours", absent=0.0),
     "sample.guidance": Key(0.0, NOT_NEGATIVE, "w of the energy U(x, y) + w (U(x, y) - U(x)), for models trained with class dropout; 0: U(x, y)", "Ho & Salimans 2022", absent=0.0),
+    "sample.guidance_from": Key(0.0, BELOW_ONE, "by matching: share of data in an image from which sample.guidance holds, on its way from noise", "Kynkäänniemi et al. 2024", absent=0.0),
+    "sample.guidance_until": Key(1.0, SHARE, "by matching: share of data up to which it holds; 1: to the end", "Kynkäänniemi et al. 2024", absent=1.0),
     "sample.quiet_steps": Key(100, whole(0), "of these, the last ones without noise", dry=2),
     "sample.anneal_from": Key(0.0, NOT_NEGATIVE, "T of the first step, falling geometrically to chain.temperature; 0: constant"),
     "sample.weights": Key("ema", one_of("ema", "raw"), "ema, or raw: the last step's"),

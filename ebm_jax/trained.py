@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ebm_jax import applications, arguments, checks, identity, inputs, publishing, shipped, trust
-from ebm_jax.assemble import labels_for, make_apply, make_chain_apply
+from ebm_jax.assemble import labels_for, make_apply, make_chain_energy
 from ebm_jax.data import sources
 from ebm_jax.data.memory import Dataset
 from ebm_jax.distributed import parallel
@@ -26,7 +26,7 @@ from ebm_jax.schema import flat, of_run, with_values
 from ebm_jax.storage import bucket, checkpoint, published
 from ebm_jax.storage.workdir import describe, differences, read, read_config
 from ebm_jax.training.state import TrainState, network_params
-from ebm_jax.types import BadInput, Config, EnergyFn, Folder, Given, Params, Places, PRNGKey
+from ebm_jax.types import Along, BadInput, Config, EnergyFn, Folder, Given, Params, Places, PRNGKey, Scalar, at_share
 
 Note = Callable[[str], None]
 """Takes a few words on the progress of a long piece of work, for the person who waits."""
@@ -110,8 +110,12 @@ class TrainedRun(NamedTuple):
         Raises:
           BadInput: the config cannot work; other labels than the model's.
         """
-        apply = make_chain_apply(self.config)
-        return lambda images: apply(self.params, images, labels_for(self.config, labels, images.shape[0]))
+        of = make_chain_energy(self.config)
+
+        def at(share: float | Scalar) -> EnergyFn:
+            return lambda x: at_share(of(self.params, labels_for(self.config, labels, x.shape[0])), share)(x)
+
+        return Along(at)
 
     def energy(self, images: Given, labels: Given = None) -> np.ndarray:
         """The energies float32 [n] of images, as `energy_of`.
@@ -260,11 +264,11 @@ class TrainedRun(NamedTuple):
           BadInput: as `samples`.
         """
         self._check(key)
-        config, apply = self.config, make_chain_apply(self.config)
+        config, of = self.config, make_chain_energy(self.config)
         chains = make_chains(config, chain)
 
         def own(params: Params, places: Places) -> EnergyFn:
-            return energy.bind(apply, params, sample_labels(config, places))
+            return of(params, sample_labels(config, places))
 
         def program(params: Params, key: PRNGKey, places: Places) -> Any:
             return chains(key, len(places), (energy_of or own)(params, places))

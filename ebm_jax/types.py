@@ -28,6 +28,23 @@ Given = Any
 """An argument that the function checks itself, with one line of `BadInput`; its docstring says what it takes."""
 
 EnergyFn = Callable[[Images], Energies]
+
+
+class Along(NamedTuple):
+    """An `EnergyFn` that changes along a descent from noise; by itself it is the energy at the data."""
+
+    at: Callable[[float | Scalar], EnergyFn]
+    """From the share γ of data in the images, in [0, 1], to the energy there."""
+
+    def __call__(self, images: Images) -> Energies:
+        return self.at(1.0)(images)
+
+
+def at_share(energy_fn: EnergyFn, share: float | Scalar) -> EnergyFn:
+    """The energy at the share γ of data; one that does not change along a descent is itself everywhere."""
+    return energy_fn.at(share) if isinstance(energy_fn, Along) else energy_fn
+
+
 Shape = tuple[int, int, int]  # height, width, channels of an image
 
 

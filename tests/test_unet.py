@@ -204,10 +204,10 @@ def test_guidance_moves_the_energy_away_from_that_of_no_class():
     config = equilibrium()
     _, params = made()
     labels = example_labels(config, jnp.arange(4))
-    plain, w = jax.jit(assemble.make_chain_apply(config)), 0.7
-    guided = jax.jit(assemble.make_chain_apply(changed(config, sample__guidance=w)))
-    with_class, without = plain(params, IMAGES, labels), plain(params, IMAGES, jnp.full(4, 3))
-    np.testing.assert_allclose(guided(params, IMAGES, labels), (1 + w) * with_class - w * without, rtol=1e-4, atol=1e-4)
+    plain, w = assemble.make_chain_energy(config), 0.7
+    guided = assemble.make_chain_energy(changed(config, sample__guidance=w))
+    with_class, without = plain(params, labels)(IMAGES), plain(params, jnp.full(4, 3))(IMAGES)
+    np.testing.assert_allclose(guided(params, labels)(IMAGES), (1 + w) * with_class - w * without, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_guidance_moves_the_energy_away_from_that_of_no_class():
 def test_an_energy_of_no_class_that_was_never_taught_neither_guides_nor_answers(untaught):
     config = equilibrium(sample__guidance=0.7, **untaught)
     with pytest.raises(BadInput, match=r"^sample.guidance 0.7 needs an energy of no class, and this model has none"):
-        assemble.make_chain_apply(config)
+        assemble.make_chain_energy(config)
     with pytest.raises(BadInput, match="conditional on 3 classes: give one label for each image"):
         assemble.labels_for(config, None, 4)
 

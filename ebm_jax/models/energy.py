@@ -16,7 +16,7 @@ import inspect
 import operator
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ebm_jax.distributed.parallel import over_members
-from ebm_jax.types import BadInput, Energies, EnergyFn, Images, Labels, Params, PRNGKey, Scalar
+from ebm_jax.types import Along, BadInput, Energies, EnergyFn, Images, Labels, Params, PRNGKey, Scalar, at_share
 
 ApplyFn = Callable[..., Energies]
 
@@ -72,7 +72,7 @@ def conjunction(*energy_fns: EnergyFn) -> EnergyFn:
       >>> energy.conjunction(left, right)(x).tolist()  # least between the two
       [4.0, 2.0, 4.0]
     """
-    return lambda images: reduce(operator.add, (energy_fn(images) for energy_fn in energy_fns))
+    return _along(lambda *fns: lambda images: reduce(operator.add, (fn(images) for fn in fns)), *energy_fns)
 
 
 def product_of_classes(energy_fns: Sequence[EnergyFn], of_no_class: EnergyFn) -> EnergyFn:
@@ -104,8 +104,12 @@ def disjunction(*energy_fns: EnergyFn, weights: Sequence[float | Scalar] | None 
       ['-0.02', '0.31', '-0.02']
     """
     weights = [1.0] * len(energy_fns) if weights is None else weights
-    terms = [(jnp.log(weight), energy_fn) for weight, energy_fn in zip(weights, energy_fns, strict=True)]
-    return lambda images: -jax.nn.logsumexp(jnp.stack([log - energy_fn(images) for log, energy_fn in terms]), axis=0)
+
+    def of(*fns: EnergyFn) -> EnergyFn:
+        terms = [(jnp.log(weight), fn) for weight, fn in zip(weights, fns, strict=True)]
+        return lambda images: -jax.nn.logsumexp(jnp.stack([log - fn(images) for log, fn in terms]), axis=0)
+
+    return _along(of, *energy_fns)
 
 
 def weighted(energy_fn: EnergyFn, weight: float | Scalar) -> EnergyFn:
@@ -119,7 +123,7 @@ def weighted(energy_fn: EnergyFn, weight: float | Scalar) -> EnergyFn:
       >>> energy.weighted(left, 3.0)(x).tolist()
       [0.0, 3.0, 12.0]
     """
-    return lambda images: weight * energy_fn(images)
+    return _along(lambda fn: lambda images: weight * fn(images), energy_fn)
 
 
 def negation(energy_fn: EnergyFn) -> EnergyFn:
@@ -147,7 +151,7 @@ def tempered(energy_fn: EnergyFn, temperature: float | Scalar) -> EnergyFn:
       >>> energy.tempered(left, 2.0)(x).tolist()  # hotter, flatter
       [0.0, 0.5, 2.0]
     """
-    return lambda images: energy_fn(images) / temperature
+    return _along(lambda fn: lambda images: fn(images) / temperature, energy_fn)
 
 
 def bridge(start: EnergyFn, end: EnergyFn, share: float | Scalar) -> EnergyFn:
@@ -180,7 +184,14 @@ def clamped(energy_fn: EnergyFn, images: Images, known: Bool[Array, "b *event"])
       >>> energy.clamped(lambda x: x.sum(-1), images, known)(jnp.array([[5.0, 0.5]])).tolist()  # 0 is known
       [0.5]
     """
-    return lambda x: energy_fn(jnp.where(known, images, x))
+    return _along(lambda fn: lambda x: fn(jnp.where(known, images, x)), energy_fn)
+
+
+def _along(make: Callable[..., EnergyFn], *energy_fns: EnergyFn) -> EnergyFn:
+    """`make(*energy_fns)`, which changes along a descent from noise where one of the energies does (`types.Along`)."""
+    if not any(isinstance(energy_fn, Along) for energy_fn in energy_fns):
+        return make(*energy_fns)
+    return Along(lambda share: make(*(at_share(energy_fn, share) for energy_fn in energy_fns)))
 
 
 def class_energies(apply: ApplyFn, params: Params, num_classes: int) -> Callable[[Images], Float[Array, "b k"]]:
@@ -213,6 +224,14 @@ def guided(apply: ApplyFn, unlabelled: Callable[[Labels], Labels], weight: float
         return energies[:n] + weight * (energies[:n] - energies[n:])
 
     return of
+
+
+def within(inside: Callable[[float | Scalar], Any], energy_fn: EnergyFn, otherwise: EnergyFn) -> EnergyFn:
+    """The energy that is `energy_fn` where `inside` holds of the share of data along a descent, else `otherwise`.
+
+    Only the one that holds is computed.
+    """
+    return Along(lambda share: lambda images: jax.lax.cond(inside(share), energy_fn, otherwise, images))
 
 
 class Stacked(NamedTuple):

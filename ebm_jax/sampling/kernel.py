@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ebm_jax import arguments
-from ebm_jax.types import BadInput, Energies, EnergyFn, Given, Images, PRNGKey, Scalar
+from ebm_jax.types import BadInput, Energies, EnergyFn, Given, Images, PRNGKey, Scalar, at_share
 
 HAIR = 1e-6  # of pixels in [0, 1]; a float32 near 1 still sees it
 Project = Callable[[Images], Images]
@@ -119,6 +119,22 @@ def scheduled(kernel_of: Callable[[Scalar], Kernel], values: Float[Array, " step
 
     def step(key: PRNGKey, state: ScheduledState, energy_fn: EnergyFn) -> tuple[ScheduledState, Info]:
         inner, info = kernel_of(values[state.count]).step(key, state.inner, energy_fn)
+        return ScheduledState(inner, state.count + 1), info
+
+    return Kernel(init, step)
+
+
+def along(kernel: Kernel, shares: Float[Array, " steps"]) -> Kernel:
+    """`kernel` whose step t sees an energy that changes along a descent (`types.Along`) at the share `shares[t]`.
+
+    Steps beyond the last share use the last one. Another energy stays as it is.
+    """
+
+    def init(x: Images, energy_fn: EnergyFn) -> ScheduledState:
+        return ScheduledState(kernel.init(x, at_share(energy_fn, shares[0])), jnp.zeros((), jnp.int32))
+
+    def step(key: PRNGKey, state: ScheduledState, energy_fn: EnergyFn) -> tuple[ScheduledState, Info]:
+        inner, info = kernel.step(key, state.inner, at_share(energy_fn, shares[state.count]))
         return ScheduledState(inner, state.count + 1), info
 
     return Kernel(init, step)

@@ -42,7 +42,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
 
     def energy_of(params: tuple[Params, ...], places: Places) -> EnergyFn:
         parts = [
-            energy.bind(assemble.make_chain_apply(config), part, labels_at(places))
+            assemble.make_chain_energy(config)(part, labels_at(places))
             for part, (config, _, labels_at) in zip(params, terms, strict=True)
         ]
         return product_of(run.config, params[0], parts, terms[0][2](places))
