@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from ebm_jax import chains, registry, schema
 from ebm_jax.labels import checked_labels, example_labels, is_conditional, label_shape
-from ebm_jax.methods import METHODS, ORDERINGS, label, losses, matching
+from ebm_jax.methods import COMPARING, METHODS, ORDERINGS, label, losses, matching
 from ebm_jax.methods.contrastive import healthy
 from ebm_jax.methods.method import Limits, Method, idle, staged, weighted_sum
 from ebm_jax.models import energy, spectral
@@ -22,7 +23,19 @@ from ebm_jax.models.network import check as check_network
 from ebm_jax.models.networks import NETWORKS
 from ebm_jax.sampling import augment
 from ebm_jax.training.optimizer import clipped_adam, schedule
-from ebm_jax.types import BadInput, Config, EnergyFn, Given, Labels, Params, PRNGKey, Scalar, Unlabelled
+from ebm_jax.types import (
+    BadInput,
+    Config,
+    Energies,
+    EnergyFn,
+    Given,
+    Images,
+    Labels,
+    Params,
+    PRNGKey,
+    Scalar,
+    Unlabelled,
+)
 
 
 def make_network(config: Config) -> Network:
@@ -91,6 +104,42 @@ def make_chain_energy(config: Config) -> Callable[[Params, Labels | None], Energ
         return energy.within(inside, *(energy.bind(one, params, labels) for one in (guided, apply)))
 
     return of
+
+
+def make_class_energies(
+    config: Config, energy_of: Callable[..., Energies]
+) -> Callable[[PRNGKey, Images], Float[Array, "b k"]]:
+    """The function (key, images) -> what classes are compared by, [b, k], the least for the likeliest class.
+
+    These are the energies U(x, y); where they come from a matching that never compared them, the errors of the matching
+    (`matching.class_errors`), which alone are random.
+
+    Args:
+      energy_of: (images, labels) -> energies [b].
+    """
+    num_classes = config.model.num_classes
+    if not compared_by_matching(config):
+        plain = energy.class_energies(lambda _, images, labels: energy_of(images, labels), None, num_classes)
+        return lambda key, images: plain(images)
+    length = partial(matching.decay, **chains.decay_of(config))
+    return matching.class_errors(
+        chains.make_base(config),
+        lambda labels: lambda images: energy_of(images, labels),
+        num_classes,
+        length=length,
+        draws=config.sample.class_draws,
+    )
+
+
+def compared_by_matching(config: Config) -> bool:
+    """Whether classes are compared by the errors of a matching, and not by energies."""
+    return config.method.name in ORDERINGS and not learns_to_classify(config)
+
+
+def learns_to_classify(config: Config) -> bool:
+    """Whether training compares energies of one image under several classes; a method of the user's own may."""
+    names = (config.method.name, config.method.then.name if config.method.then.after else "")
+    return config.loss.label_weight > 0 or any(name in COMPARING or ":" in name for name in names)
 
 
 def unlabelled_of(config: Config) -> Unlabelled | None:

@@ -158,7 +158,7 @@ def _descent_along(config: Config, first: float) -> Callable[[ProjectAt, bool], 
     The bool: whether a correction of the size `sample.correction` follows each step that ends below the share
     `correction.LAST`.
     """
-    base, keys, size = make_base(config), _decay(config), config.sample.correction
+    base, keys, size = make_base(config), decay_of(config), config.sample.correction
     num_steps = config.sample.num_steps if _by_descent(config) else config.sample.descent_steps
     step_size = _descent_step(config, num_steps) or config.chain.step_size
     shares = matching.shares(first, num_steps, step_size / base.scale**2, **keys)
@@ -181,8 +181,8 @@ def _descent_along(config: Config, first: float) -> Callable[[ProjectAt, bool], 
     return stages_of
 
 
-def _decay(config: Config) -> dict[str, float]:
-    """The arguments of `matching.decay` that the config gives."""
+def decay_of(config: Config) -> dict[str, float]:
+    """The arguments of `matching.decay` that the config gives, of a method of `ORDERINGS`."""
     if config.method.name == "energy_matching":
         return matching.CONSTANT
     keys = schema.group_of(config, "method", "equilibrium")
@@ -197,7 +197,7 @@ def _descent_step(config: Config, num_steps: int) -> float | None:
     last = config.sample.last_share
     if config.method.name not in ORDERINGS or not num_steps or not last:
         return None
-    return make_base(config).scale ** 2 * matching.step_between(0.0, last, num_steps, **_decay(config))
+    return make_base(config).scale ** 2 * matching.step_between(0.0, last, num_steps, **decay_of(config))
 
 
 def make_descent(config: Config, num_steps: int, step_size: float | None = None) -> Stages:
@@ -222,7 +222,7 @@ def _led(config: Config, stages: Stages, first: float, step_size: float | None) 
     if not guided_in_part(config) or not total:
         return stages
     size = (step_size or config.chain.step_size) / make_base(config).scale ** 2
-    shares = np.concatenate([[first], matching.shares(first, total, size, **_decay(config))[:-1]])
+    shares = np.concatenate([[first], matching.shares(first, total, size, **decay_of(config))[:-1]])
     starts = np.cumsum([0, *(num_steps for _, num_steps in stages)])
     return tuple(
         (along(kernel, jnp.asarray(shares[start : start + num_steps], jnp.float32)), num_steps)

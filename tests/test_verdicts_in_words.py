@@ -8,6 +8,7 @@ from conftest import changed
 from scipy import stats
 
 from configs import digits, digits_contrastive, digits_joint
+from ebm_jax import assemble
 from ebm_jax.evaluators import card, verdicts
 from ebm_jax.evaluators.card import Evaluation, Measured
 from ebm_jax.evaluators.common import Outcome, Value
@@ -104,9 +105,9 @@ def test_verdicts_stand_on_the_card_above_the_numbers_and_in_the_json():
 
 def test_only_runs_whose_loss_has_an_image_under_several_classes_are_told_to_classify():
     for make, learns in ((digits_joint.get_config, True), (digits.get_config, False)):
-        assert classify.learns_to_classify(make()) is learns
-    assert classify.learns_to_classify(changed(digits.get_config(), loss__label_weight=1.0))
-    assert classify.learns_to_classify(changed(digits.get_config(), method__name="my_package.mine:method"))
+        assert assemble.learns_to_classify(make()) is learns
+    assert assemble.learns_to_classify(changed(digits.get_config(), loss__label_weight=1.0))
+    assert assemble.learns_to_classify(changed(digits.get_config(), method__name="my_package.mine:method"))
 
 
 def test_a_run_without_classes_is_refused_with_what_it_is_good_for_and_the_key_that_learns_to_classify():

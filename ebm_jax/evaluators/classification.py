@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import applications, chains
+from ebm_jax import applications, assemble, chains
 from ebm_jax.evaluators import verdicts
 from ebm_jax.evaluators.common import Evidence, Outcome, Value, chosen_rows, described, key_of
 from ebm_jax.labels import label_shape
+from ebm_jax.methods import matching
 from ebm_jax.metrics import calibration, robustness
 from ebm_jax.models import energy
 from ebm_jax.report import console, figures
@@ -81,7 +82,13 @@ def logits_in_words(config: Config) -> str:
     """The logits in words, for a protocol."""
     settings = config.eval
     if not settings.robustness.refine_steps:
-        return f"-U(x, y), {config.sample.weights} weights"
+        if not assemble.compared_by_matching(config):
+            return f"-U(x, y), {config.sample.weights} weights"
+        shares = " and ".join(f"{share:g}" for share in matching.CLASS_SHARES)
+        return (
+            f"minus the error of the matching under each class, summed over pixels, {config.sample.class_draws} draws "
+            f"of noise at the shares {shares} of data, the same for all classes; {config.sample.weights} weights"
+        )
     return (
         f"-U(x', y), {config.sample.weights} weights, x' after {settings.robustness.refine_steps} steps of the chain "
         f"under U(·, y) from x, within {settings.robustness.refine_radius:g}/255 of it, temperature "
@@ -96,11 +103,14 @@ def _num_keys(config: Config) -> int:
 
 
 def make_logits_fn(config: Config, energy_of: Callable[..., Energies]) -> robustness.LogitsFn:
-    """The function (key, images) -> logits [b, k]: minus the energies of the classes, at the image or a refined one."""
+    """The function (key, images) -> logits [b, k]: minus the energies of the classes, at the image or a refined one.
+
+    Of a matching they are minus its errors (`assemble.make_class_energies`).
+    """
     settings, num_classes = config.eval, config.model.num_classes
     if not settings.robustness.refine_steps:
-        plain = energy.class_energies(lambda _, images, labels: energy_of(images, labels), None, num_classes)
-        return lambda key, images: -plain(images)
+        plain = assemble.make_class_energies(config, energy_of)
+        return lambda key, images: -plain(key, images)
     refined = applications.refined_class_energies(
         lambda labels: partial(energy_of, labels=labels),
         num_classes,

@@ -23,5 +23,7 @@ METHODS = {
     "noise_contrastive": noise_contrastive.noise_contrastive,
 }
 """Factories; each factory's signature names what it needs (`assemble.make_method`)."""
+COMPARING = ("joint", "label")
+"""Methods whose loss has one image under several classes."""
 ORDERINGS = ("equilibrium", "energy_matching")
 """Methods of matching, of which the energy only orders images by how noisy they are: exp(-U) is the law of nothing."""

@@ -1,13 +1,13 @@
 """Equilibrium matching: Wang & Du 2025, arXiv 2510.02300. Descent of the energy itself leads from noise to data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from scipy.optimize import brentq
 
 from ebm_jax import random
@@ -15,9 +15,10 @@ from ebm_jax.methods.method import Limits, Memory, Method, Model, Range, no_memo
 from ebm_jax.methods.pairing import Pair
 from ebm_jax.sampling.base import Base
 from ebm_jax.sampling.kernel import energy_and_grad
-from ebm_jax.types import Batch, Metrics, PRNGKey, Scalar, Unlabelled
+from ebm_jax.types import Batch, EnergyFn, Images, Labels, Metrics, PRNGKey, Scalar, Unlabelled
 
 NEAR_DATA = 0.9  # share of data in an image from which on the error near the data counts
+CLASS_SHARES = (0.25, 0.4)  # of data in the images by which classes are compared: there they differ most
 TINY = 1e-12  # so that a batch without an image near the data has the error 0
 
 
@@ -84,11 +85,7 @@ def matching(
         if unlabelled is not None and class_dropout:
             dropped = random.bernoulli(key_labels, class_dropout, (len(x),)).reshape(-1, *(1,) * (labels.ndim - 1))
             labels = jnp.where(dropped, unlabelled(labels), labels)
-        way = length(share).reshape(-1, *(1,) * (x.ndim - 1))
-        data_share = share.reshape(way.shape)
-        target = way * (noise - x) / base.scale
-        at = data_share * x + (1.0 - data_share) * noise
-        field = base.scale * energy_and_grad(model.energy(labels, key_dropout), at)[1]
+        target, field = _target_and_field(base, length, model.energy(labels, key_dropout), x, noise, share)
         pixels = tuple(range(1, x.ndim))
         errors, zeros = jnp.square(field - target).mean(pixels), jnp.square(target).mean(pixels)
         near = share > NEAR_DATA
@@ -99,6 +96,59 @@ def matching(
         return (errors if weight is None else weight(share) * errors).mean(), (memory, metrics)
 
     return Method(no_memory, loss, base, limits)
+
+
+def _target_and_field(
+    base: Base, length: Callable[[Any], Any], energy_fn: EnergyFn, x: Images, noise: Images, share: Float[Array, " b"]
+) -> tuple[Images, Images]:
+    """c(γ) (ε - x) / σ, and σ ∇U(x_γ) that is to match it."""
+    data_share = share.reshape(-1, *(1,) * (x.ndim - 1))
+    target = length(data_share) * (noise - x) / base.scale
+    at = data_share * x + (1.0 - data_share) * noise
+    return target, base.scale * energy_and_grad(energy_fn, at)[1]
+
+
+def class_errors(
+    base: Base,
+    energy_of: Callable[[Labels], EnergyFn],
+    num_classes: int,
+    *,
+    length: Callable[[Any], Any],
+    draws: int,
+    shares: Sequence[float] = CLASS_SHARES,
+) -> Callable[[PRNGKey, Images], Float[Array, "b k"]]:
+    """How badly the energy of each class matches the way from noise to the image: the least tells its class.
+
+        E(x, y) = Σ over pixels of the mean over γ and ε of (σ ∇U(x_γ, y) - c(γ) (ε - x) / σ)²
+
+    It is the loss of training, for every class under the same noise: a classifier made of a model of denoising (Li et
+    al. 2023, arXiv 2303.16203). U(x, y) itself, flat at the data, hardly tells classes.
+
+    Args:
+      length: c, of an array of γ.
+      draws: of noise at each share, 1 or more; each costs a gradient for every class.
+      shares: γ in [0, 1).
+
+    Returns:
+      (key, images [b, *event]) -> [b, num_classes].
+    """
+    gammas = jnp.asarray([share for share in shares for _ in range(draws)])
+
+    def of(key: PRNGKey, x: Images) -> Float[Array, "b k"]:
+        classes = jnp.tile(jnp.arange(num_classes, dtype=jnp.int32)[:, None], len(x))
+
+        def one(draw: tuple[PRNGKey, Scalar]) -> Float[Array, "k b"]:
+            noise, share = base.sample(draw[0], len(x)).astype(x.dtype), jnp.broadcast_to(draw[1], len(x))
+
+            def of_class(labels: Labels) -> Float[Array, " b"]:
+                target, field = _target_and_field(base, length, energy_of(labels), x, noise, share)
+                return jnp.square(field - target).sum(tuple(range(1, x.ndim)))
+
+            return jax.lax.map(of_class, classes)
+
+        return jax.lax.map(one, (jax.random.split(key, len(gammas)), gammas)).mean(0).T
+
+    return of
 
 
 def decay(share: Any, flat_until: float, start: float, strength: float) -> Any:

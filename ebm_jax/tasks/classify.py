@@ -1,5 +1,6 @@
-"""Task `classify`: classify images by the class of lowest energy."""
+"""Task `classify`: classify images by the class of lowest energy, or of the lowest error of a matching."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,10 +18,9 @@ from ebm_jax.tasks.common import (
     images_to_start_from,
 )
 from ebm_jax.trained import TrainedRun
-from ebm_jax.types import Config, PRNGKey
+from ebm_jax.types import Config, Images, PRNGKey
 
 SHOWN = 64  # images in the picture
-COMPARING = ("joint", "label")  # methods whose loss has one image under several classes
 
 
 def check(config: Config) -> None:
@@ -40,27 +40,35 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """The predicted classes of images of `sample.split`; nothing is random."""
-    del key
+    """The predicted classes of images of `sample.split`; nothing is random but the noise of a matching."""
     images, labels = images_to_start_from(run)
     apply = energy.of_members(assemble.make_apply(run.config))
-    energies_of = energy.class_energies(apply, run.params, run.config.model.num_classes)
+    energies_of = assemble.make_class_energies(run.config, partial(apply, run.params))
     size = run.config.sample.batch_size
-    step = jax.jit(lambda images: applications.classify(energies_of, images))
+    of_matching = assemble.compared_by_matching(run.config)
+    what_of_class = "error of matching" if of_matching else "energy"
+
+    @jax.jit
+    def step(key: PRNGKey, images: Images) -> tuple[jax.Array, jax.Array, jax.Array]:
+        energies = energies_of(key, images)
+        return *applications.classify(lambda _: energies, images), energies
+
     parts = []
     for at in range(0, len(images), size):
-        parts.append(jax.device_get(step(jnp.asarray(images[at : at + size]))))
+        parts.append(jax.device_get(step(jax.random.fold_in(key, at), jnp.asarray(images[at : at + size]))))
         progress.note(f"{min(at + size, len(images)):,} of {len(images):,} images")
-    predicted, log_probabilities = (np.concatenate(column) for column in zip(*parts, strict=True))
+    predicted, log_probabilities, energies = (np.concatenate(column) for column in zip(*parts, strict=True))
     accuracy = float((predicted == labels).mean())
     arrays = {"labels": labels, "predicted": predicted, "log_probabilities": log_probabilities}
 
     def draw(path: Path) -> None:
         wrong = predicted != labels
         rows = np.flatnonzero(wrong if wrong.any() else ~wrong)[:SHOWN]
-        energies = np.asarray(jax.jit(energies_of)(jnp.asarray(images[rows])))
         captions = [
-            [f"{word} {name}: {energy:+.4g}" for name, energy in zip(_names(run, of), _at(energies, of), strict=True)]
+            [
+                f"{word} {name}: {value:+.4g}"
+                for name, value in zip(_names(run, of), _at(energies[rows], of), strict=True)
+            ]
             for word, of in (("true", labels[rows]), ("said", predicted[rows]))
         ]
         which = f"the first {len(rows)}" if len(rows) < wrong.sum() else "all"
@@ -69,14 +77,17 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
         )
         if not wrong.any():
             what = f"all {len(images):,} images of {run.config.sample.split} classified rightly, {len(rows)} shown"
-        facts = "below each image its energy under its true class and under the class of lowest energy"
+        facts = f"below each image its {what_of_class} under its true class and under the class of the lowest"
         title = run.title(what, facts)
         pictures.write_grid(path.with_suffix(".png"), images[rows], *captions, title=title, side=style.LARGE_SIDE)
 
     chance = np.bincount(labels).max() / len(labels)
     line = f"accuracy {accuracy:.4f} on {len(images)} images of {run.config.sample.split}, {chance:.4f} for the most "
     line += "frequent class alone; the picture has wrong ones"
-    if not learns_to_classify(run.config):
+    if of_matching:
+        draws = run.config.sample.class_draws
+        line += f"; by the error of the matching under each class, {draws} draws of noise at either share of data"
+    elif not assemble.learns_to_classify(run.config):
         line += (
             "; training never compared the energies of one image under several classes: this run is good for making "
             "images of a class asked for (sample.task=generate, sample.labels); to classify, train with "
@@ -93,9 +104,3 @@ def _names(run: TrainedRun, labels: np.ndarray) -> list[str]:
 def _at(energies: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Of energies [n, classes], each row's at its label [n]."""
     return np.take_along_axis(energies, labels[:, None].astype(int), 1)[:, 0]
-
-
-def learns_to_classify(config: Config) -> bool:
-    """Whether training compares energies of one image under several classes; a method of the user's own may."""
-    names = (config.method.name, config.method.then.name if config.method.then.after else "")
-    return config.loss.label_weight > 0 or any(name in COMPARING or ":" in name for name in names)
