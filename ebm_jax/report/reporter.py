@@ -118,12 +118,20 @@ class Reporter:
         self._open(step)
         self._board.begin(step, self._num_steps)
 
-    def image(self, name: str, step: int, images: np.ndarray, captions: Sequence[str] = (), title: str = "") -> None:
-        """Write a grid as images/NAME_STEP.png and for the trackers; its words as for `pictures.grid`."""
+    def image(
+        self,
+        name: str,
+        step: int,
+        images: np.ndarray,
+        captions: Sequence[str] = (),
+        title: str = "",
+        classes: Sequence[str] = (),
+    ) -> None:
+        """Write a grid as images/NAME_STEP.png and for the trackers; its words as for `pictures.write_grid`."""
         if not self._writes:
             return
         path = self._workdir / "images" / f"{name}_{step:06d}.png"
-        write_grid(path, images, captions, title=title)
+        write_grid(path, images, captions, title=title, classes=classes)
         shown = grid(images, captions, title=title)
         self._trackers.add_image(f"pictures/{name}", shown, step, PICTURES.get(name) or "")
         self._show_files()

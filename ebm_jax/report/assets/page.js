@@ -237,6 +237,31 @@
     return make("figure", {}, make("figcaption", {}, make("b", {}, one.title), make("br"), make("span", { class: "soft" }, one.path)), film, grid);
   }
 
+  // A row of samples for each class, cut out of the grid that the page has anyway
+  function byClass(found) {
+    if (!found) return null;
+    if (!found.place) return [
+      make("p", {}, "No picture of this run tells the class of each sample yet: older versions did not keep it. This makes one, and shows it here:"),
+      make("pre", {}, found.command),
+    ];
+    const source = found.place.reduce((part, key) => part[key], page);
+    const [width, height] = found.size, grid = new Image(), cut = [];
+    const rows = found.classes.map(([name, places]) => {
+      const shown = places.map((place) => {
+        const canvas = make("canvas", { width, height });
+        cut.push([canvas, found.first[0] + (place % found.columns) * found.pitch[0], found.first[1] + Math.floor(place / found.columns) * found.pitch[1]]);
+        return canvas;
+      });
+      return make("div", { class: "of-class" }, make("b", {}, name),
+        make("div", { class: "row", role: "img", "aria-label": `${several(places.length, "sample")} of ${name}` }, shown));
+    });
+    grid.addEventListener("load", () => {
+      for (const [canvas, x, y] of cut) canvas.getContext("2d").drawImage(grid, x, y, width, height, 0, 0, width, height);
+    });
+    grid.src = source;
+    return [make("p", { class: "soft" }, `Step ${whole(found.step)}, from ${found.path}: each row has the samples of the class that was asked for.`), make("div", { class: "by-class" }, rows)];
+  }
+
   // Evaluations
 
   const TONES = { good: "✓ ", bad: "✗ ", "": "" };
@@ -294,6 +319,7 @@
     section("pictures", "Pictures through training", page.pictures.length ? make("div", { class: "pictures" }, page.pictures.map(series)) : null);
     const samples = page.samples.map(sampling).filter(Boolean);
     section("samples", "Samples and films", samples.length ? make("div", { class: "pictures" }, samples) : null);
+    section("classes", "Samples by class", byClass(page.by_class));
     const [newest, ...older] = page.evaluations;
     section("evaluation", "Evaluation", newest ? [make("p", { class: "soft" }, newest.title), evaluation(newest)] : null,
       older.map((one) => folded(`Earlier: ${one.title}`, evaluation(one))));
