@@ -138,10 +138,12 @@
     const values = chart.series.flatMap((one) => one.y).filter((y) => y !== null).sort((a, b) => a - b);
     const log = values[0] > 0 && values[values.length - 1] > PEAK * values[values.length >> 1]; // else a peak hides the rest
     if (log) place.parentNode.querySelector("h3").textContent = `${chart.title} (log scale)`;
+    const least = values[0], most = values[values.length - 1], half = Math.abs(most) / 10 || 0.5;
+    const flat = least === most ? { from: least === 0 ? 0 : least - half, to: most + half } : null; // uPlot alone: 0 to 100
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--grid"), width: 1 }, ticks: { stroke: colour("--grid") } };
     const options = {
       width: Math.max(200, place.clientWidth), height: 240, series, bands,
-      scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
+      scales: { x: { time: false }, y: log ? { distr: 3 } : flat ? { range: [flat.from, flat.to] } : {} },
       axes: [{ ...axis, values: (_, ticks) => ticks.map(whole) }, { ...axis, size: 62, values: (_, ticks) => ticks.map(number) }],
       hooks: { draw: [marks] }, cursor: { drag: { x: true, y: false } },
     };
