@@ -136,7 +136,9 @@
       }
     }
     const values = chart.series.flatMap((one) => one.y).filter((y) => y !== null).sort((a, b) => a - b);
-    const log = values[0] > 0 && values[values.length - 1] > PEAK * values[values.length >> 1]; // else a peak hides the rest
+    const above = values.filter((y) => y > 0);
+    const log = values[0] >= 0 && above.length > 1 && above[above.length - 1] > PEAK * above[above.length >> 1]; // else a peak hides the rest
+    if (log) for (const column of data.slice(1)) column.forEach((y, i) => { if (y !== null && y <= 0) column[i] = null; });
     if (log) place.parentNode.querySelector("h3").textContent = `${chart.title} (log scale)`;
     const least = values[0], most = values[values.length - 1], half = Math.abs(most) / 10 || 0.5;
     const flat = least === most ? { from: least === 0 ? 0 : least - half, to: most + half } : null; // uPlot alone: 0 to 100
