@@ -38,14 +38,17 @@ def inside(content: bytes) -> Tiles | None:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
             text, (width, height) = picture.info.get(KEY, ""), picture.size
         found: dict[str, Any] = json.loads(text) if 0 < len(text) <= LONGEST else {}
-        pairs = [tuple(map(_whole, found[name])) for name in ("first", "pitch", "size")]
-        (x, y), (right, below), (wide, high) = pairs
+        (x, y), (right, below), (wide, high) = (map(_whole, found[name]) for name in ("first", "pitch", "size"))
         columns, classes = _whole(found["columns"]), tuple(map(str, found["classes"]))
     except Exception:  # a stranger's file: Pillow raises many kinds
         return None
     rows = -(-len(classes) // columns) if columns else 0
     fits = min(rows, wide, high) > 0 and x + (columns - 1) * right + wide <= width
-    return Tiles(*pairs, columns, classes) if fits and y + (rows - 1) * below + high <= height else None
+    return (
+        Tiles((x, y), (right, below), (wide, high), columns, classes)
+        if fits and y + (rows - 1) * below + high <= height
+        else None
+    )
 
 
 def _whole(value: Any) -> int:
