@@ -43,12 +43,10 @@ def inside(content: bytes) -> Tiles | None:
     except Exception:  # a stranger's file: Pillow raises many kinds
         return None
     rows = -(-len(classes) // columns) if columns else 0
-    fits = min(rows, wide, high) > 0 and x + (columns - 1) * right + wide <= width
-    return (
-        Tiles((x, y), (right, below), (wide, high), columns, classes)
-        if fits and y + (rows - 1) * below + high <= height
-        else None
-    )
+    right_end, bottom = x + (columns - 1) * right + wide, y + (rows - 1) * below + high
+    if min(rows, wide, high) < 1 or right_end > width or bottom > height:
+        return None
+    return Tiles((x, y), (right, below), (wide, high), columns, classes)
 
 
 def _whole(value: Any) -> int:
