@@ -3,7 +3,7 @@
 (() => {
   const page = JSON.parse(document.getElementById("values").textContent);
   const main = document.getElementById("main");
-  const SERIES = 8, PEAK = 30, LONG_LIST = 16, DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
+  const SERIES = 8, PEAK = 30, WIDE = 760, LONG_LIST = 16, DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
 
   function make(tag, attributes, ...children) {
     const node = document.createElement(tag);
@@ -238,7 +238,10 @@
     const film = one.film ? image(one.film, `film: ${one.title}`) : null;
     const grid = one.source ? image(one.source, one.title) : null;
     if (!film && !grid) return null;
-    return make("figure", {}, make("figcaption", {}, make("b", {}, one.title), make("br"), make("span", { class: "soft" }, one.path)), film, grid);
+    const figure = make("figure", {}, make("figcaption", {}, make("b", {}, one.title), make("br"), make("span", { class: "soft" }, one.path)), film, grid);
+    const widen = () => { if (grid.naturalWidth > WIDE) figure.className = "wide"; }; // else its captions cannot be read
+    if (grid) grid.addEventListener("load", widen);
+    return figure;
   }
 
   // A row of samples for each class, cut out of the grid that the page has anyway
