@@ -96,7 +96,7 @@
   function number(value) {
     if (value === null || value === undefined) return "";
     const size = Math.abs(value);
-    return size !== 0 && (size < 0.001 || size >= 1e6) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
+    return size !== 0 && (size < 0.001 || size >= 1e6) ? value.toExponential(2).replace(/\.?0+e/, "e") : String(Number(value.toPrecision(4)));
   }
 
   function marks(plot) {
