@@ -15,9 +15,9 @@ test (`data.holdout`). An .npz file of arrays `images` and `labels` works too: -
 The choice is kept in the run's config.json as `train.machine`, so the same command goes on with it on any machine;
 --config.train.machine=cpu or =accelerator chooses by hand. Not in the paper. The 2019 method: folder_contrastive.py.
 
-Measured on a CPU, with 300 crops of ten photos: 0.27 s of CPU time a step in all, so a run would take about 7 minutes
-of two idle cores. After 2,000 of the 3,000 steps its samples have the colours and textures of the photos; flowers and
-skies can be recognised, faces and machines cannot (docs/results.md). On a GPU not measured.
+Measured on a CPU, with 300 crops of ten photos: a run takes 12 minutes of CPU time on one core. Its samples have the
+colours and textures of the photos; flowers and skies can be recognised, faces and machines cannot (docs/results.md).
+On a GPU not measured.
 """
 
 from configs import cifar10_equilibrium

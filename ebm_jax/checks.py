@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ebm_jax.data.sources import SOURCES, factory_of
-from ebm_jax.labels import SOFT
+from ebm_jax.kinds import SOFT
 from ebm_jax.methods import METHODS, ORDERINGS, label, losses
 from ebm_jax.models.layers import ACTIVATIONS
 from ebm_jax.models.networks import NETWORKS

@@ -10,6 +10,12 @@ from ebm_jax.given import BadInput, printable
 
 INT32 = 2**31 - 1
 SHOWN = 80  # characters of a value in a message, at most
+SOFT = {
+    "soft": None,
+    "size": 1,
+    "position": 2,
+    "rotation": 2,
+}  # values of data.condition with vector labels: their length
 LONGEST_TEXT = 4_200  # a path has at most 4,096 bytes
 
 

@@ -15,12 +15,11 @@ import numpy as np
 from jax.core import Tracer
 
 from ebm_jax.arguments import is_array
-from ebm_jax.kinds import printable, shown
+from ebm_jax.kinds import SOFT, printable, shown
 from ebm_jax.schema import value_of, with_values
 from ebm_jax.types import BadInput, Config, Given, Labels, Places
 
 SHOWN = 12  # names of classes in a message, at most
-SOFT = {"soft": None, "size": 1, "position": 2, "rotation": 2}  # vector labels: their length
 
 
 def classes(places: Places, k: int) -> Labels:
@@ -143,6 +142,14 @@ def names_of(config: Config, labels: np.ndarray, names: Sequence[str]) -> list[s
         return []
     numbers: list[int] = labels.tolist()
     return [(*names, "of no class")[label] for label in numbers]
+
+
+def in_words(config: Config, labels: np.ndarray, names: Sequence[str]) -> list[str]:
+    """As `names_of`, and "class 3" where classes have no names; [] for vectors and an unconditional model."""
+    if not is_conditional(config) or label_shape(config) is not None:
+        return []
+    numbers = [f"class {label}" for label in range(config.model.num_classes)]
+    return names_of(config, labels, names) or names_of(config, labels, numbers)
 
 
 def numbered(config: Config, names: Sequence[str]) -> Config:

@@ -18,7 +18,7 @@ from ebm_jax.data import found, sources
 from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.evaluators import during
-from ebm_jax.labels import names_of, numbered
+from ebm_jax.labels import in_words, names_of, numbered
 from ebm_jax.report import console, pace, progress, rewriting, style, trackers
 from ebm_jax.report.page import NAME as PAGE
 from ebm_jax.report.reporter import EVALUATION, METRICS, Reporter
@@ -257,9 +257,9 @@ def _picture_maker(
     """The function (step, state) that writes two grids of images: the replay buffer, and chains from fresh noise."""
 
     def write(name: str, step: int, images: np.ndarray, labels: np.ndarray, what: str, how: str) -> None:
-        captions = names_of(config, labels[:GRID], record.class_names)
+        captions, classes = (words(config, labels[:GRID], record.class_names) for words in (names_of, in_words))
         title = style.title(run, step, f"{len(images[:GRID])} {what}", how)
-        reporter.image(name, step, images[:GRID], captions, title)
+        reporter.image(name, step, images[:GRID], captions, title, classes)
 
     few = with_values(config, {"sample.num_images": GRID, "sample.batch_size": GRID})
     sampler, chains = samplers.make_sampler(few, mesh), assemble.make_method(config).chains

@@ -16,7 +16,7 @@ from ebm_jax.assemble import labels_for, make_apply, make_chain_energy
 from ebm_jax.data import sources
 from ebm_jax.data.memory import Dataset
 from ebm_jax.distributed import parallel
-from ebm_jax.labels import as_array, names_of, numbered, sample_labels
+from ebm_jax.labels import as_array, in_words, names_of, numbered, sample_labels
 from ebm_jax.models import energy
 from ebm_jax.models.outside import name_of
 from ebm_jax.program import abstract_state
@@ -304,6 +304,10 @@ class TrainedRun(NamedTuple):
     def names_of(self, labels: np.ndarray) -> list[str]:
         """The class names of labels [n]; [] for vectors, an unconditional model, or classes without names."""
         return names_of(self.config, labels, self.class_names)
+
+    def in_words(self, labels: np.ndarray) -> list[str]:
+        """The classes of labels [n] in words, also where they have no names; [] for vectors, an unconditional model."""
+        return in_words(self.config, labels, self.class_names)
 
     def _check(self, key: Given) -> None:
         """Refuse what is no key, and a config of another network than the parameters'."""

@@ -1,6 +1,7 @@
 """The direction of imports and the forbidden calls of the design, read off the syntax trees."""
 
 import ast
+import builtins
 
 import jax.numpy as jnp
 import jaxtyping
@@ -100,6 +101,31 @@ def offences(module, source):
     """What breaks the design in a module's source; `module` is its name inside the package."""
     tree = ast.parse(source)
     return sorted({*import_offences(module, imported(tree, module)), *call_offences(tree)})
+
+
+def unknown_annotations(source):
+    """Names in annotations of functions that the module binds nowhere; ruff cannot tell them from jaxtyping's axes."""
+    nodes = list(ast.walk(ast.parse(source)))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    arguments = [node for node in nodes if isinstance(node, ast.arg)]
+    annotations = [node.returns for node in functions] + [node.annotation for node in arguments]
+    used = {name.id for one in filter(None, annotations) for name in ast.walk(one) if isinstance(name, ast.Name)}
+    imports = [alias for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
+    bound = {alias.asname or alias.name.partition(".")[0] for alias in imports} | {node.arg for node in arguments}
+    bound |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    bound |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return sorted(used - bound - set(dir(builtins)))
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_annotations_name_what_the_module_knows(module):
+    assert unknown_annotations(SOURCES[module].read_text()) == []
+
+
+def test_an_annotation_without_its_import_is_seen():
+    inside = "def run():\n    def draw(path: Path) -> Float[Array, 'n c']: ..."
+    assert unknown_annotations(f"from jaxtyping import Array, Float\n{inside}") == ["Path"]
+    assert unknown_annotations(f"from jaxtyping import Array, Float\nfrom pathlib import Path\n{inside}") == []
 
 
 @pytest.mark.parametrize("module", SOURCES)

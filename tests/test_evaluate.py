@@ -12,7 +12,7 @@ from PIL import Image
 from test_train import command, files
 
 import run
-from ebm_jax import assemble, evaluate, evaluators, program, trained
+from ebm_jax import assemble, evaluate, evaluators, program, schema, trained
 from ebm_jax.data import memory
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import card, samples
@@ -50,6 +50,16 @@ def test_members_from_other_runs_lie_on_all_devices_as_the_runs_own_do(workdir):
     for one, pair in zip(alone, both, strict=True):
         assert len(pair.sharding.device_set) == 2
         np.testing.assert_array_equal(pair, np.stack([one, one]))
+
+
+def test_samples_of_chains_without_any_noise_are_not_said_to_end_without_it():
+    for changes, end in {
+        (): "from uniform noise, the last 100 without noise",
+        (("sample.quiet_steps", 0),): "from uniform noise",
+        (("chain.kernel", "descent"),): "of descent from uniform noise",
+    }.items():
+        config = schema.with_values(schema.default_config(), dict(changes))
+        assert samples.fresh_origin(config).endswith(end)
 
 
 def test_the_hash_of_a_set_changes_with_one_pixel_and_with_the_shape():

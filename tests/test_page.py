@@ -3,20 +3,23 @@
 import base64
 import hashlib
 import html.parser
+import io
 import json
 import math
 import re
 import shutil
 import subprocess
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import run
-from ebm_jax import cli, schema
+from ebm_jax import assemble, cli, schema
 from ebm_jax.given import BadInput
-from ebm_jax.report import contents, curves, meanings, page, reporter, rewriting, verb
+from ebm_jax.report import contents, curves, meanings, page, pictures, rates, reporter, rewriting, tiles, verb
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
@@ -146,6 +149,100 @@ def test_time_left_is_the_steps_left_at_the_usual_rate(tmp_path):
     seconds = dict(zip(range(10, 90, 10), resumed, strict=True))
     folder = a_run(tmp_path / "two", steps=range(10, 90, 10), seconds=lambda step: seconds[step])
     assert written(folder)[1]["state"]["seconds"] == 50 + 30
+
+
+NAMES = ("cat", "dog", "zebra", "class 3", "of no class")
+PLANS = (  # warmup, decay, final share
+    *((0, 0, 1.0), (7, 0, 0.3), (0, 40, 0.1)),
+    (7, 40, 0.05),
+)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_learning_rate_that_is_drawn_is_the_one_that_the_optimiser_takes(tmp_path, plan):
+    named = dict(zip(("optim.warmup_steps", "optim.decay_steps", "optim.final_share"), plan, strict=True))
+    config = config_of(**named, **{"optim.learning_rate": 0.3, "optim.b1": 0.0, "optim.clip_offset": math.inf})
+    run_of = contents.read(a_run(tmp_path / "run", config, steps=range(1, 61)))
+    optimizer = assemble.make_optimizer(config)
+    state, moved = optimizer.init(jnp.zeros(())), []
+    for _ in range(60):  # Adam without momentum moves by its rate where the gradient never changes
+        update, state = optimizer.update(jnp.float32(1.0), state, jnp.zeros(()))
+        moved.append(-float(update))
+    [chart] = [one for one in curves.charts(rates.with_rate(run_of), curves.CHARTS) if one["title"] == "Learning rate"]
+    assert chart["x"] == list(range(1, 61))
+    np.testing.assert_allclose(chart["series"][0]["y"], moved, rtol=2e-5)  # of 6 digits, in float32
+
+
+def test_a_rescue_lowers_the_learning_rate_of_the_steps_after_the_one_it_goes_back_to(tmp_path):
+    folder = a_run(tmp_path / "run", config_of(**{"optim.learning_rate": 0.8}))
+    with (folder / "metrics.jsonl").open("a") as file:
+        for step, number, back in ((55, 1, 50), (91, 2, 80), (85, 3, 30)):
+            words = f"step {step}: ill; {rates.rescued(number, 5, back)}with another random stream"
+            file.write(json.dumps({"step": step, "event": words}) + "\n")
+    charts = {chart["title"]: chart for chart in written(folder)[1]["charts"]}
+    assert charts["Learning rate"]["x"] == list(range(10, 110, 10))
+    assert charts["Learning rate"]["series"][0]["y"] == [0.8] * 3 + [0.1] * 7, "the third goes back behind the others"
+    twice = [contents.Event(55, rates.rescued(1, 5, 50)), contents.Event(91, rates.rescued(2, 5, 80))]
+    assert [rates.rescues_before(twice, step) for step in (50, 51, 80, 81)] == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(("side", "channels", "named"), [(8, 1, True), (28, 1, False), (100, 3, True)])
+def test_a_grid_keeps_the_class_and_the_place_of_each_of_its_images(tmp_path, side, channels, named):
+    shades = (np.arange(11, dtype=np.float32) + 1) / 20
+    images = np.broadcast_to(shades[:, None, None, None], (11, side, side, channels))
+    classes = [NAMES[place % 5] for place in range(11)]
+    captions = [classes] if named else []
+    pictures.write_grid(tmp_path / "a.png", images, *captions, title="a title " * 30, classes=classes)
+    found = tiles.inside((tmp_path / "a.png").read_bytes())
+    assert found.classes == tuple(classes)
+    shown = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
+    (left, top), (right, below), (width, height) = found.first, found.pitch, found.size
+    for place, shade in enumerate(shades):
+        x, y = left + place % found.columns * right, top + place // found.columns * below
+        inside = shown[y : y + height, x : x + width]
+        assert inside.shape == (height, width, 3)
+        assert (inside == int(256 * shade)).all(), "all of the image and nothing beside it"
+        assert (shown[y - 1, x - 1 : x + width + 1] != inside[0, 0]).all(), "which its frame goes around"
+
+
+def test_the_page_has_a_row_of_samples_for_each_class_from_the_newest_grid_that_tells_them(tmp_path):
+    conditional = config_of(**{"model.num_classes": 3})
+    folder = a_run(tmp_path / "my run", conditional)
+    found = written(folder)[1]["by_class"]
+    assert found["place"] is None, "grids of before tell no classes"
+    assert found["command"].endswith(f"--mode=sample '--workdir={folder}' --config.sample.num_images=30")
+    images, classes = np.zeros((6, 8, 8, 1), np.float32), ["cat", "dog", "cat", "zebra", "dog", "cat"]
+    pictures.write_grid(folder / "images" / "chains_000100.png", images, classes=classes)
+    values = written(folder)[1]
+    assert values["by_class"]["classes"] == [["cat", [0, 2, 5]], ["dog", [1, 4]], ["zebra", [3]]]
+    assert values["by_class"]["place"] == ["pictures", 0, "frames", 1, "source"]
+    pictures.write_grid(folder / "samples" / "000100_1.png", images, classes=["cat"] * 6)
+    assert written(folder)[1]["by_class"]["path"] == "images/chains_000100.png", "of one class there is nothing to sort"
+    pictures.write_grid(folder / "samples" / "000100_2.png", images, classes=classes[::-1])
+    values = written(folder)[1]
+    kind, number, key = values["by_class"]["place"]
+    assert values[kind][number]["path"] == values["by_class"]["path"] == "samples/000100_2.png"
+    assert decoded(values[kind][number][key]) == (folder / "samples" / "000100_2.png").read_bytes()
+    for other in (config_of(), config_of(**{"model.num_classes": 2, "data.condition": "position"})):
+        (folder / "config.json").write_text(json.dumps(other.to_dict()))
+        assert written(folder)[1]["by_class"] is None, "it has no classes"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["", "{", "[]", "3", "[" * 100_000, '{"first": [0, 0]}', *(
+        json.dumps({"first": [0, 0], "pitch": [8, 8], "size": [8, 8], "columns": 1, "classes": ["a"]} | wrong)
+        for wrong in ({"columns": 0}, {"size": [9, 8]}, {"first": [-1, 0]}, {"first": [1, 0]}, {"classes": []},
+                      {"classes": ["a", "b"]}, {"columns": 10**400}, {"size": [8]}, {"pitch": [0.5, 8]},
+                      {"size": [0, 8]})
+    )],
+)  # fmt: skip
+def test_a_strangers_entry_on_classes_is_believed_only_inside_its_picture(entry):
+    file, kept = io.BytesIO(), PngInfo()
+    kept.add_text(tiles.KEY, entry)
+    Image.new("L", (8, 8)).save(file, "PNG", pnginfo=kept)
+    assert tiles.inside(file.getvalue()) is None
+    assert tiles.inside(b"no picture") is None
 
 
 def test_a_long_run_is_thinned_and_no_peak_or_end_is_lost():
@@ -384,6 +481,9 @@ def test_processes_but_the_first_write_no_page(tmp_path, monkeypatch, capsys):
 def test_a_trained_run_has_its_page(one_run):
     values = json.loads(Parsed((one_run / page.NAME).read_text()).scripts[0])
     assert values["state"]["checkpoint"] == values["state"]["step"] == values["state"]["steps"]
+    assert [len(places) for _, places in values["by_class"]["classes"]] == [7] * 4 + [6] * 6, (
+        "64 chains, classes in turn"
+    )
     assert {"chains", "buffer"} <= {one["name"] for one in values["pictures"]}
     assert values["damaged"] == []
 

@@ -111,7 +111,7 @@ def test_a_transition_starts_at_test_images_and_goes_to_the_class_that_was_asked
     np.testing.assert_array_equal(turned["target_labels"], (turned["labels"] + 1) % 10)
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_composition_of_two_labels_lowers_the_sum_of_their_energies(workdir):
     images = sampled(workdir, "compose", sample__labels="1+3")["images"]
     noise = np.random.default_rng(0).uniform(size=images.shape)

@@ -68,8 +68,13 @@ def records(data):
             whole = b""
 
 
+RESCUED = METRICS | {"loss": 5.0}  # of the step that the rescue below does again
+BEFORE, AFTER = [(step, 2.0) for step in range(1, 9)], [*((step, 2.0) for step in range(1, 8)), (8, 5.0)]
+"""Steps and losses as they were told until the rescue, and as they are after it."""
+
+
 def run_that_goes_on(folder, *names):
-    """Steps 1 to 6 with a kill after 6, again from 4 to 8; and a rescue that goes back to 7."""
+    """Steps 1 to 6 with a kill after 6, again from 4 to 8; and a rescue from there back to 7."""
     folder.mkdir(exist_ok=True)
     with Reporter(folder, 0, 8, None, names) as written:
         written.hyperparameters({"optim.learning_rate": 0.5, "data.shape": [8, 8, 1], "guard.energy": math.inf})
@@ -80,8 +85,8 @@ def run_that_goes_on(folder, *names):
         for step in range(4, 9):
             written.progress(step, METRICS, every=1)
         written.go_back(7)
-        written.event(8, "ill")
-        written.progress(8, METRICS, every=1)
+        written.event(9, "ill")
+        written.progress(8, RESCUED, every=1)
         written.evaluation(8, {"kl": 0.25}, "near the truth")
 
 
@@ -93,6 +98,7 @@ def test_tensorboard_has_groups_with_descriptions_each_point_once_pictures_with_
     tags = ("energy/energy_data", "optim/loss", "chain/chain_movement", "method/own_of_mine", "time/steps_per_second")
     for tag in tags:
         assert [step for name, step, _ in found if name == tag] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [(step, value) for name, step, value in found if name == "optim/loss"] == AFTER
     assert ("optim/loss_1", 8, 3.0) in found
     assert ("evaluation/kl", 8, 0.25) in found
     assert words["optim/loss"] == "what the optimiser lowers"
@@ -100,9 +106,8 @@ def test_tensorboard_has_groups_with_descriptions_each_point_once_pictures_with_
     assert words["pictures/chains"] == "chains from the same fresh noise at every step"
     assert any(tag.startswith("_hparams_") for tag in words)
     assert not caplog.records, "an infinite value of the config is no worry"
-    assert {json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()} == {
-        *range(1, 9)
-    }
+    rows = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert [(row["step"], row["loss"]) for row in rows if "event" not in row] == AFTER
 
 
 def test_every_metric_of_the_package_has_a_group_and_a_description():
@@ -113,31 +118,44 @@ def test_every_metric_of_the_package_has_a_group_and_a_description():
 
 @pytest.mark.whole
 @installed("trackio")
-def test_trackio_keeps_each_point_once_and_a_picture_with_its_caption(tmp_path):
+def test_trackio_keeps_each_point_once_and_a_picture_with_its_caption_and_a_rescue_as_another_run(tmp_path):
     told = "import sys, pathlib; from test_trackers import *; run_that_goes_on(pathlib.Path(sys.argv[1]), 'trackio')"
     where = {"TRACKIO_DIR": str(tmp_path / "kept"), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     subprocess.run([sys.executable, "-c", told, str(tmp_path / "run")], env=os.environ | where, check=True)
     with sqlite3.connect(tmp_path / "kept" / f"{trackers.PROJECT}.db") as database:
-        rows = database.execute("select step, metrics from metrics order by id").fetchall()
-    losses = [step for step, metrics in rows if "optim/loss" in json.loads(metrics)]
-    assert losses == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert any("same fresh noise" in str(metrics) for _, metrics in rows)
+        rows = database.execute("select run_name, step, metrics from metrics order by id").fetchall()
+    runs = {}
+    for run_name, step, metrics in rows:
+        if "optim/loss" in json.loads(metrics):
+            runs.setdefault(run_name, []).append((step, json.loads(metrics)["optim/loss"]))
+    assert list(runs.values()) == [BEFORE, AFTER]
+    first, second = runs
+    assert second == f"{first}-rescued1"
+    assert any("same fresh noise" in str(metrics) for _, _, metrics in rows)
+    assert [name for name, _, metrics in rows if "ill" in json.loads(metrics).values()] == [second]
 
 
 @pytest.mark.whole
 @installed("wandb")
-def test_wandb_offline_keeps_each_point_once_under_one_name(tmp_path, monkeypatch):
+def test_wandb_offline_keeps_each_point_once_under_one_name_and_a_rescue_as_another_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     run_that_goes_on(tmp_path, "wandb")
     from wandb.proto.wandb_internal_pb2 import Record
 
-    steps = []
+    told, groups = {}, set()
     files = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
-    assert len({path.name for path in files}) == 1, "one name, so that one run goes on"
-    for record in (Record.FromString(data) for path in files for data in records(path.read_bytes())):
-        if any((item.key or "/".join(item.nested_key)) == "optim/loss" for item in record.history.item):
-            steps.append(record.history.step.num)
-    assert steps == [1, 2, 3, 4, 5, 6, 7, 8]
+    for path in files:
+        for record in (Record.FromString(data) for data in records(path.read_bytes())):
+            groups |= {record.run.run_group} - {""}
+            items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+            point = record.history.step.num, items.get("optim/loss")
+            told.setdefault(path.stem, []).extend([(point[0], json.loads(point[1]))] if point[1] else [])
+            if items.get("health/event") == '"ill"':
+                assert path.stem.endswith("-rescued1")
+    assert len(files) == 3, "the run, the same going on after a kill, and after the rescue"
+    assert list(told.values()) == [BEFORE, AFTER]
+    assert [name.endswith("-rescued1") for name in told] == [False, True]
+    assert len(groups) == 1, "which shows them as one"
 
 
 @pytest.mark.parametrize("asked", ["wandbb", "tensorboard,mlflow", "none,wandb"])

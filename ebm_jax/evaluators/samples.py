@@ -75,9 +75,11 @@ def fresh_origin(config: Config) -> str:
     labels = f", under the labels {sample.labels} in turn" if sample.labels else ""
     guidance = f", with guidance {sample.guidance:g}" if sample.guidance else ""
     descent = f"{sample.descent_steps} steps of descent, then " if sample.descent_steps else ""
+    quiet = 0 if config.chain.kernel == "descent" else sample.quiet_steps  # which has no noise at all
+    silent = f", the last {quiet} without noise" if quiet else ""
     return (
-        f"fresh chains of {descent}{sample.num_steps} steps of {config.chain.kernel} from {WORDS[config.chain.base]}, "
-        f"the last {sample.quiet_steps} without noise{annealed}{labels}{guidance}"
+        f"fresh chains of {descent}{sample.num_steps} steps of {config.chain.kernel} from {WORDS[config.chain.base]}"
+        f"{silent}{annealed}{labels}{guidance}"
     )
 
 

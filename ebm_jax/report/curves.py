@@ -36,7 +36,8 @@ CHARTS = (
     Chart("Saturated pixels", "share of the chains' pixels that end at exactly 0 or 1", ("saturated",)),
     Chart("Loss", "what the optimiser lowers; of contrastive divergence it need not fall", ("loss", "class_loss")),
     Chart("Gradient of the parameters", "its norm before clipping", ("grad_norm",)),
-    Chart("Rate", "training steps a second since the line before; pictures, checkpoints and compiling count", ("steps_per_second",)),
+    Chart("Learning rate", "of the update to each step, as optim.* plans it; a rescue lowers it", ("learning_rate",)),
+    Chart("Rate", "training steps a second since the line before, of steps alone: without compiling, pictures and checkpoints", ("steps_per_second",)),
 )
 JUDGED = (
     Chart("Classifier distance", "of fresh samples to the training images; smaller is better, no FID", ("classifier_distance",)),

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ebm_jax import invocation, schema
-from ebm_jax.kinds import printable
+from ebm_jax.kinds import SOFT, printable
 from ebm_jax.paths import Folder
-from ebm_jax.report import contents, curves, meanings
+from ebm_jax.report import contents, curves, meanings, rates, tiles
 from ebm_jax.report.console import command
 from ebm_jax.report.contents import Contents, Evaluated, Metric, Picture
 from ebm_jax.report.numbers import BETWEEN, Number, shown, with_error
@@ -27,6 +27,7 @@ NAME = "report.html"
 MARK = '<meta name="generator" content="ebm_jax">'  # in the template
 ASSETS = Path(__file__).parent / "assets"
 LARGEST = 10_000_000  # bytes of a page
+CLASSES, OF_A_CLASS = 200, 16  # classes that a page shows, and samples of each, at most
 SAMPLINGS = 12  # pictures of samplings at most, the newest
 RATES = 10  # newest lines of metrics whose median rate tells the time left
 EVENTS = 200  # newest events that a page lists and marks
@@ -80,7 +81,7 @@ def of_run(run: Contents, largest: int = LARGEST) -> Page:
         "kind": "run",
         **_head(run.place.name or str(run.place)),
         "state": _state(run),
-        "charts": curves.charts(run.rows, curves.CHARTS),
+        "charts": curves.charts(rates.with_rate(run), curves.CHARTS),
         "judged": curves.charts(run.judged, curves.JUDGED),
         "events": [{"step": event.step, "text": _cut(event.text)} for event in run.events[-EVENTS:]],
         "config": _config_rows(run),
@@ -98,6 +99,7 @@ def of_run(run: Contents, largest: int = LARGEST) -> Page:
         _series(name, steps, newest[name], album, 1 / (len(run.images) - number))
         for number, (name, steps) in enumerate(run.images.items())
     ]
+    page["by_class"] = _by_class(run, page["samples"], page["pictures"])
     page["evaluations"] = evaluations + [_evaluation(run, one, album) for one in run.evaluations[1:]]
     page["left_out"] = album.left_out
     return page
@@ -111,7 +113,7 @@ def of_runs(runs: Sequence[Contents], largest: int = LARGEST) -> Page:
         "kind": "comparison",
         **_head(", ".join(names)),
         "runs": [{"name": name, "folder": _folder(run.place), "state": _state(run)} for name, run in of_name.items()],
-        "charts": curves.overlaid({name: run.rows for name, run in of_name.items()}, curves.CHARTS),
+        "charts": curves.overlaid({name: rates.with_rate(run) for name, run in of_name.items()}, curves.CHARTS),
         "judged": curves.overlaid({name: run.judged for name, run in of_name.items()}, curves.JUDGED),
         "events": [],
         "config": _differences(of_name),
@@ -215,12 +217,52 @@ def _samples(run: Contents, album: _Album) -> list[Page]:
     return [
         {
             "title": f"{one.task.replace('_', ' ')}, step {one.step:,}",
+            "task": one.task,
+            "step": one.step,
             "path": (one.png or one.gif or Picture("", 0)).path,
             "film": album.take(one.gif),
             "source": album.take(one.png),
         }
         for one in chosen
     ]
+
+
+def _by_class(run: Contents, samples: Sequence[Page], series: Sequence[Page]) -> Page | None:
+    """The images of the newest grid of samples that is on the page, by their classes; None for a run without classes.
+
+    The images stay in the grid's own picture, `place` in the page, and page.js cuts them out. Without a grid that tells
+    classes, as those of earlier versions, `place` is empty, and a command makes one.
+    """
+    config = run.config
+    if config is None or config.model.num_classes == 1 or config.data.condition in SOFT:
+        return None
+    grids = [
+        (one["step"], 1, one["path"], ("samples", number, "source"))
+        for number, one in enumerate(samples)
+        if one["task"] == "generate" and one["source"]
+    ] + [
+        (shown["frames"][-1]["step"], 0, f"{contents.IMAGES}/chains_{shown['frames'][-1]['step']:06d}.png",
+         ("pictures", number, "frames", len(shown["frames"]) - 1, "source"))
+        for number, shown in enumerate(series)
+        if shown["name"] == "chains" and shown["frames"]
+    ]  # fmt: skip
+    for step, _, path, place in sorted(grids, reverse=True):
+        content = contents.picture_bytes(run.folder, Picture(path, 0))
+        found = tiles.inside(content) if content else None
+        if found and len(of_class := _places(found.classes)) > 1:
+            rows = [[_cut(name), places[:OF_A_CLASS]] for name, places in list(of_class.items())[:CLASSES]]
+            return {**found._asdict(), "classes": rows, "place": place, "path": path, "step": step}
+    number = min(10 * config.model.num_classes, 1_000)
+    words = "--mode=sample", f"--workdir={_folder(run.place)}", f"--config.sample.num_images={number}"
+    return {"place": None, "command": command(*_words(), *words)}
+
+
+def _places(classes: Sequence[str]) -> dict[str, list[int]]:
+    """The places of each class in a grid; classes are in the order in which they come there."""
+    found: dict[str, list[int]] = {}
+    for place, name in enumerate(classes):
+        found.setdefault(name, []).append(place)
+    return found
 
 
 def _evaluation(run: Contents, found: Evaluated, album: _Album) -> Page:
@@ -351,8 +393,7 @@ def _versions(run: Contents) -> list[list[list[str]]]:
 def _commands(run: Contents) -> list[Page]:
     """Commands to paste: the one that goes on, where it is known, and those that use the run."""
     folder = f"--workdir={_folder(run.place)}"
-    words = [os.path.abspath(word) if word.endswith(invocation.SCRIPT) else word for word in invocation.words()]
-    found = []
+    words, found = _words(), []
     if again := run.arguments:
         rest = [word for word in again if not word.startswith(("--workdir=", "-workdir="))]
         found.append({"what": "Train, or go on where it stopped", "command": command(*words, *rest, folder)})
@@ -366,6 +407,11 @@ def _commands(run: Contents) -> list[Page]:
     if run.config is not None and run.config.data.source == "density":
         del tasks["Evaluate"]  # which is for images
     return found + [{"what": what, "command": command(*words, *rest)} for what, rest in tasks.items()]
+
+
+def _words() -> list[str]:
+    """The first words of a command, which hold in any directory."""
+    return [os.path.abspath(word) if word.endswith(invocation.SCRIPT) else word for word in invocation.words()]
 
 
 def _folder(folder: Folder) -> str:

@@ -11,6 +11,7 @@ from PIL import Image
 from ebm_jax.pixels import quantised
 from ebm_jax.report import style
 from ebm_jax.report.style import BACKGROUND, GRID_SIDE, LEAST_WIDTH, STRIP_SIDE
+from ebm_jax.report.tiles import Tiles, as_entry
 from ebm_jax.storage.writing import replacing
 
 STRIP = 12  # columns
@@ -41,10 +42,20 @@ def grid(images: np.ndarray, *captions: Sequence[str], title: str = "", side: in
 
 
 def write_grid(
-    path: Path, images: np.ndarray, *captions: Sequence[str], title: str = "", side: int = GRID_SIDE
+    path: Path,
+    images: np.ndarray,
+    *captions: Sequence[str],
+    title: str = "",
+    side: int = GRID_SIDE,
+    classes: Sequence[str] = (),
 ) -> None:
-    """The `grid` of images [n, h, w, c] in [0, 1], c being 1 or 3, as a PNG file."""
-    _write_png(path, grid(images, *captions, title=title, side=side))
+    """The `grid` of images [n, h, w, c] in [0, 1], c being 1 or 3, as a PNG file.
+
+    Args:
+      classes: of the images, in words, kept inside the file for the run's page; empty: they have none.
+    """
+    picture = grid(images, *captions, title=title, side=side)
+    _write_png(path, picture, _tiles_of(picture, images, len(list(filter(len, captions))), side, classes))
 
 
 def write_rows(path: Path, rows: Mapping[str, np.ndarray | Row], title: str = "") -> None:
@@ -122,7 +133,7 @@ def _tiles(images: np.ndarray, side: int, hidden: np.ndarray | None = None) -> n
         hatch = np.where(style.is_hatched(y, x)[:, :, None], stripes, ground)
         shown = np.where(hidden.repeat(scale, 0).repeat(scale, 1)[:, :, None], hatch, _in_colour(shown))
     n, h, w, c = shown.shape
-    gap = max(1, max(h, w) // 16)
+    gap = _gap(h, w)
     tiles = np.full((n, h + 2 * gap, w + 2 * gap, c), BACKGROUND, np.uint8)
     tiles[:, gap:-gap, gap:-gap] = shown
     return tiles
@@ -143,6 +154,22 @@ def _arranged(tiles: np.ndarray, columns: int) -> np.ndarray:
     full = np.full((rows * columns, h, w, c), BACKGROUND, np.uint8)
     full[:n] = tiles
     return full.reshape(rows, columns, h, w, c).transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
+
+
+def _tiles_of(picture: np.ndarray, images: np.ndarray, lines: int, side: int, classes: Sequence[str]) -> Tiles | None:
+    """Where the images of a grid with so many lines of captions lie; None if they have no classes."""
+    if not len(classes):
+        return None
+    h, w = (length * _scale(images, side) for length in images.shape[1:3])
+    gap, columns = _gap(h, w), math.ceil(math.sqrt(len(images)))
+    pitch = w + 2 * gap, h + 2 * gap + lines * style.CAPTION_LINE
+    top = len(picture) - math.ceil(len(images) / columns) * pitch[1]  # below the title
+    return Tiles((gap, top + gap), pitch, (w, h), columns, tuple(classes))
+
+
+def _gap(h: int, w: int) -> int:
+    """The width of the frame around an image of this height and width."""
+    return max(1, max(h, w) // 16)
 
 
 def _titled(picture: np.ndarray, title: str) -> np.ndarray:
@@ -173,7 +200,7 @@ def _pil(picture: np.ndarray) -> Image.Image:
     return Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
 
 
-def _write_png(path: Path, picture: np.ndarray) -> None:
+def _write_png(path: Path, picture: np.ndarray, of_classes: Tiles | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        _pil(picture).save(file, "PNG")
+        _pil(picture).save(file, "PNG", pnginfo=as_entry(of_classes) if of_classes else None)

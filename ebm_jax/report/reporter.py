@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +20,7 @@ from ebm_jax.report.contents import EVALUATION, METRICS, VERSIONS
 from ebm_jax.report.pictures import grid, write_grid
 from ebm_jax.report.progress import Board
 from ebm_jax.report.rewriting import Rewriting
-from ebm_jax.report.trackers import IDENTITIES, TENSORBOARD, Trackers
+from ebm_jax.report.trackers import IDENTITIES, TENSORBOARD, Point, Trackers
 from ebm_jax.storage import workdir
 from ebm_jax.storage.bucket import Mirror
 from ebm_jax.storage.writing import appending, write_atomically
@@ -69,17 +69,23 @@ class Reporter:
         self._mirror = Mirror(folder if self._writes else Path(), GROWING + FOR_THE_PAGE)
         self._workdir = self._mirror.local
         self._page = Rewriting(self._workdir if self._writes and page else None, folder)
+        self._values: dict[str, Any] = {}
+        self._told = -1  # the last step that trackers were told, as they stand now
         self._open(start)
         self._board, self._num_steps = board or Board("training"), num_steps
         self._board.begin(start, num_steps)
         self._began = time.perf_counter()
 
-    def _open(self, start: int) -> None:
-        told = _last_step(self._workdir / METRICS) if self._writes else 0
+    def _open(self, start: int, *, rescued: bool = False) -> None:
+        self._at = start
+        told = max(self._told, _last_step(self._workdir / METRICS) if self._writes else 0)
+        is_void = rescued and told > start
+        self._told = start if is_void else told
         for name in (METRICS, EVALUATION) if self._writes else ():
             _drop_after(self._workdir / name, start)
         self._jsonl = appending(self._workdir / METRICS if self._writes else Path(os.devnull))
-        self._trackers = Trackers(self._names, self._workdir, start, told)
+        before = _points(self._workdir) if is_void and self._writes else None
+        self._trackers = Trackers(self._names, self._workdir, start, told, before, self._values)
 
     def __enter__(self) -> "Reporter":
         return self
@@ -95,10 +101,12 @@ class Reporter:
 
     def hyperparameters(self, values: dict[str, Any]) -> None:
         """Tell the trackers the values of the config that differ from the defaults."""
+        self._values = values
         self._trackers.add_hyperparameters(values)
 
     def progress(self, step: int, metrics: dict[str, float], every: int) -> None:
         """Show one step; keep each `every`-th in the files and, without a terminal, print it."""
+        self._at = step
         self._board.step(step, _facts(metrics))
         if step % every == 0 or step == self._num_steps:
             self._keep(step, metrics)
@@ -107,23 +115,32 @@ class Reporter:
         """Keep what happened to the run as a row of metrics.jsonl and as a tracker's text."""
         self._jsonl.write(json.dumps({"step": step, "event": text}) + "\n")
         self._jsonl.flush()
-        self._trackers.add_text("health/event", text, step)
+        self._trackers.add_text("health/event", text, min(step, self._at))  # a rescue's step is done again
         self._show_files()
         self._board.event(f"step {step:,}: {text}")
 
     def go_back(self, step: int) -> None:
         """Drop the lines of steps after `step`, because the run does these steps again; events stay."""
         self._jsonl.close()
+        self._trackers.add_text("health/event", f"a rescue goes back to step {step}; what is later is void", self._at)
         self._trackers.close()
-        self._open(step)
+        self._open(step, rescued=True)
         self._board.begin(step, self._num_steps)
 
-    def image(self, name: str, step: int, images: np.ndarray, captions: Sequence[str] = (), title: str = "") -> None:
-        """Write a grid as images/NAME_STEP.png and for the trackers; its words as for `pictures.grid`."""
+    def image(
+        self,
+        name: str,
+        step: int,
+        images: np.ndarray,
+        captions: Sequence[str] = (),
+        title: str = "",
+        classes: Sequence[str] = (),
+    ) -> None:
+        """Write a grid as images/NAME_STEP.png and for the trackers; its words as for `pictures.write_grid`."""
         if not self._writes:
             return
         path = self._workdir / "images" / f"{name}_{step:06d}.png"
-        write_grid(path, images, captions, title=title)
+        write_grid(path, images, captions, title=title, classes=classes)
         shown = grid(images, captions, title=title)
         self._trackers.add_image(f"pictures/{name}", shown, step, PICTURES.get(name) or "")
         self._show_files()
@@ -188,6 +205,15 @@ class Reporter:
             say(self._board.line())
 
 
+def _points(folder: Path) -> Iterator[Point]:
+    """The numbers that a run's files have, as trackers were told them, in the order of their steps."""
+    rows = [(row, False) for row in _rows(folder / METRICS)] + [(row, True) for row in _rows(folder / EVALUATION)]
+    for row, judged in sorted(rows, key=lambda pair: pair[0]["step"]):
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float):
+                yield Point(f"evaluation/{name}" if judged else scalars.tag(name), value, row["step"])
+
+
 def _facts(metrics: dict[str, float]) -> str:
     """The metrics of a step that a person looks at, in words."""
     staged = "stage" in metrics  # then a metric of the other stage is 0
@@ -197,8 +223,13 @@ def _facts(metrics: dict[str, float]) -> str:
 
 def _last_step(path: Path) -> int:
     """The last step that the rows of a file have, however many of them the run does again; -1 for none."""
+    return max((row["step"] for row in _rows(path)), default=-1)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file that are whole and no events."""
     rows = map(_row, path.read_text().splitlines()) if path.exists() else ()
-    return max((row["step"] for row in rows if row and "event" not in row), default=-1)
+    return (row for row in rows if row and "event" not in row)
 
 
 def _row(line: str) -> dict[str, Any] | None:

@@ -6,9 +6,9 @@ import importlib.util
 import io
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,7 +21,17 @@ TENSORBOARD, NONE = "tensorboard", "none"
 EXTRAS = ("wandb", "trackio")  # packages, and extras of pyproject.toml, of the same names
 KNOWN = (TENSORBOARD, *EXTRAS)
 PROJECT = "ebm_jax"
+RESCUED = "-rescued"
 IDENTITIES = "trackers.json"  # in a run's folder: the name that each tracker knows the run by
+
+
+class Point(NamedTuple):
+    """A number of one step."""
+
+    name: str
+    """GROUP/NAME."""
+    value: float
+    step: int
 
 
 class Tracker(Protocol):
@@ -76,17 +86,35 @@ class Trackers:
       step: the step that the run begins at.
       told: the last step that the run's own files had; a run that goes on from an earlier one does the steps up to it
         again, and they are not told again.
+      before: the points up to `step` of a run that a rescue sent back behind what was told, in the order of their
+        steps. TensorBoard drops what it was told since. The others cannot, so this goes on as another run of theirs,
+        which is told these points first. None: no rescue did.
+      values: of the config, that such another run is told.
     """
 
-    def __init__(self, names: tuple[str, ...], folder: Path, step: int, told: int):
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        folder: Path,
+        step: int,
+        told: int,
+        before: Iterable[Point] | None = None,
+        values: Mapping[str, Any] | None = None,
+    ):
         self._all: list[Tracker] = []
         if TENSORBOARD in names:
             self._all.append(Events(folder, purge_step=step + 1))
+        points = None if before is None else list(before)
         for name in EXTRAS:
             if name in names:
-                identity, is_new = _identity(folder, name)
+                identity, is_new = _identity(folder, name, anew=points is not None)
                 make = {"wandb": WandB, "trackio": Trackio}[name]
-                self._all.append(make(folder, identity, -1 if is_new else told))
+                tracker = make(folder, identity, -1 if is_new else told)
+                self._all.append(tracker)
+                if points is not None:
+                    tracker.add_hyperparameters(values or {})
+                    for point in points:
+                        tracker.add_scalar(*point)
 
     def add_scalar(self, name: str, value: float, step: int, description: str = "") -> None:
         """Tell all: a number of one step, and what it is."""
@@ -115,15 +143,26 @@ class Trackers:
                 stack.callback(tracker.close)
 
 
-def _identity(folder: Path, tracker: str) -> tuple[str, bool]:
-    """The name that a tracker knows the run by, kept in the run's folder, and whether it is new."""
+def _identity(folder: Path, tracker: str, *, anew: bool) -> tuple[str, bool]:
+    """The name that a tracker knows the run by, kept in the run's folder, and whether it is new.
+
+    It is some letters, and after n rescues that began another run of the tracker the same letters, "-rescued" and n.
+    """
     path = folder / IDENTITIES
     known = json.loads(path.read_text()) if path.exists() else {}
-    if tracker in known:
+    if tracker in known and not anew:
         return known[tracker], False
-    known[tracker] = uuid.uuid4().hex[:8]
+    first, _, rescues = known.get(tracker, uuid.uuid4().hex[:8]).partition(RESCUED)
+    known[tracker] = f"{first}{RESCUED}{int(rescues or 0) + 1}" if anew and tracker in known else first
     write_atomically(path, json.dumps(known, indent=2) + "\n")
     return known[tracker], True
+
+
+def _named(folder: Path, identity: str) -> tuple[str, str]:
+    """The name of a run as its tracker shows it, and the name of the group of it and its rescues."""
+    first, rescued, rescues = identity.partition(RESCUED)
+    name = folder.resolve().name
+    return f"{name}{rescued}{rescues}", f"{name}-{first}"
 
 
 class WandB:
@@ -134,7 +173,8 @@ class WandB:
 
         self._wandb, self._told = wandb, told
         self._run: Any = None
-        begin = {"project": PROJECT, "name": folder.resolve().name, "id": identity, "resume": "allow"}
+        name, group = _named(folder, identity)
+        begin = {"project": PROJECT, "name": name, "group": group, "id": identity, "resume": "allow"}
         try:
             self._run = wandb.init(**begin, dir=str(folder), settings=wandb.Settings(silent=True, console="off"))
         except (wandb.Error, OSError) as error:
@@ -157,8 +197,8 @@ class WandB:
         self._log(name, self._wandb.Image(_in_colour(picture), caption=caption), step)
 
     def add_text(self, name: str, text: str, step: int) -> None:
-        """Log words."""
-        self._log(name, text, step)
+        """Log words; those about a step that was told are at the last one, because steps cannot go back."""
+        self._run.log({name: text}, step=max(step, self._told))
 
     def add_hyperparameters(self, values: Mapping[str, Any]) -> None:
         """Set the run's config."""
@@ -176,6 +216,7 @@ class Trackio:
         self._trackio: Any = importlib.import_module("trackio")  # an extra, and seconds of imports
         self._told = told
         self._name = f"{folder.resolve().name}-{identity}"
+        self._group = _named(folder, identity)[1]
         self._run: Any = None
 
     def _begun(self, values: Mapping[str, Any] | None = None) -> Any:
@@ -185,6 +226,7 @@ class Trackio:
                 self._run = self._trackio.init(
                     project=PROJECT,
                     name=self._name,
+                    group=self._group,
                     config=dict(values or {}),
                     resume="allow",
                     embed=False,
@@ -208,8 +250,8 @@ class Trackio:
         self._log(name, self._trackio.Image(_in_colour(picture), caption=caption), step)
 
     def add_text(self, name: str, text: str, step: int) -> None:
-        """Log words."""
-        self._log(name, text, step)
+        """Log words; those about a step that was told are at the last one, as those of Weights & Biases."""
+        self._begun().log({name: text}, step=max(step, self._told))
 
     def add_hyperparameters(self, values: Mapping[str, Any]) -> None:
         """Begin with these values as the run's config."""

@@ -1,6 +1,7 @@
 """Task `compose`: samples of the product of several models, or of one model under several labels."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np

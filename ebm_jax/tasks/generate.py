@@ -35,7 +35,8 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
         if config.data.source == "density":
             _write_density(path.with_suffix(".png"), run, found.images, title)
         else:
-            pictures.write_grid(path.with_suffix(".png"), found.images, run.names_of(found.labels), title=title)
+            names, classes = run.names_of(found.labels), run.in_words(found.labels)
+            pictures.write_grid(path.with_suffix(".png"), found.images, names, title=title, classes=classes)
 
     line = f"{len(found.images)} samples of step {run.step}, {config.sample.weights} weights, {origin}, "
     line += f"mean energy {found.energies.mean():+.4f}"

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from ebm_jax import assemble, program
 from ebm_jax.distributed import processes
-from ebm_jax.report import console, progress
+from ebm_jax.report import console, progress, rates
 from ebm_jax.storage import checkpoint
 from ebm_jax.training.guard import Diverged, Ill, Symptom
 from ebm_jax.training.state import TrainState
@@ -103,8 +103,8 @@ def roll_back(
         checkpoint.save(apart, number, state)
     learning_rate = config.optim.learning_rate * config.guard.rescue_learning_rate**number
     event = (
-        f"{seen}; rescue {number} of {allowed}: back to step {step} with another random stream, learning rate "
-        f"{learning_rate:g}, {program.rescued_chain(config, number)} chain steps"
+        f"{seen}; {rates.rescued(number, allowed, step)}with another random stream, learning rate {learning_rate:g}, "
+        f"{program.rescued_chain(config, number)} chain steps"
     )
     return Beginning(step, state, True), event
 

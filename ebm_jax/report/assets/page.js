@@ -3,7 +3,7 @@
 (() => {
   const page = JSON.parse(document.getElementById("values").textContent);
   const main = document.getElementById("main");
-  const SERIES = 8, PEAK = 30, LONG_LIST = 16, DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
+  const SERIES = 8, PEAK = 30, WIDE = 760, LONG_LIST = 16, DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
 
   function make(tag, attributes, ...children) {
     const node = document.createElement(tag);
@@ -96,7 +96,7 @@
   function number(value) {
     if (value === null || value === undefined) return "";
     const size = Math.abs(value);
-    return size !== 0 && (size < 0.001 || size >= 1e6) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
+    return size !== 0 && (size < 0.001 || size >= 1e6) ? value.toExponential(2).replace(/\.?0+e/, "e") : String(Number(value.toPrecision(4)));
   }
 
   function marks(plot) {
@@ -136,12 +136,16 @@
       }
     }
     const values = chart.series.flatMap((one) => one.y).filter((y) => y !== null).sort((a, b) => a - b);
-    const log = values[0] > 0 && values[values.length - 1] > PEAK * values[values.length >> 1]; // else a peak hides the rest
+    const above = values.filter((y) => y > 0);
+    const log = values[0] >= 0 && above.length > 1 && above[above.length - 1] > PEAK * above[above.length >> 1]; // else a peak hides the rest
+    if (log) for (const column of data.slice(1)) column.forEach((y, i) => { if (y !== null && y <= 0) column[i] = null; });
     if (log) place.parentNode.querySelector("h3").textContent = `${chart.title} (log scale)`;
+    const least = values[0], most = values[values.length - 1], half = Math.abs(most) / 10 || 0.5;
+    const flat = least === most ? { from: least === 0 ? 0 : least - half, to: most + half } : null; // uPlot alone: 0 to 100
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--grid"), width: 1 }, ticks: { stroke: colour("--grid") } };
     const options = {
       width: Math.max(200, place.clientWidth), height: 240, series, bands,
-      scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
+      scales: { x: { time: false }, y: log ? { distr: 3 } : flat ? { range: [flat.from, flat.to] } : {} },
       axes: [{ ...axis, values: (_, ticks) => ticks.map(whole) }, { ...axis, size: 62, values: (_, ticks) => ticks.map(number) }],
       hooks: { draw: [marks] }, cursor: { drag: { x: true, y: false } },
     };
@@ -234,7 +238,35 @@
     const film = one.film ? image(one.film, `film: ${one.title}`) : null;
     const grid = one.source ? image(one.source, one.title) : null;
     if (!film && !grid) return null;
-    return make("figure", {}, make("figcaption", {}, make("b", {}, one.title), make("br"), make("span", { class: "soft" }, one.path)), film, grid);
+    const figure = make("figure", {}, make("figcaption", {}, make("b", {}, one.title), make("br"), make("span", { class: "soft" }, one.path)), film, grid);
+    const widen = () => { if (grid.naturalWidth > WIDE) figure.className = "wide"; }; // else its captions cannot be read
+    if (grid) grid.addEventListener("load", widen);
+    return figure;
+  }
+
+  // A row of samples for each class, cut out of the grid that the page has anyway
+  function byClass(found) {
+    if (!found) return null;
+    if (!found.place) return [
+      make("p", {}, "No picture of this run tells the class of each sample yet: older versions did not keep it. This makes one, and shows it here:"),
+      make("pre", {}, found.command),
+    ];
+    const source = found.place.reduce((part, key) => part[key], page);
+    const [width, height] = found.size, grid = new Image(), cut = [];
+    const rows = found.classes.map(([name, places]) => {
+      const shown = places.map((place) => {
+        const canvas = make("canvas", { width, height });
+        cut.push([canvas, found.first[0] + (place % found.columns) * found.pitch[0], found.first[1] + Math.floor(place / found.columns) * found.pitch[1]]);
+        return canvas;
+      });
+      return make("div", { class: "of-class" }, make("b", {}, name),
+        make("div", { class: "row", role: "img", "aria-label": `${several(places.length, "sample")} of ${name}` }, shown));
+    });
+    grid.addEventListener("load", () => {
+      for (const [canvas, x, y] of cut) canvas.getContext("2d").drawImage(grid, x, y, width, height, 0, 0, width, height);
+    });
+    grid.src = source;
+    return [make("p", { class: "soft" }, `Step ${whole(found.step)}, from ${found.path}: each row has the samples of the class that was asked for.`), make("div", { class: "by-class" }, rows)];
   }
 
   // Evaluations
@@ -294,6 +326,7 @@
     section("pictures", "Pictures through training", page.pictures.length ? make("div", { class: "pictures" }, page.pictures.map(series)) : null);
     const samples = page.samples.map(sampling).filter(Boolean);
     section("samples", "Samples and films", samples.length ? make("div", { class: "pictures" }, samples) : null);
+    section("classes", "Samples by class", byClass(page.by_class));
     const [newest, ...older] = page.evaluations;
     section("evaluation", "Evaluation", newest ? [make("p", { class: "soft" }, newest.title), evaluation(newest)] : null,
       older.map((one) => folded(`Earlier: ${one.title}`, evaluation(one))));
