@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import cli, publishing, shipped
@@ -29,7 +31,7 @@ class Release(NamedTuple):
     """The repository and the commit that write them."""
     config: str
     """The name of ours that has its constants."""
-    convert: Callable[[Mapping[str, np.ndarray]], tuple[Params, dict[str, Any]]]
+    convert: Callable[[Mapping[str, np.ndarray]], tuple[dict[str, Any], dict[str, Any]]]
     """A state dict -> parameters, and the values of the config that they fit."""
 
 
@@ -145,7 +147,8 @@ def _converted(release: Release, arrays: Mapping[str, np.ndarray], values: dict[
     Raises:
       KeyError, ValueError, IndexError: it is of another network.
     """
-    params, shape = release.convert(arrays)
+    converted, shape = release.convert(arrays)
+    params = jax.tree.map(jnp.asarray, converted)
     config = with_values(cli.from_file(shipped.named(release.config)), shape | values)
     found = published.by_path(params)
     for name, leaf in published.by_path(abstract_params(config)).items():

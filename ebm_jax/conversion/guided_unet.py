@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from ebm_jax.conversion.layers import biased, gain, linear
-from ebm_jax.types import Params
 
 HEAD_CHANNELS = 64  # of the U-Net's attention; the arrays do not tell it
 
 
-def energy_matching_params(arrays: Mapping[str, np.ndarray]) -> tuple[Params, dict[str, Any]]:
+def energy_matching_params(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parameters of `models.guided_unet` with a transformer, and the keys of the config that they fit.
 
     Raises:

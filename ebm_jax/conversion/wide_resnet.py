@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from ebm_jax.conversion.layers import convolution
-from ebm_jax.types import Params
 
 CIFAR = {10: "cifar10", 100: "cifar100"}  # by the number of classes
 
 
-def jem_params(arrays: Mapping[str, np.ndarray]) -> tuple[Params, dict[str, Any]]:
+def jem_params(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parameters of `models.wide_resnet` from JEM's state dict, and the keys of the config that they fit.
 
     Raises:
