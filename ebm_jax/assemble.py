@@ -20,7 +20,7 @@ from ebm_jax.models import energy, spectral
 from ebm_jax.models.layers import ACTIVATIONS
 from ebm_jax.models.network import Network, as_network
 from ebm_jax.models.network import check as check_network
-from ebm_jax.models.networks import NETWORKS
+from ebm_jax.models.networks import NETWORKS, UNETS
 from ebm_jax.sampling import augment
 from ebm_jax.training.optimizer import clipped_adam, schedule
 from ebm_jax.types import (
@@ -55,7 +55,8 @@ def make_network(config: Config) -> Network:
         "spectral_norm": lambda: model.spectral_norm,
         "dtype": lambda: jnp.dtype(model.dtype),
     }
-    of_some = schema.group_of(config, "model", name) or schema.group_of(config, "model", "resnet")
+    family = "unet" if name in UNETS else name
+    of_some = schema.group_of(config, "model", family) or schema.group_of(config, "model", "resnet")
     of_some = {key.replace(".", "_"): value for key, value in of_some.items()}  # transformer.width: transformer_width
     if callable(factory):
         named = inspect.signature(factory).parameters

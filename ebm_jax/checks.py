@@ -7,7 +7,7 @@ from ebm_jax.data.sources import SOURCES, factory_of
 from ebm_jax.kinds import SOFT
 from ebm_jax.methods import METHODS, ORDERINGS, label, losses
 from ebm_jax.models.layers import ACTIVATIONS
-from ebm_jax.models.networks import NETWORKS
+from ebm_jax.models.networks import NETWORKS, UNETS
 from ebm_jax.registry import named
 from ebm_jax.sampling import KERNELS
 from ebm_jax.schema import as_config, check_values, value_of
@@ -33,7 +33,7 @@ FAMILIES = (  # methods that report the same metrics, and so cannot be summed
     ("noise_contrastive",),
     ("label",),
 )
-WITHOUT_LOGITS = ("mlp", "unet")
+WITHOUT_LOGITS = ("mlp", *UNETS)
 RESIDUAL = ("resnet32", "resnet32_large", "resnet32_wider", "resnet128")  # networks with dropout and attention
 
 
@@ -236,8 +236,10 @@ def _check_network(config: Config) -> None:
         raise BadInput(f"model.logits True does not go with model.name {model.name}; use False, or small or a resnet")
     if config.method.name == "joint" and model.name in NETWORKS and not model.logits:
         raise BadInput("method.name joint needs a classifier of several classes; use model.logits=True")
-    if model.name == "unet" and model.spectral_norm:
-        raise BadInput("model.spectral_norm True does not go with model.name unet, which has other norms; use False")
+    if model.name in UNETS and model.spectral_norm:
+        raise BadInput(
+            f"model.spectral_norm True does not go with model.name {model.name}, which has other norms; use False"
+        )
     if config.sample.guidance and model.num_classes == 1 and condition not in SOFT:
         raise BadInput(
             f"sample.guidance {config.sample.guidance} needs a model of classes, and model.num_classes is 1; use 0"

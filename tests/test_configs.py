@@ -13,6 +13,7 @@ from conftest import few
 from ebm_jax import assemble, checks, labels, program, samplers, schema
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
+from ebm_jax.models.networks import UNETS
 from ebm_jax.schema import flat
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -71,9 +72,14 @@ def test_shrunk_by_the_documented_override_it_takes_three_real_steps(name):
     assert int(state.step) == 3
     assert all(np.isfinite(value) for value in jax.device_get(metrics).values())
     moved = jax.tree.map(lambda old, new: bool((old != new).any()), before, jax.device_get(state.params))
-    assert all(jax.tree.leaves(moved["out" if config.model.name == "unet" else "head"]["kernel"])), "the last layer"
+    assert all(jax.tree.leaves(moved["out" if config.model.name in UNETS else "head"]["kernel"])), "the last layer"
     chains = assemble.make_method(config).chains(state.memory)
     assert chains is None or (jax.device_get(chains.visits) > 0).any() == (config.method.then.after < 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_can_work_on_one_device_as_it_is(name):
+    checks.check(config_of(name), 1)
 
 
 @pytest.mark.parametrize("name", few(NAMES, OF_EACH_KIND))

@@ -199,7 +199,7 @@ def test_a_network_says_which_kernels_are_normalised_and_which_bounded():
     assert np.linalg.norm(seen["unit"]["kernel"], 2) > 0.5
 
 
-@pytest.mark.parametrize("name", [name for name in networks.NETWORKS if name != "unet"])
+@pytest.mark.parametrize("name", [name for name in networks.NETWORKS if name not in networks.UNETS])
 def test_every_network_of_ours_normalises_all_kernels_but_the_head_and_bounds_second_convolutions(name):
     residual = {"attention": True} if name.startswith("resnet") else {}
     network = as_network(networks.NETWORKS[name](width=4, num_classes=3, spectral_norm=True, **residual))

@@ -159,7 +159,7 @@ def test_initial_vectors_are_of_length_one_and_leading_whatever_the_key():
             np.testing.assert_allclose(np.abs([left[:, 0] @ vectors[name][0], right[0] @ vectors[name][1]]), 1, 1e-4)
 
 
-OURS = [name for name in networks.NETWORKS if name != "unet"]  # which has no spectral normalisation
+OURS = [name for name in networks.NETWORKS if name not in networks.UNETS]  # which has no spectral normalisation
 
 
 @pytest.mark.parametrize("name", few(OURS, ("small", "mlp", "mnist", "resnet32")))

@@ -5,10 +5,13 @@ BatchNorm1d(2)), with more tensors of other types and layouts. torch_checkpoint.
 PyTorch 2.13.0: a dict of a state dict of Linear(3, 2), a buffer of images and a step.
 """
 
+import collections
 import io
 import os
 import pickle
 import pickletools
+import sys
+import types
 import zipfile
 from pathlib import Path
 
@@ -29,6 +32,49 @@ def archive(path, program, **entries):
         for name, content in entries.items():
             file.writestr(f"state/data/{name}", content)
     return path
+
+
+class Saver(pickle.Pickler):
+    """Pickles arrays as torch.save does tensors: each as a call of PyTorch's on a storage that lies elsewhere."""
+
+    def __init__(self, file, content):
+        super().__init__(file, 2)
+        self.content = content
+        self.torch = {module: types.ModuleType(module) for module in ("torch", "torch._utils")}
+        for module, name in (("torch._utils", "_rebuild_tensor_v2"), ("torch", "FloatStorage")):
+            kind = type(name, (), {"__module__": module})
+            setattr(self.torch[module], name, kind)
+
+    def reducer_override(self, obj):
+        if not isinstance(obj, np.ndarray):
+            return NotImplemented
+        key = str(len(self.content))
+        self.content[key] = np.ascontiguousarray(obj, np.float32).tobytes()
+        storage = ("storage", self.torch["torch"].FloatStorage, key, "cpu", obj.size)
+        strides = tuple(stride // 4 for stride in np.ascontiguousarray(obj, np.float32).strides)
+        rebuild = self.torch["torch._utils"]._rebuild_tensor_v2
+        return rebuild, (Stored(storage), 0, obj.shape, strides, False, collections.OrderedDict())
+
+    def persistent_id(self, obj):
+        return obj.words if isinstance(obj, Stored) else None
+
+
+class Stored:
+    """What `Saver` writes as a persistent id."""
+
+    def __init__(self, words):
+        self.words = words
+
+
+def saved(path, state):
+    """A file as torch.save writes it, of nested dicts and lists of numbers and of arrays, which become float32."""
+    file, content = io.BytesIO(), {}
+    saver = Saver(file, content)
+    with pytest.MonkeyPatch.context() as patch:
+        for module, made in saver.torch.items():
+            patch.setitem(sys.modules, module, made)
+        saver.dump(state)
+    return archive(path, file.getvalue(), **content)
 
 
 def refusal(path):
@@ -61,6 +107,25 @@ def test_a_part_of_a_checkpoint_is_read_by_its_name(name):
         ("step", "no dict of tensors"),
     ):
         with pytest.raises(BadInput, match=words):
+            read_tensors(path, part)
+
+
+def training(weight):
+    """What PyTorch keeps of Adam and of a schedule beside the network."""
+    moments = {0: {"step": np.ones(1), "exp_avg": weight, "exp_avg_sq": np.square(weight)}}
+    group = {"lr": 1.2e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0, "amsgrad": False, "foreach": None}
+    schedule = {"base_lrs": [1.2e-3], "last_epoch": 147_000, "_last_lr": [1.2e-3], "lr_lambdas": [None]}
+    return {"optim": {"state": moments, "param_groups": [group | {"params": [0]}]}, "sched": schedule, "step": 147_000}
+
+
+def test_what_a_training_keeps_beside_its_network_is_stepped_over(tmp_path):
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3) / 4
+    path = saved(tmp_path / "checkpoint.pt", {"net_model": {"weight": -weight}, "ema_model": {"weight": weight}})
+    np.testing.assert_array_equal(read_tensors(path, "ema_model")["weight"], weight, strict=True)
+    path = saved(tmp_path / "whole.pt", {"ema_model": {"weight": weight}} | training(weight))
+    np.testing.assert_array_equal(read_tensors(path, "ema_model")["weight"], weight, strict=True)
+    for part in ("optim", "sched"):
+        with pytest.raises(BadInput, match="is not the name of a tensor"):
             read_tensors(path, part)
 
 

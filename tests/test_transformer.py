@@ -111,6 +111,15 @@ def test_the_head_is_that_of_numpy_in_both_orders():
     )
 
 
+def test_a_clamp_keeps_energies_softly_within_it():
+    f = images()
+    params = drawn(head(), f, f)
+    plain = np.asarray(head().apply({"params": params}, f, f))
+    clamped = head(clamp=2.0).apply({"params": params}, f, f)
+    np.testing.assert_allclose(clamped, 2.0 * np.tanh(plain / 2.0), rtol=1e-5)
+    assert (np.abs(plain) > 1.0).any(), "the case would say nothing"
+
+
 @pytest.mark.parametrize("linear_values", [False, True])
 def test_attention_of_one_head_is_that_of_numpy_in_both_orders(linear_values):
     activation = (lambda v: v) if linear_values else leaky_relu

@@ -1,5 +1,6 @@
-"""The U-Net's energy: its scalars, its labels, its size."""
+"""The U-Nets' energies: their scalars, their labels, their sizes."""
 
+import math
 import re
 from ast import literal_eval
 from functools import cache
@@ -14,25 +15,33 @@ from test_networks import count, in_words, multiply_adds
 import ebm_jax
 from configs import cifar10_energy_matching, cifar10_equilibrium
 from configs import digits_contrastive as digits
-from ebm_jax import assemble
+from ebm_jax import assemble, checks
 from ebm_jax.labels import example_labels
 from ebm_jax.models.energy import from_module
+from ebm_jax.models.guided_unet import guided_unet
+from ebm_jax.models.guided_unet import num_groups as guided_num_groups
 from ebm_jax.models.layers import depth_to_space, enlarged, space_to_depth
+from ebm_jax.models.networks import UNETS
 from ebm_jax.models.unet import SCALARS, TRANSFORMER, num_groups, num_heads, unet
 from ebm_jax.types import BadInput
 
+ATTENDED = "down1_0_attention"
 IMAGES = jax.random.uniform(jax.random.key(0), (4, 8, 8, 1))
 COMMON = {
     "width": 8, "num_classes": 3, "activation": jax.nn.swish, "dtype": jnp.float32, "multipliers": (1, 2), "blocks": 1,
     "patch": 2, "attention": 0, "head_channels": 0, "energy": "dot", "dropout": 0.0, "transformer_patch": 4,
     "transformer_width": 8, "transformer_layers": 2, "transformer_heads": 2, "transformer_scale": 10.0,
+    "transformer_clamp": math.inf,
 }  # fmt: skip
 
 
+BOTH = pytest.mark.parametrize("make", [unet, guided_unet], ids=["unet", "guided_unet"])
+
+
 @cache
-def made(**changes):
+def made(make=unet, **changes):
     """A network, and parameters that no longer are the first ones: second convolutions start at 0."""
-    network = unet(**COMMON | changes)
+    network = make(**COMMON | changes)
     params = jax.jit(network.init)(jax.random.key(1), IMAGES, jnp.zeros(4, jnp.int32))["params"]
     keys = iter(jax.random.split(jax.random.key(2), len(jax.tree.leaves(params))))
     return network, jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), params)
@@ -52,9 +61,15 @@ def test_the_scalars_are_one_functions_of_the_same_image():
     assert (found["half_square"] > 0).all()
 
 
-@pytest.mark.parametrize("name", [*SCALARS, TRANSFORMER])
-def test_an_untrained_energy_has_a_gradient_in_the_last_layer(name):
-    network = unet(**COMMON | {"energy": name})
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        *((unet, name) for name in (*SCALARS, TRANSFORMER)),
+        pytest.param(guided_unet, TRANSFORMER, marks=pytest.mark.whole),
+    ],
+)
+def test_an_untrained_energy_has_a_gradient_in_the_last_layer(make, name):
+    network = make(**COMMON | {"energy": name})
     labels = jnp.zeros(4, jnp.int32)
     params = jax.jit(network.init)(jax.random.key(1), IMAGES, labels)["params"]
     grad = jax.jit(jax.grad(lambda params: network.apply({"params": params}, IMAGES, labels).sum()))(params)
@@ -76,8 +91,9 @@ def test_before_training_the_transformer_gives_all_images_one_energy_and_its_nor
     assert 0 < max(np.abs(leaf).max() for leaf in gradient) < 1e3, "in units of the scale, about 1"
 
 
-def test_no_class_is_one_energy_whoever_asks_for_it_and_classes_differ():
-    network, params = made()
+@BOTH
+def test_no_class_is_one_energy_whoever_asks_for_it_and_classes_differ(make):
+    network, params = made(make, multipliers=(1,))
     labels = jnp.asarray([0, 1, 2, 0], jnp.int32)
     without = energies(network, params, None)
     np.testing.assert_array_equal(energies(network, params, network.unlabelled(labels)), without)
@@ -86,8 +102,9 @@ def test_no_class_is_one_energy_whoever_asks_for_it_and_classes_differ():
     assert np.isnan(energies(network, params, labels + 4)).all(), "no class of this model"
 
 
-def test_a_vector_that_names_one_class_is_that_class_and_nan_is_none():
-    network, params = made()
+@BOTH
+def test_a_vector_that_names_one_class_is_that_class_and_nan_is_none(make):
+    network, params = made(make, multipliers=(1,))
     labels = jnp.asarray([0, 1, 2, 0], jnp.int32)
     vectors = jnp.eye(3)[labels]
     np.testing.assert_allclose(energies(network, params, vectors), energies(network, params, labels), rtol=1e-5)
@@ -96,8 +113,9 @@ def test_a_vector_that_names_one_class_is_that_class_and_nan_is_none():
     )
 
 
-def test_a_network_of_one_class_ignores_labels():
-    network, params = made(num_classes=1)
+@BOTH
+def test_a_network_of_one_class_ignores_labels(make):
+    network, params = made(make, num_classes=1, multipliers=(1,))
     np.testing.assert_array_equal(
         energies(network, params, jnp.asarray([0, 5, 3, 1], jnp.int32)), energies(network, params, None)
     )
@@ -123,8 +141,9 @@ def test_any_depth_patch_and_attention_give_one_finite_energy_an_image(changes):
     assert np.isfinite(found).all()
 
 
-def test_images_that_do_not_divide_are_refused_in_one_line():
-    config = changed(digits.get_config(), model__name="unet", model__spectral_norm=False, data__shape=(12, 28, 1))
+@pytest.mark.parametrize("name", UNETS)
+def test_images_that_do_not_divide_are_refused_in_one_line(name):
+    config = changed(digits.get_config(), model__name=name, model__spectral_norm=False, data__shape=(12, 28, 1))
     config = changed(config, model__unet__multipliers=(1, 2, 2))
     with pytest.raises(
         BadInput, match=r"^images of 12x28 pixels do not divide into squares of 8, as model.unet.patch 2"
@@ -153,13 +172,16 @@ def test_heads_divide_the_channels_and_have_as_many_or_more(channels, of_a_head,
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("energy", ["dot", TRANSFORMER])
-def test_the_gradient_of_its_slope_is_the_slope_of_its_gradient_with_attention_too(energy):
-    network, params = made(num_classes=1, attention=2, head_channels=4, energy=energy)
+@pytest.mark.parametrize(
+    ("make", "energy", "attended"),
+    [(unet, "dot", "fine1_attention0"), (unet, TRANSFORMER, "fine1_attention0"), (guided_unet, TRANSFORMER, ATTENDED)],
+)
+def test_the_gradient_of_its_slope_is_the_slope_of_its_gradient_with_attention_too(make, energy, attended):
+    network, params = made(make, num_classes=1, attention=2, head_channels=4, energy=energy)
     pair = mixed_derivatives(from_module(network), params, IMAGES, IMAGES - 0.5)
     found, expected = (jax.tree.map(np.asarray, one) for one in pair)
     largest = max(np.linalg.norm(leaf) for leaf in jax.tree.leaves(expected))
-    assert np.linalg.norm(expected["fine1_attention0"]["heads"]["value"]["kernel"]) > 1e-3 * largest
+    assert np.linalg.norm(expected[attended]["heads"]["value"]["kernel"]) > 1e-3 * largest
     for actual, wanted in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         assert np.linalg.norm(actual - wanted) <= 0.02 * np.linalg.norm(wanted) + 1e-3 * largest
 
@@ -168,30 +190,60 @@ ROW = re.compile(r"\| ([\d.]+ M) \| ([\d.]+ G) \| `([^`]*)` \|")
 SIZES = ROW.findall((ROOT / "docs/matching.md").read_text())
 
 
+PUBLISHED = {64: "1.60 G", 96: "3.53 G", 128: "6.22 G"}  # multiply-adds, by the width; with 8.95, 20.1, 35.75 M
+
+
+def products_with_zeros(width):
+    """Multiply-adds of the three halvings, whose 3x3 kernels have 7 more elements, all 0, here."""
+    return sum(7 * channels**2 * side**2 for channels, side in ((width, 16), (2 * width, 8), (2 * width, 4)))
+
+
 @pytest.mark.parametrize(("parameters", "work", "keys"), SIZES, ids=[row[0] for row in SIZES])
 def test_sizes_in_the_documentation_are_those_of_their_keys(parameters, work, keys):
-    """Published U-Nets of 64, 96 and 128 channels have 8.95, 20.1 and 35.75 M and 1.60, 3.53 and 6.22 G."""
-    found = {key: literal_eval(value) for key, value in (word.split("=") for word in keys.split())}
+    words = (word.split("=") for word in keys.split())
+    found = {key: value if key.endswith("name") else literal_eval(value) for key, value in words}
     config = changed(cifar10_equilibrium.get_config(), model__num_classes=1, model__dtype="float32", **{
         key.replace("--config.", "").replace(".", "__"): value for key, value in found.items()
     })  # fmt: skip
     params, apply = assemble.abstract_params(config), assemble.make_apply(config)
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     assert in_words(count(params), parameters) == parameters
-    assert in_words(multiply_adds(apply, params, images), work) == work
+    counted, width = multiply_adds(apply, params, images), config.model.width
+    assert in_words(counted, work) == work
+    if config.model.name == "guided_unet":
+        assert in_words(counted - products_with_zeros(width), PUBLISHED[width]) == PUBLISHED[width]
 
 
-def test_the_documentation_has_sizes_of_9_20_and_36_million_parameters_within_a_tenth():
-    sizes = [float(parameters.split()[0]) for parameters, _, _ in SIZES]
-    assert all(any(abs(size / wanted - 1) < 0.1 for size in sizes) for wanted in (8.95, 20.1, 35.75))
+def test_the_config_of_energy_matching_has_the_published_size():
+    config = changed(cifar10_energy_matching.get_config(), model__dtype="float32")
+    params, images = assemble.abstract_params(config), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    assert in_words(count(params), "49.99 M") == "49.99 M"
+    assert in_words(count(params["scalar"]), "14.24 M") == "14.24 M"
+    work = multiply_adds(assemble.make_apply(config), params, images) - products_with_zeros(128)
+    assert in_words(work, "7.15 G") == "7.15 G"
 
 
-def test_the_config_of_energy_matching_has_the_published_head_on_a_unet_of_nearly_its_size():
-    """Published: 35.75 M + 14.24 M parameters."""
-    params = assemble.abstract_params(cifar10_energy_matching.get_config())
-    whole, head = count(params), count(params["scalar"])
-    assert in_words(head, "14.24 M") == "14.24 M"
-    assert in_words(whole - head, "38.54 M") == "38.54 M"
+@pytest.mark.parametrize(("channels", "groups"), [(256, 32), (96, 32), (48, 6), (8, 1), (7, 1)])
+def test_a_guided_unets_norms_have_32_groups_or_where_those_do_not_divide_fewer_of_8_or_more_channels(channels, groups):
+    assert guided_num_groups(channels) == groups
+
+
+def test_dropout_of_a_guided_unet_acts_only_where_it_has_a_random_stream():
+    network, params = made(guided_unet, num_classes=1, multipliers=(1,), dropout=0.5)
+    plain, _ = made(guided_unet, num_classes=1, multipliers=(1,))
+    np.testing.assert_array_equal(energies(network, params, None), energies(plain, params, None))
+    drop = jax.jit(lambda seed: network.apply({"params": params}, IMAGES, rngs={"dropout": jax.random.key(seed)}))
+    seen = [drop(seed) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(seen[0], seen[1])
+    assert (np.abs(seen[0] - seen[2]) > 1e-4).all()
+
+
+@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize(("key", "message"), [("spectral_norm", "other norms; use False"), ("logits", "use False, or")])
+def test_what_no_unet_has_is_refused_in_one_line(name, key, message):
+    config = equilibrium(model__name=name, **{f"model__{key}": True})
+    with pytest.raises(BadInput, match=rf"^model.{key} True does not go with model.name {name}[,;].*{message}"):
+        checks.check(config, 1)
 
 
 def equilibrium(**changes):

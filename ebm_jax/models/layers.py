@@ -26,6 +26,16 @@ def lecun_third(key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.flo
     return nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")(key, shape, dtype)
 
 
+def uniform(bound: float) -> Callable:
+    """The initialiser U(-bound, bound)."""
+    return lambda key, shape, dtype=jnp.float32: (bound * (2.0 * random.uniform(key, shape) - 1.0)).astype(dtype)
+
+
+def dense(features: int, fan_in: int, **fields) -> nn.Dense:
+    """A linear layer that starts as PyTorch's do: kernel and bias at U(-1, 1) / sqrt(fan in)."""
+    return nn.Dense(features, kernel_init=lecun_third, bias_init=uniform(fan_in**-0.5), **fields)
+
+
 def space_to_depth(x: Features, block: int = 2) -> Features:
     """Turn each square of block x block pixels into one pixel with block² times the channels."""
     b, h, w, c = x.shape
@@ -61,6 +71,11 @@ def convolution_half(x: Features, kernel: Kernel, convolve: Convolve = convoluti
     x = space_to_depth(jnp.pad(x, ((0, 0), *pads, (0, 0))))
     kernel = kernel.reshape(2, 2, 2, 2, c_in, c_out).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * c_in, c_out)
     return convolve(x, kernel, ((0, 0), (0, 0)))
+
+
+def convolution_second(x: Features, kernel: Kernel, convolve: Convolve = convolution) -> Features:
+    """3x3 convolution of every second pixel, with one row and column of zeros beyond each border, as PyTorch's."""
+    return convolution_half(x, jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0))), convolve)
 
 
 def average_pool(x: Features) -> Features:

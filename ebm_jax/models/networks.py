@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ebm_jax.models.common import Net, head, kernel_inits
+from ebm_jax.models.guided_unet import guided_unet
 from ebm_jax.models.layers import (
     Activation,
     ClassBias,
@@ -213,5 +214,8 @@ NETWORKS: Mapping[str, Callable[..., Any]] = {
     "mlp": Mlp,
     "multiscale": multiscale,
     "unet": unet,
+    "guided_unet": guided_unet,
     "wide_resnet": wide_resnet,
 }
+UNETS = ("unet", "guided_unet")
+"""Those that have the keys of `model.unet`, norms of their own, and no logits."""

@@ -56,23 +56,25 @@ GROUP = 8  # channels of a group of the normalisation, at least
 MOST_GROUPS = 8
 
 
+def num_groups(channels: int) -> int:
+    """The largest number of groups, at most 8, that divides the channels into groups of 8 or more; else 1."""
+    return max((n for n in range(1, MOST_GROUPS + 1) if channels % n == 0 and channels >= GROUP * n), default=1)
+
+
 class Norm(nn.Module):
     """Group normalisation with a gain and a bias for each channel, and the activation, both in float32."""
 
     activation: Activation
+    groups: Callable[[int], int] = num_groups
+    """Their number, from that of the channels."""
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
         channels = x.shape[-1]
         gain = self.param("gain", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        normal = group_norm(x.astype(jnp.float32), gain, bias, num_groups(channels))
+        normal = group_norm(x.astype(jnp.float32), gain, bias, self.groups(channels))
         return self.activation(normal).astype(x.dtype)
-
-
-def num_groups(channels: int) -> int:
-    """The largest number of groups, at most 8, that divides the channels into groups of 8 or more; else 1."""
-    return max((n for n in range(1, MOST_GROUPS + 1) if channels % n == 0 and channels >= GROUP * n), default=1)
 
 
 class Block(nn.Module):
@@ -100,11 +102,16 @@ class AttentionBlock(nn.Module):
     """Attention of several heads over all pixels after the norm, added; its last layer starts at 0."""
 
     heads: int
+    groups: Callable[[int], int] = num_groups
+    """Of the norm."""
+    bias_init: Callable = nn.initializers.zeros
+    """Of queries, keys and values."""
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        pixels = Norm(_itself, name="norm")(x).reshape(len(x), -1, x.shape[-1])
-        return x + MultiHeadAttention(self.heads, nn.initializers.zeros, name="heads")(pixels).reshape(x.shape)
+        pixels = Norm(_itself, self.groups, name="norm")(x).reshape(len(x), -1, x.shape[-1])
+        attention = MultiHeadAttention(self.heads, nn.initializers.zeros, bias_init=self.bias_init, name="heads")
+        return x + attention(pixels).reshape(x.shape)
 
 
 def num_heads(channels: int, of_a_head: int) -> int:
@@ -112,15 +119,15 @@ def num_heads(channels: int, of_a_head: int) -> int:
     return max((n for n in range(1, channels // of_a_head + 1) if channels % n == 0), default=1)
 
 
-class UNet(nn.Module):
-    """Space to depth, a 3x3 stem, residual blocks on ever smaller maps and back with skips, depth to space; a scalar.
+class UNetBase(nn.Module):
+    """The fields of the U-Nets. They see pixels from 0 to 1 as 2 x - 1.
 
-    It sees pixels from 0 to 1 as 2 x - 1. Maps are halved by 4x4 convolutions of stride 2, and enlarged by repeating
-    pixels. Without labels, or under those of `unlabelled`, the energy is that of no class.
+    Without labels, or under those of `unlabelled`, the energy is that of no class.
     """
 
-    widths: tuple[int, ...]
-    """Channels of each resolution, the finest first."""
+    width: int
+    multipliers: tuple[int, ...]
+    """Channels of each resolution, the finest first, in units of the width."""
     num_classes: int
     scalar: Callable[[Images, Images], Energies]
     blocks: int
@@ -134,8 +141,31 @@ class UNet(nn.Module):
     dropout: float
     activation: Activation
     dtype: DTypeLike
-    out_init: Callable = lecun_third
-    """Of the last convolution's kernel."""
+    starts_at_0: bool
+    """Whether the last convolution, and so the image f, does."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each resolution, the finest first."""
+        return tuple(self.width * multiplier for multiplier in self.multipliers)
+
+    @property
+    def loops_well(self) -> bool:
+        """Whether its convolutions are matrix products, which XLA's CPU backend does as fast inside a loop."""
+        return jnp.dtype(self.dtype) == jnp.bfloat16
+
+    def unlabelled(self, labels: Labels) -> Labels:
+        """As many labels that stand for no class."""
+        if jnp.issubdtype(labels.dtype, jnp.floating):
+            return jnp.full_like(labels, jnp.nan)
+        return jnp.full_like(labels, self.num_classes)
+
+
+class UNet(UNetBase):
+    """Space to depth, a 3x3 stem, residual blocks on ever smaller maps and back with skips, depth to space; a scalar.
+
+    Maps are halved by 4x4 convolutions of stride 2, and enlarged by repeating pixels.
+    """
 
     @nn.compact
     def __call__(self, images: Images, labels: Labels | None = None) -> Energies:
@@ -154,7 +184,8 @@ class UNet(nn.Module):
                 h = Convolution(width, lecun_third, name=f"up{level}")(h)
                 h = jnp.concatenate([enlarged(h), skips[level]], -1)
             h = self._blocks(f"coarse{level}", width, h, labels)
-        h = Convolution(channels, self.out_init, name="out")(Norm(self.activation, name="norm")(h)).astype(jnp.float32)
+        out_init = nn.initializers.zeros if self.starts_at_0 else lecun_third
+        h = Convolution(channels, out_init, name="out")(Norm(self.activation, name="norm")(h)).astype(jnp.float32)
         h = h + self.param("bias", nn.initializers.zeros, (1, 1, 1, channels), jnp.float32)
         return self.scalar(x, depth_to_space(h, self.patch))
 
@@ -172,17 +203,6 @@ class UNet(nn.Module):
             return AttentionBlock(num_heads(channels, self.head_channels), name=name)(h)
         return SelfAttention(max(channels // 2, 1), lecun_third, name=name)(h)
 
-    @property
-    def loops_well(self) -> bool:
-        """Whether its convolutions are matrix products, which XLA's CPU backend does as fast inside a loop."""
-        return jnp.dtype(self.dtype) == jnp.bfloat16
-
-    def unlabelled(self, labels: Labels) -> Labels:
-        """As many labels that stand for no class."""
-        if jnp.issubdtype(labels.dtype, jnp.floating):
-            return jnp.full_like(labels, jnp.nan)
-        return jnp.full_like(labels, self.num_classes)
-
 
 def check_size(size: Sequence[int], patch: int, levels: int) -> None:
     """Refuse images that cannot be halved so often.
@@ -198,7 +218,8 @@ def check_size(size: Sequence[int], patch: int, levels: int) -> None:
         )
 
 
-def unet(
+def from_keys(
+    make: Callable[..., UNetBase],
     width: int,
     num_classes: int,
     activation: Activation,
@@ -216,10 +237,12 @@ def unet(
     transformer_layers: int,
     transformer_heads: int,
     transformer_scale: float,
-) -> UNet:
-    """The U-Net with `width` times the multipliers as channels; for width 32 and (1, 2) about 240 k parameters.
+    transformer_clamp: float,
+) -> UNetBase:
+    """The U-Net of these values of `model` and `model.unet`, with `width` times the multipliers as channels.
 
     Args:
+      make: the network's class.
       energy: a row of SCALARS, or transformer: a `TransformerHead` of what is named transformer_*. Its image f starts
         at 0, as in the release, so that no slope is random and 1,000 times too steep.
     """
@@ -231,12 +254,15 @@ def unet(
         scale=transformer_scale,
         dropout=dropout,
         dtype=dtype,
+        clamp=transformer_clamp,
     )
-    widths = tuple(width * multiplier for multiplier in multipliers)
-    common = (blocks, patch, attention, head_channels, dropout, activation, dtype)
-    if energy == TRANSFORMER:
-        return UNet(widths, num_classes, head, *common, out_init=nn.initializers.zeros)
-    return UNet(widths, num_classes, SCALARS[energy], *common)
+    scalar = head if energy == TRANSFORMER else SCALARS[energy]
+    common = (blocks, patch, attention, head_channels, dropout, activation, dtype, energy == TRANSFORMER)
+    return make(width, tuple(multipliers), num_classes, scalar, *common)
+
+
+unet = partial(from_keys, UNet)
+"""The U-Net of our own; for width 32 and (1, 2) about 240 k parameters."""
 
 
 def _itself(x: Array) -> Array:

@@ -13,7 +13,7 @@ from ebm_jax.models.layers import (
     Activation,
     ClassBias,
     Conv,
-    convolution_half,
+    convolution_second,
     leaky_relu,
     lecun_third,
 )
@@ -31,7 +31,7 @@ class HalvingConv(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> Features:
         kernel: Kernel = self.param("kernel", lecun_third, (3, 3, x.shape[-1], self.features), jnp.float32)
-        return convolution_half(x, jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0))).astype(x.dtype))
+        return convolution_second(x, kernel.astype(x.dtype))
 
 
 class WideBlock(nn.Module):

@@ -62,7 +62,7 @@ def packed(params: Params, dtype: str, **facts: str | int) -> bytes:
         raise BadInput(f"dtype {dtype} is unknown; use one of {', '.join(TYPES)}")
     kind = TYPES[dtype]
     with np.errstate(over="ignore"):
-        arrays = {name: np.ascontiguousarray(np.asarray(array).astype(kind)) for name, array in _named(params).items()}
+        arrays = {name: np.ascontiguousarray(np.asarray(array).astype(kind)) for name, array in by_path(params).items()}
     for name, array in arrays.items():
         if not np.isfinite(array.astype(np.float32)).all():
             raise BadInput(f"{name} has weights that are not finite as {dtype}; use dtype='float32', or another run")
@@ -109,7 +109,7 @@ def as_params(found: Published, like: Any, folder: Folder) -> Params:
       BadInput: the weights are of another network.
     """
     extra = (found.members,) if found.members > 1 else ()
-    expected = {name: (*extra, *leaf.shape) for name, leaf in _named(like).items()}
+    expected = {name: (*extra, *leaf.shape) for name, leaf in by_path(like).items()}
     for name in sorted(expected.keys() | found.arrays.keys()):
         here = found.arrays[name].shape if name in found.arrays else "absent"
         there = expected.get(name, "absent")
@@ -118,11 +118,11 @@ def as_params(found: Published, like: Any, folder: Folder) -> Params:
                 f"{folder / WEIGHTS} is of another network than its config.json: {name} is {here} and should be "
                 f"{there}; restore both from one copy"
             )
-    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(found.arrays[name]) for name in _named(like)])
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(found.arrays[name]) for name in by_path(like)])
 
 
-def _named(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their paths."""
+def by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths, such as "Conv_0/kernel"."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 

@@ -1,7 +1,8 @@
 """Reads tensors from a file that PyTorch saved, without unpickling: it checks the file's program and never runs it.
 
 A pickle is a program for a stack machine, and may call anything. This reader knows the instructions that a state dict
-of tensors needs and refuses all others. It knows four callables by name, and does their work itself.
+of tensors needs, and the plain numbers of an optimiser's state beside it, and refuses all others. It knows four
+callables by name, and does their work itself.
 """
 
 import functools
@@ -322,8 +323,9 @@ def _of_type(value: Any, kind: type) -> Any:
     return value
 
 
-def _as_key(value: Any) -> str:
-    return _of_type(value, str)
+def _as_key(value: Any) -> str | int:
+    """A name, or the number of a parameter in an optimiser's state."""
+    return value if type(value) is int else _of_type(value, str)
 
 
 PUSHED: dict[str, Callable[[Any], Any]] = {
@@ -335,7 +337,7 @@ PUSHED: dict[str, Callable[[Any], Any]] = {
     "EMPTY_LIST": lambda _: [],
     "EMPTY_DICT": lambda _: {},
     "GLOBAL": _known,
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1"), lambda value: value),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), lambda value: value),
     **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING"), lambda value: value),  # the last: Python 2
 }
 CHANGES: dict[str, Callable[[list[Any]], None]] = {
