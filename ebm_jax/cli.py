@@ -20,6 +20,7 @@ from ebm_jax.machine import ACCELERATOR
 from ebm_jax.paths import Folder, expanded
 from ebm_jax.schema import FORMER_NAMES, KEYS, nearest
 from ebm_jax.storage import bucket, workdir
+from ebm_jax.version import VERSION
 
 MODES = ("train", "sample", "evaluate", "export", "prepare", "compile")
 REPORT = "report"  # the mode that takes folders alone, and no config
@@ -57,10 +58,13 @@ def parse(argv: list[str]) -> Command:
     Raises:
       BadInput: an unknown flag or key, a value of the wrong type or out of its range, a config file that cannot be
         read, no run in the folder, another value than the run's in a group that may not change.
-      SystemExit: after --help.
+      SystemExit: after --help or --version.
     """
     if (asked_for := _help_asked(argv)) is not None:
         manual.show(manual.entry(asked_for, WORDS) if asked_for else manual.overview(WORDS))
+        raise SystemExit(0)
+    if argv[1:] == ["--version"]:
+        print(f"ebm_jax {VERSION}")
         raise SystemExit(0)
     argv = _with_mode_as_flag(argv)
     _check_words(argv[1:])
@@ -226,11 +230,23 @@ def _mode_workdir_topology(argv: list[str], source: Path | None) -> tuple[str, F
     if values.energy and values.mode in READ_A_RUN:
         return values.mode, bucket.folder_of(values.workdir or f"runs/{values.energy}-shipped"), values.topology
     if source is None and not (values.mode in READ_A_RUN and values.workdir):
-        raise BadInput(f"--config is missing; usage: {manual.usage(WORDS)}")
+        raise BadInput(_nothing_named(values.mode, values(argv, known_only=True)[1:]))
     if values.topology and values.mode != "compile":
         raise BadInput(f"--topology {values.topology} is for --mode=compile, not --mode={values.mode}; leave it out")
     folder = bucket.folder_of(values.workdir) if values.workdir or source is None else Path("runs") / source.stem
     return values.mode, folder, values.topology
+
+
+def _nothing_named(mode: str, words: list[str]) -> str:
+    """The line for a command that names neither config nor run; a word without a flag may be meant as one of them."""
+    flag = "workdir" if mode in READ_A_RUN else "config"
+    word = next((word for word in words if not word.startswith("-")), "")
+    if word:
+        return f"{shown(word)} is not a flag; did you mean --{flag}={word}?"
+    usage = f"usage: {manual.usage(WORDS)}"
+    return (
+        f"--workdir, the folder of a run, is missing; {usage}" if flag == "workdir" else f"--config is missing; {usage}"
+    )
 
 
 def _energy(argv: list[str], source: Path | None) -> str:

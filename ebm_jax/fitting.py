@@ -3,20 +3,19 @@
 import hashlib
 import io
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ebm_jax import cli, schema, shipped, train
+from ebm_jax import arrays, cli, schema, shipped, train
 from ebm_jax.arguments import check_whole
 from ebm_jax.assemble import make_network
 from ebm_jax.distributed import parallel
 from ebm_jax.kinds import printable
 from ebm_jax.methods import ORDERINGS
 from ebm_jax.models.outside import name_of
-from ebm_jax.pixels import quantised
 from ebm_jax.storage import bucket, workdir
 from ebm_jax.storage.writing import write_atomically
 from ebm_jax.trained import TrainedRun, open_run
@@ -24,7 +23,6 @@ from ebm_jax.types import BadInput, Config, Folder, Given
 
 RECIPES = {True: "digits", False: "digits_contrastive"}  # the configs that a run begins with: of matchings, of chains
 BATCH = 64
-MODES = (1, 3)  # channels that an image can have
 
 
 def fit(
@@ -73,8 +71,9 @@ def fit(
       (3, 8, 8, 1)
     """
     check_whole("steps", steps, 1)
-    pixels = _pixels(images)
-    classes = _classes(labels, len(pixels))
+    check_whole("seed", seed, 0)
+    pixels = arrays.pixels(images)
+    classes = arrays.labels(labels, len(pixels))
     config = _with(_recipe(method, steps, seed, pixels, classes), {"model.name": name_of(net, params)})
     config = _with(_without_dropout(config), changes or {})
     target = Path(tempfile.mkdtemp(prefix="ebm_jax_")) if folder is None else bucket.folder_of(folder, "folder")
@@ -89,62 +88,6 @@ def fit(
             target.rmdir()
         raise
     return open_run(target)
-
-
-def _pixels(images: Any) -> np.ndarray:
-    """uint8 [n, h, w, c] of what a caller has.
-
-    Raises:
-      BadInput: it is no such array, or its values are none of pixels.
-    """
-    if not hasattr(images, "dtype"):
-        if not isinstance(images, Iterable):
-            raise BadInput(
-                f"images is of the type {type(images).__name__}; give an array [n, h, w, c], or batches of it"
-            )
-        batches = [np.asarray(batch) for batch in images]
-        if len({batch.shape[1:] for batch in batches}) != 1:
-            raise BadInput(
-                f"images has batches of {len({b.shape[1:] for b in batches})} shapes; give one shape, not none"
-            )
-        images = np.concatenate(batches)
-    array = np.asarray(images)
-    shape = array.shape
-    if array.ndim == 2 or (array.ndim == 3 and shape[2] in MODES and shape[0] > MODES[-1]):
-        raise BadInput(f"images of shape {shape} is one image; give many, [n, h, w, c]")
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.ndim != 4 or array.shape[3] not in MODES or 0 in shape:
-        cure = "channels come last: give images.transpose(0, 2, 3, 1)" if shape[1:2] in ((1,), (3,)) else "resize them"
-        raise BadInput(f"images has the shape {shape}; an image is [h, w] or [h, w, c] with c 1 or 3: {cure}")
-    if array.dtype == np.uint8:
-        return array
-    if not np.issubdtype(array.dtype, np.floating):
-        raise BadInput(f"images is of {array.dtype}; give uint8, or floats in [0, 1]")
-    low, high = float(array.min()), float(array.max())
-    if not (low >= 0.0 and high <= 1.0):
-        cure = "(images + 1) / 2" if low >= -1.0 and high <= 1.0 else "images / 255" if low >= 0.0 else "finite values"
-        raise BadInput(f"images has values from {low:g} to {high:g}, and pixels are in [0, 1]; give {cure}")
-    return quantised(array)
-
-
-def _classes(labels: Any, number: int) -> np.ndarray | None:
-    """Labels as a run's files have them.
-
-    Raises:
-      BadInput: they are no classes or vectors, one for each image.
-    """
-    if labels is None:
-        return None
-    array = np.asarray(labels)
-    kinds = {1: "iu", 2: "f"}  # of classes, of vectors
-    if array.dtype.kind not in kinds.get(array.ndim, "") or len(array) != number:
-        raise BadInput(
-            f"labels is {array.dtype} {array.shape}; give integers [{number}], or floats [{number}, k], one an image"
-        )
-    if array.ndim == 1 and array.min() < 0:
-        raise BadInput(f"labels has the class {array.min()}; classes are numbered from 0")
-    return array
 
 
 def _recipe(method: str, steps: int, seed: int, pixels: np.ndarray, labels: np.ndarray | None) -> Config:
@@ -183,10 +126,18 @@ def _with(config: Config, changes: Mapping[str, Any]) -> Config:
     Raises:
       BadInput: there is no such key, or a value is out of its range.
     """
-    for key in changes:
-        if not (key in schema.KEYS or key in schema.FORMER_NAMES or schema.is_open(key)):
-            raise BadInput(f"changes has {printable(key)}, no key of a config; did you mean {schema.nearest(key)}?")
-    changed = schema.with_values(config, {schema.FORMER_NAMES.get(key, key): changes[key] for key in changes})
+    values: dict[str, Any] = {}
+    for given, value in changes.items():
+        key = schema.FORMER_NAMES.get(given, given)
+        if not (key in schema.KEYS or schema.is_open(str(key))):
+            near = schema.nearest(str(given))
+            raise BadInput(f"changes has {printable(str(given))}, no key of a config; did you mean {near}?")
+        value = value.item() if isinstance(value, np.generic) else value
+        if key in schema.KEYS:
+            schema.KEYS[key].limit.check(key, value)
+            value = schema.KEYS[key].limit.stored(value)
+        values[key] = value
+    changed = schema.with_values(config, values)
     schema.check_values(changed)
     return changed
 

@@ -200,7 +200,7 @@ def make_chains(config: Config, chain: Chain = applications.generate) -> Callabl
     return run
 
 
-def over_places(config: Config, mesh: Mesh, program: Callable[[Params, PRNGKey, Places], Any]) -> Callable:
+def over_places(config: Config, mesh: Mesh, program: Callable[[Any, PRNGKey, Places], Any]) -> Callable:
     """The compiled function (params, key, first) -> the tree of `program` for one batch of chains over all devices.
 
     A batch is `sample.batch_size` chains, at most `sample.num_images`, rounded up to a multiple of the devices. Chain i
@@ -208,7 +208,7 @@ def over_places(config: Config, mesh: Mesh, program: Callable[[Params, PRNGKey, 
     """
     share = _share(config, mesh)
 
-    def local(params: Params, key: PRNGKey, first: int | jax.Array) -> Any:
+    def local(params: Any, key: PRNGKey, first: int | jax.Array) -> Any:
         return program(parallel.varying(params), parallel.device_key(key), _places(first, share))
 
     return parallel.over_devices(local, mesh, (parallel.REPLICATED,) * 3, parallel.SHARDED)
@@ -219,23 +219,50 @@ def make_sampler(config: Config, mesh: Mesh) -> Callable:
 
     The chains start from noise; each has the label of its place (`labels.sample_labels`).
     """
-    draw, apply = _sample_fn(config), energy.of_members(make_apply(config))
+    draw = _labelled(config)
 
     def program(params: Params, key: PRNGKey, places: Places) -> tuple[Images, Labels, Energies]:
-        labels = sample_labels(config, places)
-        images = draw(params, key, labels, None)
-        return images, labels, apply(params, images, labels)
+        return draw(params, key, sample_labels(config, places))
 
     return over_places(config, mesh, program)
 
 
-def on_host(sampler: Callable, params: Params, key: PRNGKey, number: int) -> Iterator[Any]:
-    """The trees of a sampler of `over_places`, batch by batch, until there are `number` rows in all."""
+def make_labelled_sampler(config: Config, mesh: Mesh) -> Callable:
+    """As `make_sampler`, of (params, labels [n]) in place of params: the chain at place i has the label i, modulo n.
+
+    One program is for all labels, which `make_sampler` takes from the config for good.
+    """
+    draw = _labelled(config)
+
+    def program(given: tuple[Params, Labels], key: PRNGKey, places: Places) -> tuple[Images, Labels, Energies]:
+        params, labels = given
+        return draw(params, key, labels[places % len(labels)])
+
+    return over_places(config, mesh, program)
+
+
+def _labelled(config: Config) -> Callable[[Params, PRNGKey, Labels], tuple[Images, Labels, Energies]]:
+    """The function (params, key, labels) -> (images, labels, energies) of chains from noise, one a label."""
+    draw, apply = _sample_fn(config), energy.of_members(make_apply(config))
+
+    def fn(params: Params, key: PRNGKey, labels: Labels) -> tuple[Images, Labels, Energies]:
+        images = draw(params, key, labels, None)
+        return images, labels, apply(params, images, labels)
+
+    return fn
+
+
+def on_host(sampler: Callable, given: Any, key: PRNGKey, number: int) -> Iterator[Any]:
+    """The trees of a sampler of `over_places`, batch by batch, until there are `number` rows in all.
+
+    Args:
+      given: what the sampler takes in the place of `params`.
+    """
     done = 0
     for index in itertools.count():
         if done >= number:
             return
-        batch = parallel.on_host(sampler(params, jax.random.fold_in(key, index), done))
+        batch = parallel.on_host(sampler(given, jax.random.fold_in(key, index), done))
         yield jax.tree.map(partial(_first_rows, number - done), batch)
         done += len(jax.tree.leaves(batch)[0])
 

@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -16,12 +17,12 @@ from ebm_jax.assemble import labels_for, make_apply, make_chain_energy
 from ebm_jax.data import sources
 from ebm_jax.data.memory import Dataset
 from ebm_jax.distributed import parallel
-from ebm_jax.labels import as_array, in_words, names_of, numbered, sample_labels
+from ebm_jax.labels import as_array, in_words, label_shape, names_of, numbered, sample_labels
 from ebm_jax.models import energy
 from ebm_jax.models.outside import name_of
 from ebm_jax.program import abstract_state
 from ebm_jax.report import console, progress, style
-from ebm_jax.samplers import Chain, make_chains, make_energy_fn, make_sampler, on_host, over_places
+from ebm_jax.samplers import Chain, make_chains, make_energy_fn, make_labelled_sampler, on_host, over_places
 from ebm_jax.schema import flat, of_run, with_values
 from ebm_jax.storage import bucket, checkpoint, published
 from ebm_jax.storage.workdir import describe, differences, read, read_config
@@ -92,6 +93,18 @@ class TrainedRun(NamedTuple):
     """From the step of each damaged checkpoint passed over to its fault; whoever opens the run reports it."""
     class_names: tuple[str, ...] = ()
     """The names of the data's classes in the order of their labels; empty: they have none."""
+
+    def __repr__(self) -> str:
+        """One line for a person who looks at it in a notebook: of config and weights each is pages long."""
+        members = energy.num_members(self.params)
+        number = self.config.model.num_classes if label_shape(self.config) is None else 1
+        classes = f", {number} classes" if number > 1 else ""
+        models = f", {members} models" if members else ""
+        weights = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return (
+            f"TrainedRun({self.folder}, step {self.step:,}: images {list(self.config.data.shape)}{classes}{models}, "
+            f"{weights:,} parameters)"
+        )
 
     def energy_fn(self, labels: Given = None) -> EnergyFn:
         """The energy of images under these labels, [b] or [b, k]; None: of no class.
@@ -229,10 +242,11 @@ class TrainedRun(NamedTuple):
         number = self.config.sample.num_images
         images = np.empty((number, *self.config.data.shape), np.float32)  # two copies of the largest sets do not fit
         others, done = [], 0
+        asked = np.asarray(sample_labels(self.config, jnp.arange(number)))
+        of_any = with_values(self.config, {"sample.labels": ""})  # labels of the config would compile one by one
+        sampler = _program(make_labelled_sampler, of_any, self.mesh)
         note(f"compiling, and sampling the first of {number:,}")
-        for batch, labels, energies in on_host(
-            _program(make_sampler, self.config, self.mesh), self.params, key, number
-        ):
+        for batch, labels, energies in on_host(sampler, (self.params, asked), key, number):
             images[done : done + len(batch)] = batch
             others.append((labels, energies))
             done += len(batch)

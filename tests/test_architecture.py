@@ -17,7 +17,7 @@ LAYERS = [  # each part may import the parts above its own line, and itself
     {"types"},
     {"kinds"},
     {"pixels", "random", "registry"},
-    {"arguments", "schema"},
+    {"arguments", "arrays", "schema"},
     {"labels", "distributed", "manual"},
     {"models", "sampling", "data", "storage"},
     {"applications", "methods", "metrics", "report"},

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import ebm_jax
 import run
+from ebm_jax import cli
+from ebm_jax.given import BadInput
 
 ROOT = Path(run.__file__).parent
 DIGITS = f"--config={ROOT / 'configs' / 'digits_contrastive.py'}"
@@ -15,6 +18,7 @@ DENSITY = f"--config={ROOT / 'configs' / 'density2d.py'}"
 
 BAD = {
     "no config": ([], "--config is missing; usage:"),
+    "a config without its flag": (["train", "digits"], "'digits' is not a flag; did you mean --config=digits?"),
     "no such config": ([f"--config={ROOT}/configs/digit.py"], "configs/digits_contrastive.py"),
     "misspelt group": ([DIGITS, "--config.trian.num_steps=3"], "did you mean --config.train.num_steps?"),
     "a word of a key": ([DIGITS, "--config.train.step=3"], "did you mean --config.train.num_steps?"),
@@ -143,3 +147,19 @@ def test_help_names_the_usage(capsys):
         run.main(["run.py", "--help"])
     assert stop.value.code == 0
     assert "--config=configs/NAME.py" in capsys.readouterr().out
+
+
+def test_the_version_is_the_package_s(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.parse(["run.py", "--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"ebm_jax {ebm_jax.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [([], "--workdir, the folder of a run, is missing; usage:"), (["runs/a"], "did you mean --workdir=runs/a\\?")],
+)
+def test_a_mode_that_reads_a_run_asks_for_its_folder_and_not_for_a_config(words, line):
+    for mode in ("sample", "evaluate", "export"):
+        with pytest.raises(BadInput, match=line):
+            cli.parse(["run.py", mode, *words])

@@ -11,7 +11,7 @@ from flax import nnx
 
 import ebm_jax
 from ebm_jax import registry
-from ebm_jax.fitting import _pixels
+from ebm_jax.arrays import pixels
 from ebm_jax.models.network import as_network
 from ebm_jax.models.outside import as_init_and_apply
 from ebm_jax.types import BadInput
@@ -62,7 +62,14 @@ BOWL = {"scale": jnp.ones(()), "centres": [jnp.full((8, 8, 1), 0.3)]}
 
 def fit(net, folder=None, images=IMAGES, labels=None, *, steps=2, method="denoising", changes=None, **rest):
     return ebm_jax.fit(
-        net, images, labels, steps=steps, method=method, folder=folder, changes=QUICK | (changes or {}), **rest
+        net,
+        images,
+        labels,
+        steps=steps,
+        method=method,
+        folder=folder,
+        changes=QUICK | (changes or {}),
+        **rest,
     )
 
 
@@ -165,7 +172,7 @@ def test_a_run_is_saved_to_a_new_folder_and_never_over_another(tmp_path):
         run.save(tmp_path / "kept")
 
 
-def test_images_of_all_forms_are_the_same_pixels():
+def test_images_of_all_forms_are_the_samepixels():
     levels = np.floor(256 * IMAGES.astype(np.float64)).astype(np.uint8)
     for form in (
         IMAGES,
@@ -175,8 +182,13 @@ def test_images_of_all_forms_are_the_same_pixels():
         jnp.asarray(IMAGES),
         list(IMAGES[None]),
     ):
-        np.testing.assert_array_equal(_pixels(form), levels)
-    assert _pixels(np.ones((4, 8, 8))).max() == 255
+        np.testing.assert_array_equal(pixels(form), levels)
+    assert pixels(np.ones((4, 8, 8))).max() == 255
+
+
+def test_numbers_of_numpy_are_values_of_keys_too():
+    run = fit(Dense(), changes={"optim.learning_rate": np.float32(0.5), "train.num_steps": np.int64(1)})
+    assert (run.config.optim.learning_rate, run.step) == (0.5, 1)
 
 
 @pytest.mark.parametrize(
@@ -187,9 +199,25 @@ def test_images_of_all_forms_are_the_same_pixels():
         ({"images": IMAGES.transpose(0, 3, 1, 2)}, r"channels come last: give images\.transpose\(0, 2, 3, 1\)"),
         ({"images": 2 * IMAGES - 1}, r"values from -0\.\d+ to .*give \(images \+ 1\) / 2"),
         ({"images": 255 * IMAGES}, "give images / 255"),
-        ({"images": IMAGES * np.nan}, "finite values"),
-        ({"images": (255 * IMAGES).astype(np.int32)}, "images is of int32; give uint8"),
+        ({"images": 1.1 * IMAGES}, r"give images\.clip\(0, 1\)"),
+        ({"images": 60_000 * IMAGES}, r"give images / images\.max\(\)"),
+        ({"images": 4 * IMAGES - 2}, r"give \(images - images\.min\(\)\) / \(images\.max\(\) - images\.min\(\)\)"),
+        ({"images": np.where(IMAGES.min() == IMAGES, np.nan, IMAGES)}, "1 values of 2,048 that are not finite"),
+        ({"images": (255 * IMAGES).astype(np.int32)}, r"images is of int32; give uint8.*images\.astype\(np\.uint8\)"),
+        ({"images": IMAGES > 0.5}, r"images is of bool.*images\.astype\(float\)"),
+        (
+            {"images": (IMAGES > 0.5).astype(np.uint8)},
+            r"values from 0 to 1, and white is 255; give images \* np\.uint8",
+        ),
+        ({"images": IMAGES.repeat(4, 3)}, r"give images\[\.\.\., :3\], without alpha"),
+        ({"images": IMAGES.repeat(2, 3)}, r"give images\[\.\.\., :1\]"),
+        ({"images": IMAGES.reshape(32, 64)}, r"flat ones as images\.reshape\(-1, 8, 8\)"),
         ({"images": 3}, "images is of the type int"),
+        ({"images": "photos"}, "images is of the type str.*a folder of images is trained by the command"),
+        ({"images": ["a.png", "b.png"]}, "images gives batches of the type str; give arrays"),
+        ({"images": [(IMAGES, LABELS)]}, r"images gives batches of the type tuple.*labels=\.\.\. apart"),
+        ({"images": list(IMAGES[..., 0])}, r"single images of shape \(8, 8\), not batches; give np\.stack\(images\)"),
+        ({"images": [IMAGES, IMAGES[:, 1:]]}, "images has batches of 2 shapes"),
         ({"images": []}, "images has batches of 0 shapes"),
         ({"labels": LABELS[:-1]}, r"labels is int64 \(31,\); give integers \[32\]"),
         ({"labels": LABELS - 1}, "labels has the class -1"),
@@ -200,6 +228,8 @@ def test_images_of_all_forms_are_the_same_pixels():
         ({"method": "equilibrum"}, "did you mean equilibrium"),
         ({"steps": 0}, "steps 0 is out of range"),
         ({"changes": {"optim.learning_rat": 1.0}}, r"no key of a config; did you mean optim\.learning_rate"),
+        ({"changes": {"model.width": "wide"}}, r"model\.width 'wide' is of the type str; it must be a whole number"),
+        ({"seed": True}, "seed True is out of range; give a whole number"),
         ({"changes": {"optim.learning_rate": -1.0}}, r"optim\.learning_rate -1\.0 is out of range"),
         ({"params": BOWL, "net": 3}, "with params give a function"),
     ],

@@ -8,12 +8,13 @@ import pytest
 import ebm_jax
 from configs import digits_contrastive as digits
 from configs import shapes_position
-from ebm_jax import applications, assemble
+from ebm_jax import applications, assemble, samplers
 from ebm_jax.metrics import density
 from ebm_jax.models.energy import Stacked
 from ebm_jax.sampling import KERNELS
 from ebm_jax.sampling.kernel import run_stages, unbounded
 from ebm_jax.sampling.langevin import langevin
+from ebm_jax.schema import with_values
 from ebm_jax.storage.workdir import claim
 from ebm_jax.types import BadInput
 
@@ -307,8 +308,24 @@ def test_a_density_says_what_its_energy_or_grid_lacks():
     )
 
 
-def test_a_run_checks_what_its_methods_are_given(workdir, config):
+def test_another_class_is_no_other_program_and_gives_the_chains_that_its_config_gives(workdir, caplog):
+    run, key = ebm_jax.open_run(workdir), jax.random.key(0)
+    run.sample(key, 3, labels=[1, 2])
+    caplog.clear()
+    with jax.log_compiles():
+        found = run.sample(key, 3, labels=[7, 4])
+    assert [record for record in caplog.records if record.getMessage().startswith("Compiling")] == []
+    asked = with_values(run.config, {"sample.num_images": 3, "sample.labels": "7,4"})
+    images, labels, _ = samplers.make_sampler(asked, run.mesh)(run.params, jax.random.fold_in(key, 0), 0)
+    np.testing.assert_array_equal(labels[:3], [7, 4, 7])
+    np.testing.assert_allclose(found, images[:3], atol=1e-6)
+
+
+def test_a_run_is_one_line_to_look_at_and_checks_what_its_methods_are_given(workdir, config):
     run = ebm_jax.open_run(workdir)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(run.params))
+    assert repr(run) == f"TrainedRun({workdir}, step 6: images [8, 8, 1], 10 classes, {weights:,} parameters)"
+    assert ", 2 models, " in repr(run._replace(params=ebm_jax.stack([run.params, run.params])))
     images, labels = np.full((3, 8, 8, 1), 0.5, np.float32), np.array([0, 1, 2])
     one_line(r"images is of uint8", run.energy_of, np.zeros((3, 8, 8, 1), np.uint8), labels)
     one_line(r"images of shape \(3, 1, 8, 8\)", run.energy_of, images.transpose(0, 3, 1, 2), labels)

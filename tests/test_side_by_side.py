@@ -13,8 +13,7 @@ SECTIONS = {
     for title, text in (section.split("\n", 1) for section in PAGE.split("\n## ")[1:])
 }
 IMPORTS = {  # what a file of each begins with; the page leaves it out for all alike
-    "ebm_jax": "import jax\nimport ebm_jax\nfrom ebm_jax.sampling.kernel import run, unbounded\n"
-    "from ebm_jax.sampling.langevin import langevin",
+    "ebm_jax": "import jax\nimport ebm_jax\nfrom ebm_jax import langevin, run, unbounded",
     "ebmkit": "import ebm\nimport torch",
     "torchebm": "import torch\nfrom torchebm.core import BaseModel\nfrom torchebm.losses import ContrastiveDivergence\n"
     "from torchebm.samplers import LangevinDynamics\n\n\n"

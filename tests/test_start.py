@@ -81,6 +81,11 @@ import ebm_jax.trained
 assert load is ebm_jax.trained.load is ebm_jax.load
 assert ebm_jax.models.energy.stack is ebm_jax.stack
 assert ebm_jax.random.dequantise
+assert ebm_jax.langevin is ebm_jax.sampling.langevin
+assert ebm_jax.diagnostics is sys.modules["ebm_jax.metrics.diagnostics"]
+assert ebm_jax.networks is sys.modules["ebm_jax.models.networks"]
+assert {{"applications", "diagnostics", "methods", "networks"}} <= set(dir(ebm_jax))
+assert [name for name in dir(ebm_jax) if name.startswith("_") and not name.startswith("__")] == []
 assert not hasattr(ebm_jax, "no_such_name")
 """
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

@@ -40,7 +40,7 @@ def split_folder(base: Path, split: str) -> Path:
       BadInput: there is no such folder, or several; or some folders are splits, but none is for training.
     """
     if not base.is_dir():
-        raise BadInput(f"{base} is not a folder; give the one that holds the images")
+        raise BadInput(f"{base} is not a folder; give the one that holds the images, --config.data.source=folder:PATH")
     if (base / split).is_dir():
         return base / split
     asked, found = split_of(split), [name for name in folders(base) if split_of(name)]
