@@ -37,6 +37,7 @@ def test_pictures_and_metrics_use_this_function_and_nothing_else_rounds():
         if "astype(np.uint8)" in path.read_text()
     ]
     assert rounding == [
+        "arrays.py",  # in the words of a message
         "data/decode.py",
         "data/levels.py",
         "data/memory.py",
