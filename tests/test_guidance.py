@@ -9,6 +9,7 @@ from conftest import changed
 import ebm_jax
 from configs import digits
 from ebm_jax import assemble, chains, checks
+from ebm_jax.evaluators.samples import fresh_origin
 from ebm_jax.methods import matching
 from ebm_jax.models import energy
 from ebm_jax.sampling.descent import descent
@@ -138,3 +139,12 @@ def test_an_empty_interval_is_refused():
 def test_an_interval_needs_the_descent_of_a_matching():
     with pytest.raises(BadInput, match=r"^sample.guidance_from 0.2 and guidance_until 1.0 need descent from noise"):
         small(method__name="contrastive", sample__guidance_from=0.2)
+
+
+def test_the_protocol_of_samples_names_the_interval():
+    part = {"sample__guidance_from": 0.4, "sample__guidance_until": 0.8}
+    assert fresh_origin(small(sample__guidance=2.0, **part)).endswith(
+        ", with guidance 2 between the shares 0.4 and 0.8 of data"
+    )
+    assert fresh_origin(small(sample__guidance=2.0)).endswith(", with guidance 2")
+    assert "guidance" not in fresh_origin(small(**part))
