@@ -234,8 +234,8 @@ def make_labelled_sampler(config: Config, mesh: Mesh) -> Callable:
     """
     draw = _labelled(config)
 
-    def program(given: tuple[Params, Labels], key: PRNGKey, places: Places) -> tuple[Images, Labels, Energies]:
-        params, labels = given
+    def program(given: tuple[Params, jax.Array], key: PRNGKey, places: Places) -> tuple[Images, Labels, Energies]:
+        params, labels = given  # as many labels as were asked for, not one a chain of the batch
         return draw(params, key, labels[places % len(labels)])
 
     return over_places(config, mesh, program)
