@@ -46,6 +46,7 @@ def test_the_error_of_a_wrong_class_is_its_distance_over_the_noise(share):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.whole
 def test_the_errors_are_the_training_loss_of_each_class():
     """The mean over draws of the summed errors, from the network's own energy by hand."""
     config = changed(digits.get_config(), model__width=8, model__num_classes=3, sample__class_draws=2)

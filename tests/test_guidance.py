@@ -109,6 +109,7 @@ def test_guidance_holds_within_its_interval_alone():
     np.testing.assert_allclose(to_the_end(x), guided, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.whole
 def test_samples_of_an_interval_differ_from_those_of_all_and_of_none():
     key = jax.random.key(2)
     images = {}
