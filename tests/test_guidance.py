@@ -12,6 +12,7 @@ from ebm_jax import assemble, chains, checks
 from ebm_jax.evaluators.samples import fresh_origin
 from ebm_jax.methods import matching
 from ebm_jax.models import energy
+from ebm_jax.report import style
 from ebm_jax.sampling.descent import descent
 from ebm_jax.sampling.kernel import along, run, run_stages, unbounded
 from ebm_jax.types import Along, BadInput, at_share
@@ -142,10 +143,15 @@ def test_an_interval_needs_the_descent_of_a_matching():
         small(method__name="contrastive", sample__guidance_from=0.2)
 
 
-def test_the_protocol_of_samples_names_the_interval():
+def test_the_protocol_and_the_pictures_of_samples_name_the_interval():
     part = {"sample__guidance_from": 0.4, "sample__guidance_until": 0.8}
     assert fresh_origin(small(sample__guidance=2.0, **part)).endswith(
         ", with guidance 2 between the shares 0.4 and 0.8 of data"
     )
     assert fresh_origin(small(sample__guidance=2.0)).endswith(", with guidance 2")
-    assert "guidance" not in fresh_origin(small(**part))
+    assert "guidance" not in fresh_origin(small(**part)) + style.steps(small(**part))
+    assert style.steps(small(sample__guidance=2.0, **part)).endswith(
+        " noise, with guidance 2 between the shares 0.4 and 0.8 of data"
+    )
+    own = {"chain__kernel": "descent", "sample__descent_steps": 0, "sample__num_steps": 4, "sample__quiet_steps": 0}
+    assert style.steps(small(sample__guidance=2.0, **own)) == "4 steps of descent, with guidance 2"

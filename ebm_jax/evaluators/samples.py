@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import assemble, program, samplers, trained
-from ebm_jax.chains import guided_in_part
 from ebm_jax.evaluators.common import Samples, chosen_rows, key_of
+from ebm_jax.report import style
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.base import WORDS
 from ebm_jax.schema import with_values
@@ -74,15 +74,12 @@ def fresh_origin(config: Config) -> str:
     sample = config.sample
     annealed = f", annealed from temperature {sample.anneal_from:g}" if sample.anneal_from else ""
     labels = f", under the labels {sample.labels} in turn" if sample.labels else ""
-    guidance = f", with guidance {sample.guidance:g}" if sample.guidance else ""
-    if guided_in_part(config):
-        guidance += f" between the shares {sample.guidance_from:g} and {sample.guidance_until:g} of data"
     descent = f"{sample.descent_steps} steps of descent, then " if sample.descent_steps else ""
     quiet = 0 if config.chain.kernel == "descent" else sample.quiet_steps  # which has no noise at all
     silent = f", the last {quiet} without noise" if quiet else ""
     return (
         f"fresh chains of {descent}{sample.num_steps} steps of {config.chain.kernel} from {WORDS[config.chain.base]}"
-        f"{silent}{annealed}{labels}{guidance}"
+        f"{silent}{annealed}{labels}{style.guidance(config)}"
     )
 
 

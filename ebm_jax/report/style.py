@@ -81,10 +81,20 @@ def steps(config: Config) -> str:
     sample = config.sample
     number, quiet = sample.num_steps, min(sample.quiet_steps, sample.num_steps)
     if config.chain.kernel == "descent":
-        return f"{sample.descent_steps + number:,} steps of descent"
+        return f"{sample.descent_steps + number:,} steps of descent{guidance(config)}"
     descent = f"{sample.descent_steps:,} steps of descent, " if sample.descent_steps else ""
     silent = f", {'all' if quiet == number else f'the last {quiet:,}'} without noise" if quiet else ""
-    return f"{descent}{number:,} chain steps{silent}"
+    return f"{descent}{number:,} chain steps{silent}{guidance(config)}"
+
+
+def guidance(config: Config) -> str:
+    """The guidance of sampling in words that follow others; empty: none."""
+    sample = config.sample
+    if not sample.guidance:
+        return ""
+    interval = sample.guidance_from, sample.guidance_until
+    within = "" if interval == (0.0, 1.0) else f" between the shares {interval[0]:g} and {interval[1]:g} of data"
+    return f", with guidance {sample.guidance:g}{within}"
 
 
 def weights(config: Config) -> str:
