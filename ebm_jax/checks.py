@@ -105,6 +105,23 @@ def _check_guidance(config: Config) -> None:
         )
 
 
+def _check_keep(config: Config) -> None:
+    """Refuse a choice among samples of a model without classes, or among chains of a sampling buffer."""
+    sample, model, condition = config.sample, config.model, config.data.condition
+    if sample.keep == 1:
+        return
+    if model.num_classes == 1 or condition in SOFT:
+        raise BadInput(
+            f"sample.keep {sample.keep} needs classes: model.num_classes is {model.num_classes}, data.condition "
+            f"{condition}; use 1"
+        )
+    if sample.buffer_capacity:
+        raise BadInput(
+            f"sample.keep {sample.keep} chooses among fresh chains, and sample.buffer_capacity "
+            f"{sample.buffer_capacity} asks for those of a buffer; use sample.keep=1, or sample.buffer_capacity=0"
+        )
+
+
 def is_density(config: Config) -> bool:
     """Whether the run's energy U is meant as a log-density, exp(-U/T)/Z; else it only orders images by their noise."""
     return config.method.name not in ORDERINGS or config.method.then.after > 0
@@ -245,6 +262,7 @@ def _check_network(config: Config) -> None:
             f"sample.guidance {config.sample.guidance} needs a model of classes, and model.num_classes is 1; use 0"
         )
     _check_guidance(config)
+    _check_keep(config)
     length = SOFT.get(condition)
     if length not in (None, model.num_classes):
         raise BadInput(f"model.num_classes {model.num_classes} does not fit data.condition {condition}; use {length}")

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 from ebm_jax import applications, arguments, assemble, chains, checks, inputs
 from ebm_jax.assemble import make_apply
@@ -161,6 +162,11 @@ def make_sample_fn(config: Config) -> Callable[..., Images]:
       (64, 8, 8, 1)
     """
     takes = inputs.of(config)
+    if takes.config.sample.keep < 1:
+        raise BadInput(
+            f"sample.keep {takes.config.sample.keep} chooses among finished samples, which this function cannot; use "
+            "1, or the `sample` of a run (ebm_jax.open_run)"
+        )
     draw = _sample_fn(takes.config)
 
     def sample_fn(params: Given, key: Given, *, labels: Given = None, init: Given = None) -> Images:
@@ -250,6 +256,27 @@ def _labelled(config: Config) -> Callable[[Params, PRNGKey, Labels], tuple[Image
         return images, labels, apply(params, images, labels)
 
     return fn
+
+
+def make_class_compare(config: Config) -> Callable[[Params, PRNGKey, Images, Places], Float[Array, "b k"]]:
+    """The compiled function of what classes of images are compared by (`assemble.make_class_energies`).
+
+    Its noise hangs on the key and on the place of the first image.
+
+    Raises:
+      BadInput: training never compared the classes of one image.
+    """
+    if not (assemble.compared_by_matching(config) or assemble.learns_to_classify(config)):
+        raise BadInput(
+            f"sample.keep {config.sample.keep} needs a model that tells its classes apart, and method.name "
+            f"{config.method.name} never compared them; use 1"
+        )
+    apply = energy.of_members(make_apply(config))
+
+    def fn(params: Params, key: PRNGKey, images: Images, places: Places) -> Float[Array, "b k"]:
+        return assemble.make_class_energies(config, partial(apply, params))(jax.random.fold_in(key, places[0]), images)
+
+    return jax.jit(fn)
 
 
 def on_host(sampler: Callable, given: Any, key: PRNGKey, number: int) -> Iterator[Any]:

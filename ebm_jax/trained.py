@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ebm_jax import applications, arguments, checks, identity, inputs, publishing, shipped, trust
+from ebm_jax import applications, arguments, checks, choice, identity, inputs, publishing, shipped, trust
 from ebm_jax.assemble import labels_for, make_apply, make_chain_energy
 from ebm_jax.data import sources
 from ebm_jax.data.memory import Dataset
@@ -22,7 +22,15 @@ from ebm_jax.models import energy
 from ebm_jax.models.outside import name_of
 from ebm_jax.program import abstract_state
 from ebm_jax.report import console, progress, style
-from ebm_jax.samplers import Chain, make_chains, make_energy_fn, make_labelled_sampler, on_host, over_places
+from ebm_jax.samplers import (
+    Chain,
+    make_chains,
+    make_class_compare,
+    make_energy_fn,
+    make_labelled_sampler,
+    on_host,
+    over_places,
+)
 from ebm_jax.schema import flat, of_run, with_values
 from ebm_jax.storage import bucket, checkpoint, published
 from ebm_jax.storage.workdir import describe, differences, read, read_config
@@ -232,17 +240,21 @@ class TrainedRun(NamedTuple):
     def samples(self, key: Given, note: Note = lambda words: None) -> Generated:
         """`sample.num_images` chains from noise under the labels of `sample.labels`, or under all labels in turn.
 
+        With `sample.keep` below 1 they are the ones, of so many more, whose class the model tells best.
+
         Args:
           key: one typed PRNG key, `jax.random.key(SEED)`.
 
         Raises:
-          BadInput: `key` is no such key; the config cannot work, or is of another network.
+          BadInput: `key` is no such key; the config cannot work, or is of another network; `sample.keep` is below 1,
+            and training never compared the classes.
         """
         self._check(key)
-        number = self.config.sample.num_images
+        compare = _program(make_class_compare, self.config) if self.config.sample.keep < 1 else None
+        number, wanted = choice.num_drawn(self.config), self.config.sample.num_images
         images = np.empty((number, *self.config.data.shape), np.float32)  # two copies of the largest sets do not fit
         others, done = [], 0
-        asked = np.asarray(sample_labels(self.config, jnp.arange(number)))
+        asked = np.asarray(sample_labels(self.config, jnp.arange(wanted)))
         of_any = with_values(self.config, {"sample.labels": ""})  # labels of the config would compile one by one
         sampler = _program(make_labelled_sampler, of_any, self.mesh)
         note(f"compiling, and sampling the first of {number:,}")
@@ -251,7 +263,23 @@ class TrainedRun(NamedTuple):
             others.append((labels, energies))
             done += len(batch)
             note(f"{done:,} of {number:,} sampled")
-        return Generated(images, *(np.concatenate(column) for column in zip(*others, strict=True)))
+        found = Generated(images, *(np.concatenate(column) for column in zip(*others, strict=True)))
+        return found if compare is None else self._surest(found, asked, compare, jax.random.fold_in(key, number), note)
+
+    def _surest(
+        self, drawn: Generated, asked: np.ndarray, compare: Callable[..., Any], key: PRNGKey, note: Note
+    ) -> Generated:
+        """Of the samples drawn, one for each label asked for: in each class those that the model tells best."""
+        number = len(drawn.images)
+        note(f"telling the classes of {number:,} samples")
+        energies = self._in_batches(
+            lambda params, *rows: compare(params, key, *rows),
+            (drawn.images, np.arange(number, dtype=np.int32)),
+            self.config.sample.batch_size,
+            note,
+        )
+        rows = choice.surest(drawn.labels, choice.margins(energies, drawn.labels), asked)
+        return Generated(*(column[rows] for column in drawn))
 
     def chains(
         self,

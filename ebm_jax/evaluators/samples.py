@@ -79,7 +79,7 @@ def fresh_origin(config: Config) -> str:
     silent = f", the last {quiet} without noise" if quiet else ""
     return (
         f"fresh chains of {descent}{sample.num_steps} steps of {config.chain.kernel} from {WORDS[config.chain.base]}"
-        f"{silent}{annealed}{labels}{style.guidance(config)}"
+        f"{silent}{annealed}{labels}{style.guidance(config)}{style.kept(config)}"
     )
 
 

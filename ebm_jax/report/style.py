@@ -97,6 +97,12 @@ def guidance(config: Config) -> str:
     return f", with guidance {sample.guidance:g}{within}"
 
 
+def kept(config: Config) -> str:
+    """How many of the samples drawn are kept, in words that follow others; empty: all."""
+    keep = config.sample.keep
+    return f", of each class the {keep:.0%} kept whose class the model tells best" if keep < 1 else ""
+
+
 def weights(config: Config) -> str:
     """Which weights sample, in words."""
     return "EMA weights" if config.sample.weights == "ema" else "weights of the last step"

@@ -28,7 +28,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     if config.sample.buffer_capacity:
         found, origin = _continued(run, key)
     else:
-        found, origin = run.samples(key, progress.note), f"from noise by {style.steps(config)}"
+        found, origin = run.samples(key, progress.note), f"from noise by {style.steps(config)}{style.kept(config)}"
 
     def draw(path: Path) -> None:
         title = run.title(f"{len(found.images)} samples", origin)

@@ -36,5 +36,6 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
         f"median L2 distance of {len(samples)} samples to the nearest training image {np.median(distances[:, 0]):.3f}"
     )
     arrays = {"images": samples, "rows": rows, "distances": distances}
-    title = run.title(f"{len(samples)} samples and the training images nearest to them", style.steps(run.config))
+    words = f"{style.steps(run.config)}{style.kept(run.config)}"
+    title = run.title(f"{len(samples)} samples and the training images nearest to them", words)
     return Result(arrays, rows_of({"samples": Row(samples, run.names_of(labels)), **nearest}, title), line)
