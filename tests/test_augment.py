@@ -1,5 +1,6 @@
 """Changes of chains at their draw from the buffer: crops, mirror images, colours, and which chains undergo them."""
 
+import colorsys
 from functools import partial
 
 import jax
@@ -91,6 +92,29 @@ def test_colours_of_an_even_gray_image_change_by_the_brightness_alone():
     assert abs(found[~left].mean() - 0.5) < 0.03
     assert 0.1 - 1e-6 <= found.min() < 0.15
     assert 0.85 < found.max() <= 0.9 + 1e-6
+
+
+def test_a_turned_hue_is_that_of_the_standard_library():
+    """Random colours, grays and the six corners, against `colorsys`."""
+    corners = [(1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1), (0, 0, 0), (0.3, 0.3, 0.3)]
+    colours = np.concatenate([np.random.default_rng(0).uniform(size=(56, 3)), corners])
+    turns = np.array([-0.4, 0.0, 0.13, 1 / 3])
+    x = jnp.asarray(np.broadcast_to(colours.reshape(1, 8, 8, 3), (4, 8, 8, 3)), jnp.float32)
+    found = np.asarray(augment.turned(x, jnp.asarray(turns, jnp.float32))).reshape(4, 64, 3)
+    for turn, row in zip(turns, found, strict=True):
+        hsv = [colorsys.rgb_to_hsv(*colour) for colour in colours]
+        expected = [colorsys.hsv_to_rgb((hue + turn) % 1.0, saturation, value) for hue, saturation, value in hsv]
+        np.testing.assert_allclose(row, expected, atol=1e-5)
+
+
+def test_colours_turn_either_way_by_up_to_two_fifths_of_the_circle():
+    """The changes before it leave the hue of an orange that is nowhere cut, so what colorsys sees is the turn."""
+    x = jnp.broadcast_to(jnp.asarray([0.5, 0.35, 0.2]), (2000, 2, 2, 3))
+    seen = np.asarray(augment.coloured(jax.random.key(5), x))[:, 0, 0]
+    hues = np.array([colorsys.rgb_to_hsv(*colour)[0] for colour in seen if np.ptp(colour) > 0.02])
+    turns = (hues - colorsys.rgb_to_hsv(0.5, 0.35, 0.2)[0] + 0.5) % 1.0 - 0.5
+    assert -0.41 < turns.min() < -0.38
+    assert 0.38 < turns.max() < 0.41
 
 
 def test_of_the_drawn_chains_new_ones_stay_and_the_stated_share_of_the_others_changes():

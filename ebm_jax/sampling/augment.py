@@ -17,6 +17,7 @@ Augment = Callable[[PRNGKey, Images], Images]
 """(key, images [b, h, w, c]) -> as many images of the same shape; values of [0, 1] stay in [0, 1]."""
 ASPECT = 4.0 / 3.0  # of a crop, at most, and its inverse at least
 JITTER, JITTERED, GRAY = 0.8, 0.8, 0.2  # strength of the colour's changes, and the shares of images that get them
+TURN = 0.4  # of the hue, at most, as a share of the whole circle
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in gray: ITU-R BT.601
 
 
@@ -69,18 +70,35 @@ def mirrored(key: PRNGKey, x: Images) -> Images:
 
 
 def coloured(key: PRNGKey, x: Images) -> Images:
-    """Four of five images with another brightness and contrast, and of colour images also another saturation.
+    """Four of five images with another brightness and contrast, and of colour images also another saturation and hue.
 
-    Each factor is uniform from 0.2 to 1.8, and values are cut to [0, 1] after each. The release changes the hue too.
+    Each factor is uniform from 0.2 to 1.8, and values are cut to [0, 1] after each; the hue turns by up to 0.4 of the
+    circle either way.
     """
-    key_which, *keys = jax.random.split(key, 4)
+    key_which, key_hue, *keys = jax.random.split(key, 5)
     brightness, contrast, saturation = (_factor(one, x) for one in keys)
     bright = _box(x * brightness)
     gray = _gray(bright) if x.shape[-1] == 3 else bright
     other = _box(_mixed(gray.mean((1, 2, 3), keepdims=True), bright, contrast))
     if x.shape[-1] == 3:
         other = _box(_mixed(_gray(other), other, saturation))
+        other = turned(other, TURN * (2.0 * random.uniform(key_hue, (len(x),)) - 1.0))
     return jnp.where(_chance(key_which, x, JITTERED), other, x)
+
+
+def turned(x: Float[Array, "b h w 3"], turn: Float[Array, " b"]) -> Float[Array, "b h w 3"]:
+    """Colour images in [0, 1] with their hue turned by a share of the circle; their value and saturation (HSV) stay.
+
+    The hue runs from 0 to 6 through red, yellow, green, cyan, blue and magenta (Smith 1978).
+    """
+    value, chroma = x.max(-1), x.max(-1) - x.min(-1)
+    red, green, blue = x[..., 0], x[..., 1], x[..., 2]
+    of_red, of_green, of_blue = green - blue, 2.0 * chroma + blue - red, 4.0 * chroma + red - green
+    along = jnp.where(value == red, of_red, jnp.where(value == green, of_green, of_blue))
+    hue = along / jnp.where(chroma > 0, chroma, 1.0) + 6.0 * turn[:, None, None]
+    places = (hue[..., None] + jnp.asarray([5.0, 3.0, 1.0])[None, None, None]) % 6.0  # of red, green and blue
+    below = jnp.clip(jnp.minimum(places, 4.0 - places), 0.0, 1.0)
+    return value[..., None] - chroma[..., None] * below
 
 
 def _factor(key: PRNGKey, x: Images) -> Array:
