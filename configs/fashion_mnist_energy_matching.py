@@ -20,4 +20,5 @@ def get_config():
     config.chain.num_steps = 100
     config.chain.descent.look_ahead = 0.0
     config.buffer.descent_steps = 100
+    config.sample.guidance, config.sample.guidance_from, config.sample.guidance_until = 0.0, 0.0, 1.0  # not measured
     return config
