@@ -194,6 +194,7 @@ def images_of(n=3):
     return RNG.random((n, SIDE, SIDE, 3), np.float32)
 
 
+@pytest.mark.whole
 def test_a_converted_energy_is_the_published_networks_in_numpy_and_says_where_it_is_from(checkpoint, tmp_path):
     path, arrays = checkpoint
     run = conversion.energy_matching(path, tmp_path / "given", license="mit", notes="By somebody.")

@@ -265,7 +265,7 @@ def test_without_pairs_matching_draws_as_before():
     assert (jax.random.key_data(seen[0]) == jax.random.key_data(noise_key)).all()
 
 
-@pytest.mark.parametrize("name", ["exact", "sinkhorn"])
+@pytest.mark.parametrize("name", [pytest.param("exact", marks=pytest.mark.whole), "sinkhorn"])
 def test_each_device_pairs_its_own_share(name):
     config = schema.dry_run(changed(digits.get_config(), **{"method.name": "energy_matching"} | SMALL))
     config = changed(config, **{"method.energy_matching.pairing": name, "train.batch_size": 16, "data.source": "noise"})

@@ -300,6 +300,7 @@ def test_agreement_is_the_share_of_samples_of_the_class_that_they_were_made_unde
     assert not any("agreement" in name for name in outcome_of("classifier_distance", (of_run, made)).values)
 
 
+@pytest.mark.whole
 def test_precision_and_recall_are_those_of_the_classifiers_features(tmp_path):
     options = {"classifier_distance__steps": 2, "reference_split": "test"}
     same = outcome_of("classifier_distance", judged(tmp_path, **options))

@@ -52,6 +52,7 @@ def a_run(**keys):
     return TrainedRun(config, params, parallel.first_device_mesh(), 1, Path("runs/nowhere"), {})
 
 
+@pytest.mark.whole
 def test_a_run_keeps_of_its_own_samples_those_that_it_tells_best():
     """Against all samples of the same key, told apart and chosen by hand."""
     run = a_run(sample__num_images=12, sample__batch_size=6, sample__keep=0.5)

@@ -49,7 +49,9 @@ def test_its_multiply_adds_are_those_of_its_layers():
     assert multiply_adds(network.apply, {"params": abstract_params(network, (32, 32, 3))}, image) == expected
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (64, 64, 3)])
+@pytest.mark.parametrize(
+    "shape", [(28, 28, 1), *(pytest.param((side, side, 3), marks=pytest.mark.whole) for side in (32, 64))]
+)
 def test_images_of_any_of_these_sizes_have_an_energy_that_every_pixel_moves(shape):
     network = made(2, num_classes=1)
     params, images = random_params(network, shape), random_images(1, shape)
@@ -113,7 +115,8 @@ def test_up_to_128_channels_are_normalised_alone_and_more_in_32_groups_or_fewer(
     assert num_groups(channels) == groups
 
 
-@pytest.mark.parametrize("antialias", [False, pytest.param(True, marks=pytest.mark.whole)])
+@pytest.mark.whole
+@pytest.mark.parametrize("antialias", [False, True])
 def test_the_gradient_of_its_slope_is_the_slope_of_its_gradient_with_attention_too(antialias):
     network, shape = made(2, num_classes=1, antialias=antialias), (16, 16, 3)
     params, images = random_params(network, shape), random_images(2, shape)

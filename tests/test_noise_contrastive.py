@@ -136,6 +136,7 @@ def test_a_config_names_it_with_its_ratio_and_what_measures_the_same_may_not_joi
         checks.check(schema.with_values(config, twice), 1)
 
 
+@pytest.mark.whole
 def test_a_run_in_two_dimensions_learns_the_density_and_its_normaliser(tmp_path):
     config = density2d_noise_contrastive.get_config()
     config.data.name = "two_moons"

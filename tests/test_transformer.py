@@ -141,6 +141,7 @@ def test_the_published_head_has_14_24_million_parameters_and_0_93_billion_multip
     assert in_words(work, "0.93 G") == "0.93 G"
 
 
+@pytest.mark.whole
 def test_squares_of_an_image_may_change_places_only_where_places_are_equal():
     module, f = head(), images(1)
     params = drawn(module, f, f)

@@ -198,6 +198,7 @@ def products_with_zeros(width):
     return sum(7 * channels**2 * side**2 for channels, side in ((width, 16), (2 * width, 8), (2 * width, 4)))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("parameters", "work", "keys"), SIZES, ids=[row[0] for row in SIZES])
 def test_sizes_in_the_documentation_are_those_of_their_keys(parameters, work, keys):
     words = (word.split("=") for word in keys.split())
@@ -214,6 +215,7 @@ def test_sizes_in_the_documentation_are_those_of_their_keys(parameters, work, ke
         assert in_words(counted - products_with_zeros(width), PUBLISHED[width]) == PUBLISHED[width]
 
 
+@pytest.mark.whole
 def test_the_config_of_energy_matching_has_the_published_size():
     config = changed(cifar10_energy_matching.get_config(), model__dtype="float32")
     params, images = assemble.abstract_params(config), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
@@ -252,6 +254,7 @@ def equilibrium(**changes):
     return changed(digits.get_config(), **learnt | changes)
 
 
+@pytest.mark.whole
 def test_guidance_moves_the_energy_away_from_that_of_no_class():
     config = equilibrium()
     _, params = made()
