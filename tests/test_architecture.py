@@ -188,3 +188,22 @@ def test_shapes_in_the_package_are_checked_where_tests_ask_for_it(request):
         pytest.skip("without --types")
     with pytest.raises(jaxtyping.TypeCheckError):
         average_pool(jnp.zeros((2, 3)))
+
+
+def test_no_two_evaluators_draw_the_same_noise():
+    """Each passes a number of its own to `key_of`, a constant of its module."""
+    found = {}
+    for module, file in SOURCES.items():
+        tree = ast.parse(file.read_text())
+        numbers = {
+            target.id: node.value.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "key_of":
+                found[module, call.args[1].id] = numbers[call.args[1].id]
+    assert len(found) >= 7, found
+    assert len(set(found.values())) == len(found), found
