@@ -10,6 +10,7 @@ from benchmarks.peer import Peer
 from benchmarks.table import Claim, Section
 from benchmarks.timing import in_turn, timed
 from ebm_jax.distributed import parallel
+from ebm_jax.noise import hashed
 from ebm_jax.sampling import kernel as kernels
 from ebm_jax.sampling.langevin import langevin
 
@@ -39,7 +40,7 @@ def perceptron(key: jax.Array):
     return energy
 
 
-def chains_of(energy):
+def chains_of(energy, key):
     """All chains, on all devices."""
     kernel, mesh = langevin(STEP_SIZE, project=kernels.unbounded), parallel.device_mesh()
 
@@ -48,13 +49,19 @@ def chains_of(energy):
 
     run = parallel.over_devices(local, mesh, (parallel.REPLICATED, parallel.SHARDED), parallel.SHARDED)
     x = jax.random.normal(jax.random.key(1), (CHAINS, 2))
-    return lambda: run(jax.random.key(2), x)
+    return lambda: run(key, x)
 
 
 def section(peer: Peer | None, rounds: int) -> Section:
     """Times of all chains."""
     problems = {"double well": double_well, "MLP": perceptron(jax.random.key(0))}
-    candidates = {f"ours, {name}": timed(chains_of(energy)) for name, energy in problems.items()}
+    key = jax.random.key(2)
+    keys = {"ours": hashed(key), "ours, threefry": jax.random.clone(key)}
+    candidates = {
+        f"{who}, {name}": timed(chains_of(energy, key))
+        for who, key in keys.items()
+        for name, energy in problems.items()
+    }
     settings = {"hidden": HIDDEN, "chains": CHAINS, "num_steps": STEPS, "step_size": STEP_SIZE}
     if peer is not None:
         for library in LIBRARIES:
@@ -72,6 +79,7 @@ def section(peer: Peer | None, rounds: int) -> Section:
             )
     note = (
         f"{CHAINS:,} chains of {STEPS:,} steps, float32: torchebm's double well, an analytic energy, and ebmkit's MLP, "
-        f"two layers of {HIDDEN} units with swish. All threads of the machine for everyone."
+        f"two layers of {HIDDEN} units with swish. All threads of the machine for everyone. Ours: noise of "
+        "`ebm_jax.hashed` keys, and of JAX's default ones, threefry."
     )
     return Section("Two dimensions", note, times, claims)

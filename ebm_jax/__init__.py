@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ebm_jax.fitting import fit
     from ebm_jax.given import BadInput
     from ebm_jax.models.energy import conjunction, disjunction, negation, stack, tempered, weighted
+    from ebm_jax.noise import hashed
     from ebm_jax.samplers import (
         init_params,
         init_sampling_buffer,
@@ -38,6 +39,7 @@ __all__ = [
     "descent",
     "disjunction",
     "fit",
+    "hashed",
     "heun",
     "hmc",
     "init_params",
@@ -67,6 +69,7 @@ _HOMES = {  # the module that defines each name
     "descent": "sampling",
     "disjunction": "models.energy",
     "fit": "fitting",
+    "hashed": "noise",
     "heun": "sampling",
     "hmc": "sampling",
     "init_params": "samplers",

@@ -11,7 +11,7 @@ from ebm_jax.applications import Path, ProjectAt
 from ebm_jax.methods import ORDERINGS, matching
 from ebm_jax.sampling import KERNELS, base, correction
 from ebm_jax.sampling.hmc import no_walls, unit_box_walls
-from ebm_jax.sampling.kernel import Kernel, Project, Stages, along, projection, scheduled, unbounded
+from ebm_jax.sampling.kernel import Kernel, Project, Stages, along, hashing, projection, scheduled, unbounded
 from ebm_jax.schema import value_of
 from ebm_jax.types import BadInput, Config, Images, Scalar
 
@@ -52,7 +52,8 @@ def make_kernel(
         **{key: lambda value=value: value for key, value in keys.items()},
     }
     own = chain.own.to_dict() if name == chain.kernel else {}
-    return registry.called("chain.kernel", name, registry.named("chain.kernel", name, KERNELS), offers, own)
+    kernel = registry.called("chain.kernel", name, registry.named("chain.kernel", name, KERNELS), offers, own)
+    return hashing(kernel) if chain.generator == "hash" else kernel
 
 
 def equivalent_step_size(config: Config) -> float:

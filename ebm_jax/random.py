@@ -10,13 +10,16 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, DTypeLike, Float, UInt8
 
+from ebm_jax import noise
 from ebm_jax.types import Images, PRNGKey
 
 Sizes = tuple[Any, ...]  # integers, or the symbolic sizes of jax.export
 
 
 def normal(key: PRNGKey, shape: Sizes, dtype: DTypeLike = jnp.float32) -> Float[Array, "..."]:
-    """`jax.random.normal(key, shape, dtype)`."""
+    """`jax.random.normal(key, shape, dtype)`; of a key of `hashed`, its own normal numbers."""
+    if noise.is_hashed(key):
+        return noise.normal(key, shape).astype(dtype)
     return _flat_on_cpu(lambda key, shape: jax.random.normal(key, shape, dtype), key, shape)
 
 

@@ -147,6 +147,7 @@ KEYS: dict[str, Key] = {
     "chain.kernel": Key("langevin", WORD, "langevin; heun: the same of second order; descent: noise-free, with a look-ahead; mala, hmc: with a Metropolis test, exact at any step size; or package.module:Name"),
     "chain.num_steps": Key(60, CHAIN_STEPS, "K, steps of a chain in one training step", "release, CIFAR-10", dry=2),
     "chain.step_size": Key(10.0, POSITIVE, "s, factor of the gradient", "release, CIFAR-10"),
+    "chain.generator": Key("threefry", one_of("threefry", "hash"), "of the chains' noise: jax.random's; or a hash of a counter, quicker where an energy costs little", "ours", absent="threefry"),
     "chain.grad_clip": Key(0.01, ABOVE_ZERO, "c, per element of the gradient; inf: none", "release, CIFAR-10"),
     "chain.temperature": Key(1.0, NOT_NEGATIVE, "T, multiplies the variance of the noise"),
     "chain.anneal_from": Key(0.0, NOT_NEGATIVE, "T of a training chain's first step, falling geometrically; 0: constant"),

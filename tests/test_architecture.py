@@ -15,7 +15,7 @@ LAYERS = [  # each part may import the parts above its own line, and itself
     {"paths"},
     {"shipped"},
     {"types"},
-    {"choice", "kinds"},
+    {"choice", "kinds", "noise"},
     {"pixels", "random", "registry"},
     {"arguments", "arrays", "schema"},
     {"labels", "distributed", "manual"},

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ebm_jax import arguments
+from ebm_jax import arguments, noise
 from ebm_jax.types import BadInput, Energies, EnergyFn, Given, Images, PRNGKey, Scalar, at_share
 
 HAIR = 1e-6  # of pixels in [0, 1]; a float32 near 1 still sees it
@@ -153,6 +153,15 @@ def resampled(kernel: Kernel, energy_of: Callable[[PRNGKey], EnergyFn]) -> Kerne
         del energy_fn
         key_energy, key_step = jax.random.split(key)
         return kernel.step(key_step, state, energy_of(key_energy))
+
+    return Kernel(kernel.init, step)
+
+
+def hashing(kernel: Kernel) -> Kernel:
+    """`kernel` with random numbers that are a hash of a counter (`noise.hashed`), from the same keys."""
+
+    def step(key: PRNGKey, state: Any, energy_fn: EnergyFn) -> tuple[Any, Info]:
+        return kernel.step(noise.hashed(key), state, energy_fn)
 
     return Kernel(kernel.init, step)
 
