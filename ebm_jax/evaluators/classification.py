@@ -40,7 +40,9 @@ def check(config: Config) -> None:
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """Metric `classification`: accuracy, calibration error and likelihood of the labels on all images of `eval.split`.
+    """Accuracy and calibration as a classifier; needs classes.
+
+    All images of `eval.split` are classified, and the likelihood of their labels is measured too.
 
     The scale of an energy is a convention, so all but the accuracy is given twice: for the energies as they are, and at
     the temperature that fits the labels of the reference split best.

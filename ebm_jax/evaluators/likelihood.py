@@ -65,7 +65,7 @@ def make_move(config: Config) -> Move:
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """Metric `ais`: bounds of log Z, of the log-likelihood of `eval.split` in nats, and of its bits per dimension.
+    """Bounds of log Z, log-likelihood and bits per dimension, by annealed chains.
 
     Raises:
       BadInput: a class has no sample to start at.

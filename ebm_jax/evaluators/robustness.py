@@ -33,9 +33,9 @@ def check(config: Config) -> None:
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """Metric `robustness`: accuracy under projected gradient ascent at each radius, and signs of masked gradients.
+    """Accuracy under attack, and signs of masked gradients; needs classes.
 
-    It attacks random images of `eval.split`, in L∞ and in L2.
+    It attacks random images of `eval.split` by projected gradient ascent, in L∞ and in L2.
     """
     config, data = run.config, evidence.data["eval.split"]
     rows = chosen_rows(len(data.images), config.eval.robustness.images, config.eval.seed)

@@ -40,7 +40,10 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """The predicted classes of images of `sample.split`; nothing is random but the noise of a matching."""
+    """Name the class of images by their energies, and show the wrong ones; needs classes.
+
+    Nothing is random but the noise of a matching.
+    """
     images, labels = images_to_start_from(run)
     apply = energy.of_members(assemble.make_apply(run.config))
     energies_of = assemble.make_class_energies(run.config, partial(apply, run.params))

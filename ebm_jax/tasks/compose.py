@@ -38,7 +38,10 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Chains from noise under a sum: this run's energies, one a label, and the energies of the runs of `with_runs`."""
+    """Samples of several labels or runs at once: chains under the sum of energies.
+
+    The sum has this run's energies, one a label, and the energies of the runs of `with_runs`.
+    """
     terms = _terms(run)
 
     def energy_of(params: tuple[Params, ...], places: Places) -> EnergyFn:

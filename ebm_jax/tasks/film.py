@@ -26,7 +26,7 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """The chains of the samples that `generate` writes, as a film and a strip of some of them."""
+    """The way from noise to the samples of `generate`, as a film and a strip."""
     number, every = run.config.sample.num_images, run.config.sample.film.every
 
     def chain(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages) -> jax.Array:

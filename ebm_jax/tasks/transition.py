@@ -35,7 +35,7 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Move images of `sample.split` to the classes of `sample.labels` in turn, or each to the class after its own."""
+    """Move images to the classes of `sample.labels`, or to the next; needs classes."""
     images, labels = images_to_start_from(run)
     asked = sample_labels(run.config, jnp.arange(len(images)))
     target = np.asarray(asked) if run.config.sample.labels else (labels + 1) % run.config.model.num_classes
