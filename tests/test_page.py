@@ -69,7 +69,8 @@ def measure(folder, values, name="classifier_distance", step=100):
     into = folder / "evaluation" / f"{step:06d}_0"
     picture(into / f"{name}_picture.png", 3)
     pairs = {key: {"value": value, "standard_error": error} for key, (value, error) in values.items()}
-    metric = {"values": pairs, "protocol": {"samples": "1,000 fresh"}, "pictures": [f"{name}_picture.png"]}
+    metric = {"values": pairs, "protocol": {"samples": "1,000 fresh"}, "pictures": [f"{name}_picture.png"],
+              "verdicts": ["as near as real images"]}  # fmt: skip
     facts = {"protocol": {"seed": "0"}, "metrics": {name: metric}, "failed": {"ood": "no set"}}
     (into / "evaluation.json").write_text(json.dumps(facts))
 
@@ -119,11 +120,12 @@ def test_curves_pictures_tables_and_state_are_those_of_the_files(tmp_path):
     assert [frame["step"] for frame in through["frames"]] == [10, 100]
     for frame, file in zip(through["frames"], ("chains_000010.png", "chains_000100.png"), strict=True):
         assert decoded(frame["source"]) == (folder / "images" / file).read_bytes()
-    assert {one["title"] for one in values["samples"]} == {"generate, step 100", "film, step 100"}
+    assert [one["title"] for one in values["samples"]] == ["generate, step 100", "film, step 100"]
     assert decoded(next(one["film"] for one in values["samples"] if one["film"])).startswith(b"GIF8")
     [metric] = values["evaluations"][0]["metrics"]
     assert (metric["rows"][0]["value"], metric["rows"][0]["error"]) == ("5.40", "0.60")
     assert metric["rows"][0]["verdict"] == "test images have 1.6: 3.4 times that"
+    assert metric["verdicts"] == ["as near as real images"]
     assert values["evaluations"][0]["failed"] == [["ood", "no set"]]
     changed = {row["key"]: (row["value"], row["default"]) for row in values["config"]}
     assert changed == {

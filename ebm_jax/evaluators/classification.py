@@ -77,7 +77,10 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
         verdicts.accuracy(values["accuracy"], most_frequent),
         verdicts.surprise(scaled.nll, config.model.num_classes),
     )
-    return Outcome(values, protocol, {"calibration": partial(figures.reliability, **scaled.bins._asdict())}, said)
+    what = f"{plain.accuracy:.1%} of {len(data.labels):,} right, calibration error {scaled.calibration_error:.3f}"
+    title = run.title(what, f"at the fitted temperature, {temperature:.3g}")
+    draw = partial(figures.reliability, **scaled.bins._asdict(), title=title)
+    return Outcome(values, protocol, {"calibration": draw}, said)
 
 
 def logits_in_words(config: Config) -> str:

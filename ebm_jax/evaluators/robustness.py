@@ -56,7 +56,9 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
         protocol[f"gradient masking, {name}"] = robustness.verdict(curve)
         panels[f"{name}, in 1/255" if of_unit else name] = (radii, attacks, float(curve.unbounded.mean()))
     said = tuple(f"{name}: {words}" for name, words in protocol.items() if name.startswith("gradient masking"))
-    return Outcome(values, protocol, {"robustness": partial(figures.robustness, panels_of=panels)}, said)
+    title = run.title(f"accuracy of {len(rows):,} images under attack")
+    draw = partial(figures.robustness, panels_of=panels, title=title)
+    return Outcome(values, protocol, {"robustness": draw}, said)
 
 
 def _radii(config: Config, key: str) -> np.ndarray:

@@ -69,7 +69,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
         rows = np.flatnonzero(wrong if wrong.any() else ~wrong)[:SHOWN]
         captions = [
             [
-                f"{word} {name}: {value:+.4g}"
+                f"{word} {name}: {value:{'.4g' if of_matching else '+.4g'}}"
                 for name, value in zip(_names(run, of), _at(energies[rows], of), strict=True)
             ]
             for word, of in (("true", labels[rows]), ("said", predicted[rows]))
@@ -86,7 +86,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
 
     chance = np.bincount(labels).max() / len(labels)
     line = f"accuracy {accuracy:.4f} on {len(images)} images of {run.config.sample.split}, {chance:.4f} for the most "
-    line += "frequent class alone; the picture has wrong ones"
+    line += "frequent class alone; the picture has " + ("right ones" if accuracy == 1 else "wrong ones")
     if of_matching:
         draws = run.config.sample.class_draws
         line += f"; by the error of the matching under each class, {draws} draws of noise at either share of data"

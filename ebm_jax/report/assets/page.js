@@ -301,6 +301,7 @@
     const rows = large ? one.rows.filter((row) => !row.column) : one.rows;
     return make("div", { class: "metric" },
       make("h3", {}, one.name.replaceAll("_", " "), one.warning ? make("span", { class: "bad" }, ` (${one.warning})`) : ""),
+      one.verdicts.length ? make("ul", {}, one.verdicts.map((words) => make("li", {}, words))) : null,
       rows.length ? list(rows) : null, large ? grid(inGrid) : null,
       folded("Protocol: how these numbers came about", facts(one.facts)),
       one.pictures.length ? make("div", { class: "pictures" }, one.pictures.map((picture) =>
