@@ -191,7 +191,9 @@
   // Pictures
 
   function image(source, words) {
-    return make("img", { src: source, alt: words, loading: "lazy" });
+    const shown = make("img", { src: source, alt: words, loading: "lazy" });
+    shown.addEventListener("load", () => shown.classList.toggle("large", shown.naturalWidth > 2 * document.documentElement.clientWidth));
+    return shown;
   }
 
   const NAMES = { chains: "Samples: chains from fresh noise, the same noise at every step", buffer: "The replay buffer", density: "Data, samples and learnt density" };
