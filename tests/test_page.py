@@ -622,12 +622,13 @@ const told = [];
 for (const frame of document.querySelectorAll("iframe")) frame.addEventListener("load", () => setTimeout(() => {{
   const page = frame.contentDocument, root = page.documentElement;
   page.querySelectorAll("details").forEach((one) => (one.open = true));
+  for (const one of page.images) one.loading = "eager";
   setTimeout(() => {{
     told.push({{
       name: frame.name, inner: root.clientWidth, wide: root.scrollWidth, drawn: Number(page.body.dataset.drawn),
       plots: page.querySelectorAll(".uplot canvas").length,
       ground: frame.contentWindow.getComputedStyle(page.body).backgroundColor,
-      pictures: [...page.images].map((one) => (one.loading = "eager", one.complete && one.naturalWidth)),
+      pictures: [...page.images].map((one) => one.complete && one.naturalWidth),
       text: page.body.innerText,
       resources: frame.contentWindow.performance.getEntriesByType("resource").map((one) => one.name),
     }});
@@ -648,7 +649,7 @@ def seen(pages, scheme, tmp_path):
     ended = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=1300,1000",
          "--allow-file-access-from-files", f"--blink-settings=preferredColorScheme={scheme}", "--hide-scrollbars",
-         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--dump-dom", f"file://{tmp_path}/frames.html"],
+         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=60000", "--dump-dom", f"file://{tmp_path}/frames.html"],
         capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
     told = re.search(r'<pre id="told">([^<]*)</pre>', ended.stdout)[1]
