@@ -9,7 +9,7 @@ import re
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -35,6 +35,7 @@ class Point(NamedTuple):
     step: int
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """What takes the numbers of a run. All names are GROUP/NAME."""
 
