@@ -201,7 +201,9 @@ def _tell_one(tracker: trackers.Tracker, evaluation: Evaluation, into: Folder, s
             for key, value in measured.outcome.values.items():
                 if math.isfinite(value.number):  # no tracker can draw another
                     name = trackers.point_name(metric, *key.split(numbers.BETWEEN))
-                    tracker.add_scalar(name, value.number, step, f"{key}: {meanings.meaning_of(key)}".rstrip(": "))
+                    tracker.add_scalar(
+                        name, float(value.number), step, f"{key}: {meanings.meaning_of(key)}".rstrip(": ")
+                    )
             for picture in measured.outcome.pictures:
                 with (into / card.picture_name(metric, picture)).open("rb") as file:
                     drawn = np.asarray(Image.open(file).convert("RGB"))
