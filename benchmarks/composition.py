@@ -127,10 +127,15 @@ def controls(asked: Asked, shape: tuple[int, ...], seed: int) -> dict[str, np.nd
     return {"generator, as asked": real, "generator, shuffled": rng.permutation(real), "uniform noise": noise}
 
 
-def picture(images: np.ndarray, repeats: int) -> np.ndarray:
+def picture(images: np.ndarray, asked: Asked, repeats: int) -> np.ndarray:
     """A block of images for each shape, side by side. Every image stands at the place that it was asked to show."""
-    first = images.reshape(len(SHAPES), -1, repeats, *images.shape[1:])[:, :, 0]
-    blocks = [np.pad(pictures.grid(block)[:, :, 0], ((0, 0), (GAP, GAP)), constant_values=255) for block in first]
+    blocks = []
+    for kind, of_kind in enumerate(images.reshape(len(SHAPES), -1, *images.shape[1:])):
+        rows = asked.shapes == kind
+        right = shares(of_kind, Asked(asked.shapes[rows], asked.positions[rows])).both
+        title = f"{SHAPES[kind]}, where it was asked for: {right:.0%} of {len(of_kind)} are"
+        block = pictures.grid(of_kind[::repeats], title=title)[:, :, 0]
+        blocks.append(np.pad(block, ((0, 0), (GAP, GAP)), constant_values=255))
     return np.concatenate(blocks, axis=1)
 
 
@@ -150,7 +155,7 @@ def main() -> None:
     for name, images in (samples | controls(asked, shape_model.config.data.shape, args.seed)).items():
         row = shares(images, asked)
         print(f"{name:24s} {row.shape:6.1%}    {row.position:6.1%} {row.both:6.1%}    {row.residual:6.3f}")
-    Image.fromarray(picture(samples[SUM], CHAINS)).save(args.picture, optimize=True)
+    Image.fromarray(picture(samples[SUM], asked, CHAINS)).save(args.picture, optimize=True)
 
 
 if __name__ == "__main__":

@@ -340,10 +340,22 @@ def _overridden(config: Config, argv: list[str]) -> Config:
     try:
         rest = values(words)
     except (flags.Error, TypeError, ValueError) as error:
-        raise BadInput(_one_line(error)) from error
+        raise BadInput(_of_a_key(error, words) or _one_line(error)) from error
     if len(rest) > 1:
         raise BadInput(f"'{rest[1][:100]}' is not a flag; usage: {manual.usage(WORDS)}")
     return asked
+
+
+def _of_a_key(error: BaseException, words: list[str]) -> str:
+    """What is wrong with a key's value that the parser could not read, and its cure; empty if it is not about a key."""
+    about = re.match(r"flag --config\.([^=]+)=", _one_line(error))
+    if about is None or about[1] not in KEYS:
+        return ""
+    key, flag = KEYS[about[1]], f"--config.{about[1]}"
+    texts = ["".join(words[at + 1 : at + 2]) if word == flag else word.removeprefix(f"{flag}=")
+             for at, word in enumerate(words) if word == flag or word.startswith(f"{flag}=")]  # fmt: skip
+    needed = f"{key.limit.kind} ({key.limit.range})" if key.limit.range else key.limit.kind
+    return f"{flag}={shown(texts[-1])[1:-1]} is not {needed}; give one, such as {flag}={key.default}"
 
 
 def _own_keys(words: list[str]) -> tuple[list[str], dict[str, Any]]:

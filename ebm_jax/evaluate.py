@@ -1,11 +1,16 @@
 """The verb that measures a trained run and writes numbers, their protocol, and pictures."""
 
+import contextlib
+import math
 import shlex
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from ebm_jax import capacity, checks, evaluators, identity, invocation, schema, trained
 from ebm_jax.data import found
@@ -16,7 +21,7 @@ from ebm_jax.evaluators.card import Evaluation, Measured
 from ebm_jax.evaluators.common import SAMPLES, Evaluator, Evidence, Needs, described
 from ebm_jax.models import energy
 from ebm_jax.publishing import ORDERING
-from ebm_jax.report import console, progress, rewriting
+from ebm_jax.report import console, meanings, numbers, progress, rewriting, trackers
 from ebm_jax.schema import flat
 from ebm_jax.storage import bucket, provenance, workdir
 from ebm_jax.storage.workdir import unused
@@ -64,6 +69,7 @@ def evaluate(config: Config, folder: str | Folder) -> int:
             with progress.phase(f"evaluating {name}, {number} of {len(metrics)}"):
                 _measure(evaluation, run, name, evaluator, made, progress.note)
                 _write(evaluation, name, folder, into)
+        told = _tell(evaluation, config.log.trackers, folder, into, run.step) if evaluation.measured else []
     if config.log.report:
         rewriting.write(folder)
     for name, measured in evaluation.measured.items():
@@ -73,6 +79,8 @@ def evaluate(config: Config, folder: str | Folder) -> int:
             console.say(f"  {name}: {verdict}")
     drawn = [card.picture_name(name, picture) for name in metrics for picture in _pictures(evaluation, name)]
     console.say_written(*(into / name for name in (CARD, JSON, *drawn)))
+    if told:
+        console.say(f"told {' and '.join(told)}: {trackers.point_name('METRIC', 'NUMBER')} at step {run.step:,}")
     if evaluation.failed:
         reasons = "; ".join(f"{name} could not be measured: {reason}" for name, reason in evaluation.failed.items())
         raise BadInput(f"{reasons}; all else is in {into}")
@@ -168,6 +176,40 @@ def _write(evaluation: Evaluation, name: str, folder: Folder, into: Folder) -> N
             draw(here / card.picture_name(name, picture))
         write_atomically(here / JSON, card.as_json(evaluation))
         write_atomically(here / CARD, card.as_card(evaluation))
+
+
+def _tell(evaluation: Evaluation, names: str, folder: Folder, into: Folder, step: int) -> list[str]:
+    """Tell the run's trackers the numbers, pictures and card, and return whom; one that fails costs a line."""
+    told: list[str] = []
+    mirror = bucket.Mirror(folder, (trackers.IDENTITIES,))
+    for name in trackers.asked(names):
+        try:
+            with progress.phase(f"telling {name} the evaluation"):
+                _tell_one(trackers.of_evaluation(name, mirror.local, into.name), evaluation, into, step)
+            told.append(name)
+        except Exception as error:  # whatever its package or server raises: the evaluation is whole without it
+            reason = bucket.reason(error)
+            console.warn(f"{name} is not told this evaluation ({type(error).__name__}: {reason}); all else is written")
+    if failure := mirror.close():
+        console.warn(failure)
+    return told
+
+
+def _tell_one(tracker: trackers.Tracker, evaluation: Evaluation, into: Folder, step: int) -> None:
+    with contextlib.closing(tracker):
+        for metric, measured in evaluation.measured.items():
+            for key, value in measured.outcome.values.items():
+                if math.isfinite(value.number):  # no tracker can draw another
+                    name = trackers.point_name(metric, *key.split(numbers.BETWEEN))
+                    tracker.add_scalar(
+                        name, float(value.number), step, f"{key}: {meanings.meaning_of(key)}".rstrip(": ")
+                    )
+            for picture in measured.outcome.pictures:
+                with (into / card.picture_name(metric, picture)).open("rb") as file:
+                    drawn = np.asarray(Image.open(file).convert("RGB"))
+                caption = " ".join(measured.outcome.verdicts)
+                tracker.add_image(trackers.point_name(metric, picture), drawn, step, caption)
+        tracker.add_text(trackers.point_name("card"), card.as_card(evaluation), step)
 
 
 def _pictures(evaluation: Evaluation, name: str) -> dict[str, Callable[[Path], None]]:

@@ -61,8 +61,8 @@ def overview(modes: Sequence[str]) -> str:
             "Trained energies that come along, for sample, evaluate and export with --energy=NAME:",
             *_wrapped(", ".join(shipped.energy_names())),
         ],
-        ["Tasks, for --config.sample.task=NAME:", *_wrapped(", ".join(tasks()))],
-        ["Metrics, for --config.eval.metrics=NAME,NAME (docs/evaluation.md):", *_wrapped(", ".join(metrics()))],
+        ["Tasks, for --config.sample.task=NAME:", *_listed(tasks())],
+        ["Metrics, for --config.eval.metrics=NAME,NAME (docs/evaluation.md):", *_listed(metrics())],
         [
             "Keys, for --config.KEY=VALUE; all are in ebm_jax/schema.py:",
             "  --help=KEY tells the default, limit, meaning and source of one, --help=GROUP lists a group",
@@ -74,7 +74,7 @@ def overview(modes: Sequence[str]) -> str:
 
 
 def entry(asked: str, modes: Sequence[str]) -> str:
-    """What --help=WORD tells about a key, a group of keys or a mode.
+    """What --help=WORD tells about a key, a group of keys, a mode, a task or a metric.
 
     Raises:
       BadInput: it is none of them; with the nearest one.
@@ -89,9 +89,14 @@ def entry(asked: str, modes: Sequence[str]) -> str:
         return f"{word}: keys of your own, for code of your own (docs/extending.md)"
     if word in modes:
         return f"--mode={word}: {mode_line(word)}"
-    groups = difflib.get_close_matches(word, sorted(GROUPS), 1)
-    near = groups[0] if groups and "." not in word else nearest(word)
-    raise BadInput(f"--help={shown(asked)[1:-1]} is no key, group or mode; did you mean --help={near}?")
+    for key, listed in OPTIONS.items():
+        if word in (entries := listed()):
+            own = f"{key.partition('.')[0]}.{word}"
+            keys = [_group(own)] if own in GROUPS else []
+            return "\n".join([*textwrap.wrap(f"--config.{key}={word}: {entries[word]}", COLUMNS), *keys])
+    near = difflib.get_close_matches(word, [*sorted(GROUPS), *modes, *tasks(), *metrics()], 1)
+    near = near[0] if near and "." not in word else nearest(word)
+    raise BadInput(f"--help={shown(asked)[1:-1]} is no key, group, mode, task or metric; did you mean --help={near}?")
 
 
 def show(text: str) -> None:
@@ -111,27 +116,43 @@ def mode_line(mode: str) -> str:
     return words.removeprefix(f"{mode}s: ").removeprefix("it ")
 
 
-def tasks() -> list[str]:
-    """The names of `sample.task`."""
-    return _entries(PACKAGE / "tasks" / "__init__.py", "TASKS")
+def tasks() -> dict[str, str]:
+    """What each task of `sample.task` does, by its name."""
+    return _described(PACKAGE / "tasks", "TASKS")
 
 
-def metrics() -> list[str]:
-    """The names of `eval.metrics`."""
-    return _entries(PACKAGE / "evaluators" / "__init__.py", "EVALUATORS")
+def metrics() -> dict[str, str]:
+    """What each metric of `eval.metrics` measures, by its name."""
+    return _described(PACKAGE / "evaluators", "EVALUATORS")
 
 
-def first_line(source: Path) -> str:
-    """The first line of a module's docstring, without importing it; empty if there is none."""
-    return (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+OPTIONS = {"sample.task": tasks, "eval.metrics": metrics}
 
 
-def _entries(source: Path, table: str) -> list[str]:
-    """The keys of the dict literal that a module gives this name, without importing it."""
-    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+def first_line(source: Path, function: str = "") -> str:
+    """The first line of a module's docstring, or its function's, without importing it; empty if there is none."""
+    module = ast.parse(source.read_text(encoding="utf-8"))
+    found = {node.name: node for node in module.body if isinstance(node, ast.FunctionDef)}
+    return (ast.get_docstring(found[function] if function else module) or "").partition("\n")[0]
+
+
+def _described(package: Path, table: str) -> dict[str, str]:
+    """The table of a package, {"name": Type(check, module.function)}, without importing it: each function's first line.
+
+    `check` comes first in both types; the second function is what does it.
+    """
+    for node in ast.parse((package / "__init__.py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == table and isinstance(node.value, ast.Dict):
-            return [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
-    raise LookupError(f"{source} has no table {table}")
+            pairs = zip(node.value.keys, node.value.values, strict=True)
+            return {ast.literal_eval(name): _does(package, entry) for name, entry in pairs if name}
+    raise LookupError(f"{package} has no table {table}")
+
+
+def _does(package: Path, entry: ast.expr) -> str:
+    """The first line about the second argument, `module.function`, of a table's entry."""
+    if not (isinstance(entry, ast.Call) and isinstance(does := entry.args[1], ast.Attribute)):
+        raise LookupError(f"{ast.unparse(entry)} of {package} does not name module.function second")
+    return first_line(package / f"{ast.unparse(does.value)}.py", does.attr)
 
 
 def _key(name: str, remark: str) -> str:
@@ -144,7 +165,9 @@ def _key(name: str, remark: str) -> str:
         "set by": f"--config.{name}=VALUE",
     }
     meaning = textwrap.wrap(key.meaning, COLUMNS - 2, initial_indent="  ", subsequent_indent="  ")
-    return "\n".join([f"{name}{remark}", *meaning, *_listed({word: text for word, text in rows.items() if text})])
+    options = ["each of them:", *_listed(OPTIONS[name]())] if name in OPTIONS else []
+    told = _listed({word: text for word, text in rows.items() if text})
+    return "\n".join([f"{name}{remark}", *meaning, *told, *options])
 
 
 def _group(group: str) -> str:

@@ -223,7 +223,7 @@ KEYS: dict[str, Key] = {
     "sample.weights": Key("ema", one_of("ema", "raw"), "ema, or raw: the last step's"),
     "sample.checkpoint": Key("newest", one_of("newest", "best"), "newest; best: the one of the smallest distance by eval.during", "ours", absent="newest"),
     "sample.seed": Key(0, SEED, "of the chains"),
-    "sample.task": Key("generate", WORD, "generate, film, transition, compose, inpaint, restore, super_resolve, colourise, classify, neighbours; or package.module:Name"),
+    "sample.task": Key("generate", WORD, "what --mode=sample does, as docs/reference/tasks.md tells; also package.module:Name"),
     "sample.labels": Key("", TEXT, "classes in turn: '3' or '3,5'; vectors: '0.5 0.5'; compose: '1+3'; empty: all"),
     "sample.split": Key("test", WORD, "images that a task starts from"),
     "sample.strength": Key(0.2, PROBABILITY, "share of the misfit to the measurement that one chain step removes, 0 to 1"),

@@ -78,6 +78,22 @@ BAD = {
     "tiny shape": ([DIGITS, "--config.data.shape=(4,4,1)"], "at least 8 pixels a side"),
     "unknown data": ([DIGITS, "--config.data.source=tfds"], "'digits' is not a TFDS set"),
     "misspelt source": ([DIGITS, "--config.data.source=foldr:here"], "did you mean folder?"),
+    "a path without its kind": (
+        [DIGITS, "--config.data.source=/no/such"],
+        "data.source '/no/such' is a path without a kind; use folder:/no/such",
+    ),
+    "a file without its kind": ([DIGITS, "--config.data.source=such.npz"], "use npz:such.npz"),
+    "a word for a number": (
+        [DIGITS, "--config.train.num_steps=abc"],
+        "--config.train.num_steps=abc is not a whole number (at least 1); give one, such as "
+        "--config.train.num_steps=100000",
+    ),
+    "a word for a number, apart": (
+        [DIGITS, "--config.optim.learning_rate", "fast"],
+        "learning_rate=fast is not a number",
+    ),
+    "a power for a whole number": ([DIGITS, "--config.train.num_steps=1e3"], "num_steps=1e3 is not a whole number"),
+    "a word for a flag": ([DIGITS, "--config.log.report=maybe"], "log.report=maybe is not True or False; give"),
     "a folder without its path": ([DIGITS, "--config.data.source=folder"], "use folder:PATH"),
     "no such folder": ([DIGITS, "--config.data.source=folder:/no/such"], "/no/such is not a folder"),
     "no such file": ([DIGITS, "--config.data.source=npz:/no/such.npz"], "/no/such.npz does not exist"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import changed
 from PIL import Image
+from test_trackers import events
 from test_train import command, files
 
 import run
@@ -17,6 +19,7 @@ from ebm_jax.data import memory
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import card, samples
 from ebm_jax.evaluators.common import Evaluator, Outcome, Value, described, sha256, unchecked
+from ebm_jax.report import trackers
 from ebm_jax.storage.workdir import read_config
 from ebm_jax.types import BadInput
 
@@ -186,11 +189,11 @@ def known_evaluators(monkeypatch):
 
 def evaluated(workdir, capsys, metrics, status=0, **changes):
     """(the new folder, what was printed) of the command."""
-    before = set((workdir / "evaluation").glob("*"))
+    before = set((workdir / "evaluation").glob("*_*"))
     words = {"eval__metrics": metrics, "eval__num_samples": 20, "eval__batch_size": 16} | changes
     capsys.readouterr()
     assert run.main(command(workdir, "evaluate", **words)) == status
-    (folder,) = set((workdir / "evaluation").glob("*")) - before
+    (folder,) = set((workdir / "evaluation").glob("*_*")) - before
     return folder, capsys.readouterr()
 
 
@@ -222,6 +225,37 @@ def test_json_card_and_table_have_the_numbers_and_how_they_came_about(workdir, c
     assert "BUFFER" not in text + printed.out + json.dumps(content)
 
 
+def test_tensorboard_gets_an_evaluation_at_its_step_beside_the_run_with_its_pictures_and_its_card(
+    workdir, capsys, known_evaluators, tmp_path
+):
+    of_the_run = sorted(workdir.glob("events*"))
+    before = set((workdir / "evaluation").glob("events*"))
+    folder, printed = evaluated(workdir, capsys, "mean,refuse,data", status=2)
+    (path,) = set((workdir / "evaluation").glob("events*")) - before
+    shutil.copy(path, tmp_path)
+    found = {value.tag: (event.step, value) for event in events(tmp_path) for value in event.summary.value}
+    told = ("mean/mean", "mean/row/other", "data/n", "mean/grid", "card/text_summary")
+    assert set(found) == {f"evaluation/{name}" for name in told}, "an infinite number cannot be drawn"
+    assert {step for step, _ in found.values()} == {6}
+    assert found["evaluation/data/n"][1].simple_value == len(memory.digits("test").images)
+    assert found["evaluation/mean/grid"][1].image.width == 60
+    assert found["evaluation/card/text_summary"][1].tensor.string_val[0].decode() == (folder / "card.md").read_text()
+    assert "told tensorboard: evaluation/METRIC/NUMBER at step 6\n" in printed.out
+    assert sorted(workdir.glob("events*")) == of_the_run, "whose steps cannot go back"
+
+
+def test_a_tracker_that_cannot_be_told_costs_a_line_and_no_evaluation(workdir, capsys, known_evaluators, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trackers, "Events", full)
+    folder, printed = evaluated(workdir, capsys, "data")
+    assert (folder / "card.md").exists()
+    assert printed.err.splitlines() == [
+        "tensorboard is not told this evaluation (OSError: No space left on device); all else is written"
+    ]
+
+
 def test_evaluating_the_buffer_is_labelled_so_in_json_card_and_table(workdir, capsys, known_evaluators):
     folder, printed = evaluated(workdir, capsys, "mean,data", eval__samples="buffer")
     content = json.loads((folder / "evaluation.json").read_text())
@@ -247,10 +281,10 @@ def test_an_interrupt_keeps_what_was_measured_before(workdir, capsys, known_eval
         raise KeyboardInterrupt
 
     monkeypatch.setitem(evaluators.EVALUATORS, "refuse", Evaluator(unchecked, interrupt, ()))
-    before = set((workdir / "evaluation").glob("*"))
+    before = set((workdir / "evaluation").glob("*_*"))
     with pytest.raises(KeyboardInterrupt):
         run.main(command(workdir, "evaluate", eval__metrics="data,refuse"))
-    (folder,) = set((workdir / "evaluation").glob("*")) - before
+    (folder,) = set((workdir / "evaluation").glob("*_*")) - before
     assert set(json.loads((folder / "evaluation.json").read_text())["metrics"]) == {"data"}
 
 

@@ -7,9 +7,11 @@ import zipfile
 
 import numpy as np
 import pytest
+from conftest import changed
 from PIL import Image
 
-from ebm_jax.data import decode, files
+from ebm_jax import schema
+from ebm_jax.data import decode, files, sources
 from ebm_jax.types import BadInput
 
 SHAPE = (8, 8, 3)
@@ -294,6 +296,17 @@ def test_floats_are_rounded_to_the_nearest_of_256_levels(tmp_path):
         np.testing.assert_array_equal(image[:, :, 0], levels[0])
         assert image.dtype == np.uint8
         assert label == 0
+
+
+def test_labels_that_count_from_1_are_told_how_to_count_from_0(tmp_path):
+    def config_for(labels, num_classes):
+        np.savez(tmp_path / "set.npz", images=np.zeros((6, 8, 8), np.uint8), labels=labels)
+        changes = {"data__source": f"npz:{tmp_path / 'set.npz'}", "data__split": "train", "data__shape": (8, 8, 1)}
+        return changed(schema.defaults(), **changes, model__num_classes=num_classes)
+
+    with pytest.raises(BadInput, match=r"labels begin at 1, .*; save labels - 1 to count from 0; use 1 .* or 4$"):
+        sources.make_source(config_for([1, 2, 3] * 2, 3))
+    assert not sources.make_source(config_for([0, 1, 2] * 2, 3)).found.notes
 
 
 def test_soft_labels_are_kept(tmp_path):

@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import inspect
+import re
 import subprocess
 import sys
 
@@ -25,18 +27,33 @@ def flowing(text):
     return " ".join(text.split())
 
 
+def described():
+    """The first line about each task and metric, of the functions themselves."""
+    does = {name: task.run for name, task in TASKS.items()}
+    does |= {name: evaluator.measure for name, evaluator in EVALUATORS.items()}
+    return {name: inspect.getdoc(function).splitlines()[0] for name, function in does.items()}
+
+
 def test_help_names_every_mode_config_task_metric_and_group(capsys):
     out = printed(capsys, "--help")
     for name in shipped.names():
         docstring = importlib.import_module(f"configs.{name}").__doc__
         assert f"{name} {flowing(docstring.splitlines()[0])}" in flowing(out)
-    assert manual.tasks() == list(TASKS)
-    assert manual.metrics() == list(EVALUATORS)
-    for names in (TASKS, EVALUATORS):
-        assert ", ".join(names) in flowing(out)
+    for name, words in described().items():
+        assert re.search(f"^  {name} +{re.escape(words)}$", out, re.MULTILINE), "one line each, as its code says"
     for mode in cli.WORDS:
         assert f"  {mode} " in out
     assert all(name.partition(".")[0] in out.split("Groups: ")[1] for name in schema.KEYS)
+
+
+def test_a_task_and_a_metric_are_told_with_their_keys_and_all_of_them_with_their_own_key(capsys):
+    for name in ("film", "kid"):
+        assert f"={name}: {described()[name]}" in flowing(printed(capsys, f"--help={name}"))
+    assert "sample.inpaint.mask=lower" in printed(capsys, "--help=inpaint")
+    assert "eval.ais.chains=256" in printed(capsys, "--help=ais")
+    for key, names in {"sample.task": TASKS, "eval.metrics": EVALUATORS}.items():
+        listed = printed(capsys, f"--help={key}").split("each of them:\n")[1]
+        assert [line.split()[0] for line in listed.splitlines()] == list(names)
 
 
 def test_what_a_mode_does_is_from_its_source():
@@ -94,7 +111,9 @@ def test_every_key_is_told_with_a_default_that_the_command_line_takes():
         if key.limit.options:
             assert ", ".join(key.limit.options) in flowing(text)
         default = text.split("\n  default")[1].split("\n  limit")[0].strip()
-        words.append(text.split("  set by")[1].strip().replace("VALUE", "" if default == "empty" else default))
+        words.append(
+            text.split("  set by")[1].partition("\n")[0].strip().replace("VALUE", "" if default == "empty" else default)
+        )
     parsed = cli.parse(["run.py", f"--config={ROOT / 'configs' / 'digits.py'}", *words]).config
     assert schema.flat(parsed) == schema.flat(schema.defaults())
 
@@ -111,13 +130,14 @@ def test_a_former_name_a_group_a_mode_and_a_group_of_ones_own_are_told(capsys):
 
 
 @pytest.mark.parametrize(
-    ("asked", "near"), [("chain.stepsize", "chain.step_size"), ("chian", "chain"), ("lr", "optim.learning_rate")]
+    ("asked", "near"),
+    [("chain.stepsize", "chain.step_size"), ("chian", "chain"), ("clasify", "classify"), ("lr", "optim.learning_rate")],
 )
 def test_an_unknown_key_gets_the_nearest_in_one_line(asked, near, capsys):
     assert run.main(["run.py", f"--help={asked}"]) == 2
     assert capsys.readouterr() == (
         "",
-        f"run.py: --help={asked} is no key, group or mode; did you mean --help={near}?\n",
+        f"run.py: --help={asked} is no key, group, mode, task or metric; did you mean --help={near}?\n",
     )
 
 

@@ -1,5 +1,6 @@
 """What trackers get of a run: groups, descriptions, pictures, each point once; read back from what they wrote."""
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -90,6 +91,19 @@ def run_that_goes_on(folder, *names):
         written.evaluation(8, {"kl": 0.25}, "near the truth")
 
 
+def tell_evaluation(folder, name):
+    """An evaluation of step 8, of a run that was told more."""
+    with contextlib.closing(trackers.of_evaluation(name, folder, "000008_0")) as tracker:
+        tracker.add_scalar("evaluation/ood/AUROC", 0.75, 8)
+        tracker.add_image("evaluation/ood/grid", np.zeros((9, 9, 3), np.uint8), 8, "none")
+        tracker.add_text("evaluation/card", "its card", 8)
+
+
+def test_names_of_an_evaluations_points_have_letters_that_all_trackers_take():
+    assert trackers.point_name("ais", "log Z, nats") == "evaluation/ais/log_Z_nats"
+    assert trackers.point_name("ood", "AUROC, train", "U(x)") == "evaluation/ood/AUROC_train/U_x"
+
+
 def test_tensorboard_has_groups_with_descriptions_each_point_once_pictures_with_captions_and_the_config(
     tmp_path, caplog
 ):
@@ -119,7 +133,8 @@ def test_every_metric_of_the_package_has_a_group_and_a_description():
 @pytest.mark.whole
 @installed("trackio")
 def test_trackio_keeps_each_point_once_and_a_picture_with_its_caption_and_a_rescue_as_another_run(tmp_path):
-    told = "import sys, pathlib; from test_trackers import *; run_that_goes_on(pathlib.Path(sys.argv[1]), 'trackio')"
+    told = "import sys, pathlib; from test_trackers import *; folder = pathlib.Path(sys.argv[1]);"
+    told += "run_that_goes_on(folder, 'trackio'); tell_evaluation(folder, 'trackio')"
     where = {"TRACKIO_DIR": str(tmp_path / "kept"), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     subprocess.run([sys.executable, "-c", told, str(tmp_path / "run")], env=os.environ | where, check=True)
     with sqlite3.connect(tmp_path / "kept" / f"{trackers.PROJECT}.db") as database:
@@ -130,6 +145,8 @@ def test_trackio_keeps_each_point_once_and_a_picture_with_its_caption_and_a_resc
             runs.setdefault(run_name, []).append((step, json.loads(metrics)["optim/loss"]))
     assert list(runs.values()) == [BEFORE, AFTER]
     first, second = runs
+    judged = {name: step for name, step, metrics in rows if json.loads(metrics).get("evaluation/ood/AUROC") == 0.75}
+    assert judged == {f"{first}-evaluation-000008_0": 8}
     assert second == f"{first}-rescued1"
     assert any("same fresh noise" in str(metrics) for _, _, metrics in rows)
     assert [name for name, _, metrics in rows if "ill" in json.loads(metrics).values()] == [second]
@@ -140,21 +157,24 @@ def test_trackio_keeps_each_point_once_and_a_picture_with_its_caption_and_a_resc
 def test_wandb_offline_keeps_each_point_once_under_one_name_and_a_rescue_as_another_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     run_that_goes_on(tmp_path, "wandb")
+    tell_evaluation(tmp_path, "wandb")
     from wandb.proto.wandb_internal_pb2 import Record
 
-    told, groups = {}, set()
+    told, judged, groups = {}, {}, set()
     files = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
     for path in files:
         for record in (Record.FromString(data) for data in records(path.read_bytes())):
             groups |= {record.run.run_group} - {""}
             items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
             point = record.history.step.num, items.get("optim/loss")
+            judged |= {path.stem: point[0]} if items.get("evaluation/ood/AUROC") == "0.75" else {}
             told.setdefault(path.stem, []).extend([(point[0], json.loads(point[1]))] if point[1] else [])
             if items.get("health/event") == '"ill"':
                 assert path.stem.endswith("-rescued1")
-    assert len(files) == 3, "the run, the same going on after a kill, and after the rescue"
-    assert list(told.values()) == [BEFORE, AFTER]
-    assert [name.endswith("-rescued1") for name in told] == [False, True]
+    assert len(files) == 4, "the run, the same going on after a kill, and after the rescue, and its evaluation"
+    assert list(told.values()) == [BEFORE, AFTER, []]
+    assert [name.endswith("-rescued1") for name in told] == [False, True, False]
+    assert [(name.endswith("-evaluation-000008_0"), step) for name, step in judged.items()] == [(True, 8)]
     assert len(groups) == 1, "which shows them as one"
 
 

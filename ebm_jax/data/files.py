@@ -325,7 +325,8 @@ def _npz(path: Path, file: Any, split: str) -> _Npz:
         raise BadInput(f"{path}: {labels_name} has {len(labels)} labels for {len(images)} images; save one for each")
     unused = [name for name in file.files if name not in (images_name, *of_splits) and name[:2] not in ("x_", "y_")]
     num_classes = max(map(_num_classes, of_splits.values()), default=1)
-    return _Npz(images_name, images, labels, num_classes, splits, _notes(labels_name, unused))
+    notes = *_notes(labels_name, unused), *_empty_classes(list(of_splits.values()))
+    return _Npz(images_name, images, labels, num_classes, splits, notes)
 
 
 def _other_labels(path: Path, file: Any, length: int) -> tuple[str, dict[str, np.ndarray]]:
@@ -345,6 +346,14 @@ def _other_labels(path: Path, file: Any, length: int) -> tuple[str, dict[str, np
     if len(fitting) > 1:
         raise BadInput(f"{path} has {' and '.join(fitting)}, which all may be the labels; save these under labels")
     return next(iter(fitting), ""), fitting
+
+
+def _empty_classes(labels: list[np.ndarray]) -> tuple[str, ...]:
+    """What to do where classes are counted from 1, in words; () where they are counted from 0."""
+    low = min((int(some.min()) for some in labels if some.ndim == 1 and len(some)), default=0)
+    if not low:
+        return ()
+    return (f"labels begin at {low}, so no image has a class below it; save labels - {low} to count from 0",)
 
 
 def _notes(labels_name: str, unused: list[str]) -> tuple[str, ...]:

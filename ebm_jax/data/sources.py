@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from PIL import Image
 from ebm_jax.data import decode, densities, files, found, layout, memory, source, stream, tfds, toys
 from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
+from ebm_jax.kinds import shown
 from ebm_jax.labels import label_shape
 from ebm_jax.registry import called, named
 from ebm_jax.schema import member_seeds, with_values
@@ -191,6 +193,9 @@ def factory_of(name: str) -> Callable[[Config, str], source.Source]:
     if kind in SOURCES:
         return SOURCES[kind]
     known = [*SOURCES, "density"]
+    if ":" not in name and (re.search(r"[/\\~]", name) or name.endswith(".npz")):
+        kind = "npz" if name.endswith(".npz") else "folder"
+        raise BadInput(f"data.source {shown(name)} is a path without a kind; use {kind}:{name}")
     if ":" not in name or difflib.get_close_matches(kind, known):  # a slip rather than a module
         named("data.source", kind, dict.fromkeys(known))
     own = named("data.source", name, {})

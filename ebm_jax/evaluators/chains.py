@@ -31,7 +31,9 @@ FEW = 0.01  # of moves: so few accepted ones are explained
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """Metric `chains`: split R-hat, effective sample size, autocorrelation and acceptance, and histograms of energies.
+    """Whether chains mix: R-hat, effective sample size, acceptance.
+
+    R-hat is split. The picture has autocorrelations, and histograms of energies.
 
     It runs chains of the run's kernel from noise, at constant temperature, and throws away the first half.
     """

@@ -40,7 +40,9 @@ def check(config: Config) -> None:
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """Metric `classification`: accuracy, calibration error and likelihood of the labels on all images of `eval.split`.
+    """Accuracy and calibration as a classifier; needs classes.
+
+    All images of `eval.split` are classified, and the likelihood of their labels is measured too.
 
     The scale of an energy is a convention, so all but the accuracy is given twice: for the energies as they are, and at
     the temperature that fits the labels of the reference split best.
@@ -75,7 +77,10 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
         verdicts.accuracy(values["accuracy"], most_frequent),
         verdicts.surprise(scaled.nll, config.model.num_classes),
     )
-    return Outcome(values, protocol, {"calibration": partial(figures.reliability, **scaled.bins._asdict())}, said)
+    what = f"{plain.accuracy:.1%} of {len(data.labels):,} right, calibration error {scaled.calibration_error:.3f}"
+    title = run.title(what, f"at the fitted temperature, {temperature:.3g}")
+    draw = partial(figures.reliability, **scaled.bins._asdict(), title=title)
+    return Outcome(values, protocol, {"calibration": draw}, said)
 
 
 def logits_in_words(config: Config) -> str:

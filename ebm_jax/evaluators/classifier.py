@@ -95,7 +95,9 @@ def require_enough(metric: str, what: str, count: int) -> None:
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """Metric `classifier_distance`: how far samples and as many unseen images are from the reference.
+    """How far samples are from the data, in features of a classifier trained here.
+
+    As many unseen images are measured too, for comparison.
 
     Raises:
       BadInput: as `referee`; there are too few images.

@@ -58,7 +58,7 @@ def lengths_of(config: Config) -> list[int]:
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """Metric `drift`: distance, score and class coverage of samples, and after more steps of training's kernel.
+    """Whether chains stay where samples are: distances after more chain steps.
 
     Raises:
       BadInput: as `evaluators.classifier.see`; or chains leave the finite numbers.

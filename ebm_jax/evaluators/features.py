@@ -134,7 +134,7 @@ def needs(config: Config) -> Needs:
 
 
 def fid(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """The Fréchet Inception Distance of the samples from the reference split."""
+    """Fréchet Inception Distance of the samples from the data."""
     compared: Compared = evidence.shared
     require_covariance("fid", "images of the reference", compared.reference.count, inception.NUM_FEATURES)
     value = frechet.jackknifed_distance(compared.samples.moments, frechet.gaussian(compared.reference))
@@ -142,7 +142,7 @@ def fid(run: TrainedRun, evidence: Evidence) -> Outcome:
 
 
 def inception_score(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """The Inception Score of the samples."""
+    """Inception Score of the samples: sure of one class each, and of many in all."""
     compared: Compared = evidence.shared
     error = (
         f"the mean of {run.config.eval.splits} splits of consecutive samples, and the standard error of that mean; "
@@ -153,7 +153,7 @@ def inception_score(run: TrainedRun, evidence: Evidence) -> Outcome:
 
 
 def kid(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """The Kernel Inception Distance of the samples from the reference split."""
+    """Kernel Inception Distance of the samples from the data; unbiased."""
     compared: Compared = evidence.shared
     config = run.config.eval
     value = kernel_distance.kernel_distance(
@@ -171,13 +171,13 @@ def kid(run: TrainedRun, evidence: Evidence) -> Outcome:
 
 
 def precision_recall(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """Improved precision and recall of the samples against the reference split."""
+    """Improved precision and recall: samples that look real, real images covered."""
     found, protocol = _cover(evidence, run.config.eval.precision_recall.neighbours)
     return Outcome({"precision": Value(found.precision), "recall": Value(found.recall)}, protocol, {})
 
 
 def density_coverage(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """Density and coverage of the samples against the reference split."""
+    """Density and coverage of the samples around the data; outliers weigh less."""
     found, protocol = _cover(evidence, run.config.eval.density_coverage.neighbours)
     return Outcome({"density": Value(found.density), "coverage": Value(found.coverage)}, protocol, {})
 

@@ -65,7 +65,7 @@ def make_move(config: Config) -> Move:
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """Metric `ais`: bounds of log Z, of the log-likelihood of `eval.split` in nats, and of its bits per dimension.
+    """Bounds of log Z, log-likelihood and bits per dimension, by annealed chains.
 
     Raises:
       BadInput: a class has no sample to start at.
@@ -108,7 +108,7 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
             "likelihood": f"density on [0, 1]^d of {len(test)} images of {config.eval.split}, uint8 v as (v + U[0, 1])"
             f"/256; bits per dimension are -log2 of it a dimension, plus {math.log2(LEVELS):g}: 8 for uniform noise",
         },
-        {"likelihood_by_temperature": _curve(config.eval.ais.temperature / shares, nats)},
+        {"likelihood_by_temperature": _curve(run, config.eval.ais.temperature / shares, nats)},
         (closed, verdicts.bits(values["bits per dimension at most (reverse AIS)"].number, LEVELS)),
     )
 
@@ -312,11 +312,12 @@ def _temperature_of_chains(config: Config) -> str:
     return f"; the run's own chains are near T = {temperature:.3g}"
 
 
-def _curve(temperatures: np.ndarray, nats: np.ndarray) -> Draw:
+def _curve(run: TrainedRun, temperatures: np.ndarray, nats: np.ndarray) -> Draw:
     """The picture of log-likelihood against temperature; forward AIS knows log Z at each stop of its path."""
+    title = run.title("mean log-likelihood of images never seen")
 
     def draw(path: Path) -> None:
         lines, labels = {"forward AIS": (temperatures, nats)}, ("temperature T of exp(-U/T)/Z", "nats")
-        figures.curves(path, lines, labels, "mean log-likelihood of images never seen", xscale="log")
+        figures.curves(path, lines, labels, title, xscale="log")
 
     return draw

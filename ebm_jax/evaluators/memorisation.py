@@ -16,7 +16,7 @@ CLOSE = 0.01  # share of test images that lie closer to a training image than th
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """Metric `memorisation`: samples against `eval.reference_split`, which the model saw, and `eval.split`."""
+    """Whether samples are copies: distance to training and to unseen images."""
     config, samples = run.config, evidence.samples
     seen, unseen = (
         evidence.data[key].images.astype(np.float32) / 255.0 for key in ("eval.reference_split", "eval.split")

@@ -72,7 +72,10 @@ def asked_sets(config: Config) -> list[str]:
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """AUROC and false positive rate at 95 % true positives of every set under every score."""
+    """How well energies tell other sets from the data: AUROC and rate of errors.
+
+    The rate is that of false positives at 95 % true positives; there are both for every set under every score.
+    """
     config = run.config
     sets = collect(run, evidence)
     names = energy_names(config)

@@ -33,9 +33,9 @@ def check(config: Config) -> None:
 
 
 def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
-    """Metric `robustness`: accuracy under projected gradient ascent at each radius, and signs of masked gradients.
+    """Accuracy under attack, and signs of masked gradients; needs classes.
 
-    It attacks random images of `eval.split`, in L∞ and in L2.
+    It attacks random images of `eval.split` by projected gradient ascent, in L∞ and in L2.
     """
     config, data = run.config, evidence.data["eval.split"]
     rows = chosen_rows(len(data.images), config.eval.robustness.images, config.eval.seed)
@@ -56,7 +56,9 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
         protocol[f"gradient masking, {name}"] = robustness.verdict(curve)
         panels[f"{name}, in 1/255" if of_unit else name] = (radii, attacks, float(curve.unbounded.mean()))
     said = tuple(f"{name}: {words}" for name, words in protocol.items() if name.startswith("gradient masking"))
-    return Outcome(values, protocol, {"robustness": partial(figures.robustness, panels_of=panels)}, said)
+    title = run.title(f"accuracy of {len(rows):,} images under attack")
+    draw = partial(figures.robustness, panels_of=panels, title=title)
+    return Outcome(values, protocol, {"robustness": draw}, said)
 
 
 def _radii(config: Config, key: str) -> np.ndarray:
@@ -94,18 +96,22 @@ def _curve(
         logits_fn, key = make_logits_fn(run.config, apply), of_batch(key_noise, places)
         return robustness.noise(key, logits_fn, images, labels, norm, radius, num_draws=steps * restarts).margins
 
-    def stands(attack: Callable[..., Any], radii: np.ndarray, *more: np.ndarray) -> np.ndarray:
-        """Bool [radii, images]: whether the image withstands the attack."""
+    def stands(what: str, attack: Callable[..., Any], radii: np.ndarray, *more: np.ndarray) -> np.ndarray:
+        """Bool [radii, images]: whether the image withstands the attack; `what` is its name."""
+
+        def at_radii(words: str) -> None:
+            note(f"{what} at {len(radii)} radii: {words}")
+
         rows = np.tile(np.arange(len(images)), len(radii))
         each = [np.repeat(sizes.astype(np.float32), len(images)) for sizes in (radii, *more)]
         rows_of_all = images[rows], labels[rows], np.arange(len(rows))
-        margins = run.map(attack, *rows_of_all, *each, batch_size=settings.batch_size, note=note)
+        margins = run.map(attack, *rows_of_all, *each, batch_size=settings.batch_size, note=at_radii)
         return margins.reshape(len(radii), len(images)) < 0
 
     reached = np.append(radii, norm.whole_box(images.shape[1:]))
     sizes = np.array([robustness.step_size(radius, steps, least) for radius in reached])
-    attacked = stands(pgd, reached, sizes)
-    return robustness.Curve(radii, attacked[:-1], stands(noise, radii), attacked[-1])
+    attacked = stands("gradient attack", pgd, reached, sizes)
+    return robustness.Curve(radii, attacked[:-1], stands("noise", noise, radii), attacked[-1])
 
 
 def _attack_protocol(config: Config, images: np.ndarray, number: int) -> dict[str, str]:

@@ -73,6 +73,8 @@ class Metric(NamedTuple):
 
     values: dict[str, tuple[Number, Number | None]]
     """A number and its standard error, by name."""
+    verdicts: list[str]
+    """Sentences on what the numbers say."""
     protocol: dict[str, str]
     pictures: list[Picture]
 
@@ -93,7 +95,7 @@ class Contents(NamedTuple):
     images: dict[str, dict[int, Picture]]
     """By name and step."""
     samples: list[Sampled]
-    """The newest first."""
+    """The newest first, and of them plain samples."""
     evaluations: list[Evaluated]
     """The newest first."""
     versions: list[dict[str, str]]
@@ -245,7 +247,7 @@ class _Reader:
             if match := SAMPLE.fullmatch(name):
                 found.setdefault((match[1] or "generate", int(match[2]), int(match[3])), {})[match[4]] = picture
         made = [Sampled(*key, files.get("png"), files.get("gif")) for key, files in found.items()]
-        return sorted(made, key=lambda one: (one.step, one.number, one.task), reverse=True)
+        return sorted(made, key=lambda one: (-one.step, -one.number, one.task != "generate", one.task))
 
     def evaluations(self) -> list[Evaluated]:
         found = []
@@ -312,6 +314,7 @@ def _metric(found: dict[str, Any], pictures: dict[str, Picture]) -> Metric:
     names = [name for name in _list(found.get("pictures")) if isinstance(name, str)]
     return Metric(
         {name: (number, error) for name, (number, error) in numbers.items() if number is not None},
+        [words for words in _list(found.get("verdicts")) if isinstance(words, str)],
         _texts(_dict(found.get("protocol"))),
         [pictures[name] for name in names if name in pictures],
     )

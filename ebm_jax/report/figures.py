@@ -114,7 +114,8 @@ def curves(
     with _panelled(path, 1) as (_, panels):
         for place, (name, (x, y)) in enumerate(lines.items()):
             look = {"color": _of(style.COLOURS, place), "linestyle": _of(style.LINES, place)}
-            panels[0].plot(x, y, label=name, **look)
+            above = 2 + place % len(style.LINES) / 10  # dashes over the lines that they coincide with
+            panels[0].plot(x, y, label=name, zorder=above, **look)
             if len(lines) > 1:
                 at = int((place + 1) / (len(lines) + 1) * (len(x) - 1))
                 panels[0].annotate(
@@ -138,15 +139,9 @@ def chains_figure(
         panels = figure.subplots(1, 3)
         for place, (name, values) in enumerate(energies.items()):
             share = np.full(len(values), 1 / len(values))
-            panels[0].hist(
-                values,
-                bins,
-                weights=share,
-                histtype="stepfilled",
-                alpha=0.45,
-                color=_of(style.COLOURS, place),
-                label=f"{name} ({len(values):,})",
-            )
+            look = {"color": _of(style.COLOURS, place), "linestyle": _of(style.LINES, place)}
+            panels[0].hist(values, bins, weights=share, histtype="stepfilled", alpha=0.15, color=look["color"])
+            panels[0].hist(values, bins, weights=share, histtype="step", label=f"{name} ({len(values):,})", **look)
         panels[0].set(xlabel="energy U", ylabel="share", title="energies")
         panels[0].legend()
         panels[1].plot(traces, linewidth=0.6)
@@ -156,17 +151,20 @@ def chains_figure(
         panels[2].set(xlabel="lag, steps", title="autocorrelation of energy")
 
 
-def reliability(path: Path, *, confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray) -> None:
+def reliability(
+    path: Path, *, confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray, title: str = ""
+) -> None:
     """Accuracy over confidence, beside the number of predictions at each confidence, as a PNG file.
 
     Args:
       confidence, accuracy: [m], of m equal bins of [0, 1]; NaN if a bin is empty.
       count: [m], predictions in each bin.
+      title: above the panels.
     """
     places = (np.arange(len(count)) + 0.5) / len(count)
-    with _panelled(path, 2) as (figure, panels):
-        panels[0].plot([0, 1], [0, 1], "--", color=style.REFERENCE, label="calibrated")
-        panels[0].plot(confidence, accuracy, "o-", color=style.COLOURS[0], label="the model")
+    with _panelled(path, 2, title) as (figure, panels):
+        panels[0].plot([0, 1], [0, 1], "--", color=style.REFERENCE, label="as often right as sure")
+        panels[0].plot(confidence, accuracy, "o-", color=style.COLOURS[0], label="the model", clip_on=False, zorder=3)
         panels[0].set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         panels[0].legend()
         panels[1].bar(places, count, 1 / len(count), color=style.COLOURS[0], edgecolor="white")
@@ -174,14 +172,17 @@ def reliability(path: Path, *, confidence: np.ndarray, accuracy: np.ndarray, cou
         figure.supxlabel("probability of the predicted class")
 
 
-def robustness(path: Path, panels_of: dict[str, tuple[np.ndarray, dict[str, np.ndarray], float]]) -> None:
+def robustness(
+    path: Path, panels_of: dict[str, tuple[np.ndarray, dict[str, np.ndarray], float]], title: str = ""
+) -> None:
     """Accuracy over the radius of attacks, one panel for each norm, as a PNG file.
 
     Args:
       panels_of: norm with its unit -> radii [r]; attack -> bool [r, n], whether each image is still right; and the
         accuracy, in [0, 1], under an attack without bounds.
+      title: above the panels.
     """
-    with _panelled(path, len(panels_of)) as (_, panels):
+    with _panelled(path, len(panels_of), title) as (_, panels):
         for panel, (name, (radii, attacks, unbounded)) in zip(panels, panels_of.items(), strict=False):
             for place, (attack, right) in enumerate(attacks.items()):
                 share = right.mean(1)

@@ -158,7 +158,7 @@ MEANINGS = (
     _Meaning(r"recall", "share of data that some sample looks like", _larger),
     _Meaning(r"density", "as precision, by counts; may exceed 1"),
     _Meaning(r"coverage", "share of data with a sample near by; 1 is perfect"),
-    _Meaning(r"accuracy", "share of test images given their class, by the lowest energy", _accuracy),
+    _Meaning(r"accuracy", "share of test images given their class", _accuracy),
     _Meaning(r"accuracy[, ].*", "share of images still right while pixels are changed by at most the radius", _accuracy),
     _Meaning(r"signs of masked gradients, .*", "violations of what an honest attack must show", _masked),
     _Meaning(r"expected calibration error.*", "mean gap between confidence and accuracy; 0: as often right as it says"),

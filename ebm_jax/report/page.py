@@ -299,6 +299,7 @@ def _metric(run: Contents, name: str, metric: Metric, album: _Album) -> Page:
         "warning": "of the training buffer, not of fresh chains"
         if "BUFFER" in metric.protocol.get("samples", "")
         else "",
+        "verdicts": [_cut(words) for words in metric.verdicts],
         "rows": rows,
         "facts": _facts(metric.protocol),
         "pictures": [picture for picture in pictures if picture["source"]],

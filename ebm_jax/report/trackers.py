@@ -5,10 +5,11 @@ import importlib
 import importlib.util
 import io
 import json
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,7 +22,7 @@ TENSORBOARD, NONE = "tensorboard", "none"
 EXTRAS = ("wandb", "trackio")  # packages, and extras of pyproject.toml, of the same names
 KNOWN = (TENSORBOARD, *EXTRAS)
 PROJECT = "ebm_jax"
-RESCUED = "-rescued"
+RESCUED, EVALUATION = "-rescued", "evaluation"
 IDENTITIES = "trackers.json"  # in a run's folder: the name that each tracker knows the run by
 
 
@@ -34,6 +35,7 @@ class Point(NamedTuple):
     step: int
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """What takes the numbers of a run. All names are GROUP/NAME."""
 
@@ -64,10 +66,7 @@ def named(text: str) -> tuple[str, ...]:
     Raises:
       BadInput: one is unknown, or its package is not installed.
     """
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if names == (NONE,):
-        return ()
-    for name in names:
+    for name in (names := asked(text)):
         if name not in KNOWN:
             raise BadInput(f"log.trackers {shown(name)} is unknown; use some of {', '.join(KNOWN)}, or {NONE}")
         if name in EXTRAS and importlib.util.find_spec(name) is None:
@@ -75,6 +74,12 @@ def named(text: str) -> tuple[str, ...]:
                 f"log.trackers {name} needs the package {name}; pip install -r requirements-{name}.txt, or leave it out"
             )
     return names
+
+
+def asked(text: str) -> tuple[str, ...]:
+    """The names in `log.trackers`, each once, whether there are such trackers here or not; () for none."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    return () if names == (NONE,) else names
 
 
 class Trackers:
@@ -108,8 +113,7 @@ class Trackers:
         for name in EXTRAS:
             if name in names:
                 identity, is_new = _identity(folder, name, anew=points is not None)
-                make = {"wandb": WandB, "trackio": Trackio}[name]
-                tracker = make(folder, identity, -1 if is_new else told)
+                tracker = _extra(name, folder, identity, -1 if is_new else told)
                 self._all.append(tracker)
                 if points is not None:
                     tracker.add_hyperparameters(values or {})
@@ -143,6 +147,31 @@ class Trackers:
                 stack.callback(tracker.close)
 
 
+def of_evaluation(name: str, folder: Path, evaluation: str) -> Tracker:
+    """A tracker of KNOWN for one evaluation of a run, which has the run's group and steps, and is beside the run.
+
+    A run that trains meanwhile tells its own session, and steps there cannot go back. TensorBoard's is in the run's
+    folder `evaluation`; the others show RUN-evaluation-EVALUATION.
+
+    Args:
+      folder: the run's folder on this machine.
+      evaluation: its name, another one for each evaluation of the run.
+    """
+    if name == TENSORBOARD:
+        return Events(folder / EVALUATION)
+    first = _identity(folder, name, anew=False)[0].partition(RESCUED)[0]
+    return _extra(name, folder, f"{first}-{EVALUATION}-{evaluation}", -1)
+
+
+def point_name(*words: str) -> str:
+    """The name of an evaluation's number or picture, GROUP/WORD/..., in letters that all trackers take."""
+    return "/".join([EVALUATION, *(re.sub(r"\W+", "_", word).strip("_") for word in words)])
+
+
+def _extra(name: str, folder: Path, identity: str, told: int) -> "WandB | Trackio":
+    return WandB(folder, identity, told) if name == "wandb" else Trackio(folder, identity, told)
+
+
 def _identity(folder: Path, tracker: str, *, anew: bool) -> tuple[str, bool]:
     """The name that a tracker knows the run by, kept in the run's folder, and whether it is new.
 
@@ -159,10 +188,10 @@ def _identity(folder: Path, tracker: str, *, anew: bool) -> tuple[str, bool]:
 
 
 def _named(folder: Path, identity: str) -> tuple[str, str]:
-    """The name of a run as its tracker shows it, and the name of the group of it and its rescues."""
-    first, rescued, rescues = identity.partition(RESCUED)
+    """The name of a run as its tracker shows it, and that of the group of it, its rescues and its evaluations."""
+    first, dash, rest = identity.partition("-")
     name = folder.resolve().name
-    return f"{name}{rescued}{rescues}", f"{name}-{first}"
+    return f"{name}{dash}{rest}", f"{name}-{first}"
 
 
 class WandB:

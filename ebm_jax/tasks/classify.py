@@ -40,7 +40,10 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """The predicted classes of images of `sample.split`; nothing is random but the noise of a matching."""
+    """Name the class of images by their energies, and show the wrong ones; needs classes.
+
+    Nothing is random but the noise of a matching.
+    """
     images, labels = images_to_start_from(run)
     apply = energy.of_members(assemble.make_apply(run.config))
     energies_of = assemble.make_class_energies(run.config, partial(apply, run.params))
@@ -66,7 +69,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
         rows = np.flatnonzero(wrong if wrong.any() else ~wrong)[:SHOWN]
         captions = [
             [
-                f"{word} {name}: {value:+.4g}"
+                f"{word} {name}: {value:{'.4g' if of_matching else '+.4g'}}"
                 for name, value in zip(_names(run, of), _at(energies[rows], of), strict=True)
             ]
             for word, of in (("true", labels[rows]), ("said", predicted[rows]))
@@ -83,7 +86,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
 
     chance = np.bincount(labels).max() / len(labels)
     line = f"accuracy {accuracy:.4f} on {len(images)} images of {run.config.sample.split}, {chance:.4f} for the most "
-    line += "frequent class alone; the picture has wrong ones"
+    line += "frequent class alone; the picture has " + ("right ones" if accuracy == 1 else "wrong ones")
     if of_matching:
         draws = run.config.sample.class_draws
         line += f"; by the error of the matching under each class, {draws} draws of noise at either share of data"

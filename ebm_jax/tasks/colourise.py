@@ -23,7 +23,7 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Draw images of `sample.split` from the means of their channels."""
+    """Colour images from the means of their channels; the errors before and after."""
     images, labels = images_to_start_from(run)
     channels = images.shape[3]
     observed = np.asarray(observations.gray(jnp.asarray(images)))

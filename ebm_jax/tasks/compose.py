@@ -38,7 +38,10 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Chains from noise under a sum: this run's energies, one a label, and the energies of the runs of `with_runs`."""
+    """Samples of several labels or runs at once: chains under the sum of energies.
+
+    The sum has this run's energies, one a label, and the energies of the runs of `with_runs`.
+    """
     terms = _terms(run)
 
     def energy_of(params: tuple[Params, ...], places: Places) -> EnergyFn:
@@ -58,12 +61,13 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     images = run.chains(key, chain, energy_of=energy_of, params=params, note=progress.note)
     what = f"{len(images)} samples of the product of {len(terms)} energies"
     asked = f" of labels {run.config.sample.labels}" if run.config.sample.labels else ""
-    title = run.title(f"{what}{asked}", style.steps(run.config), "start: noise")
+    within = _within(run, terms, images)
+    title = run.title(f"{what}{asked}", style.steps(run.config), "start: noise", within)
 
     def draw(path: Path) -> None:
         pictures.write_grid(path.with_suffix(".png"), images, title=title)
 
-    return Result({"images": images}, draw, f"{what}; {_within(run, terms, images)}")
+    return Result({"images": images}, draw, f"{what}; {within}")
 
 
 def _within(run: TrainedRun, terms: Sequence[Term], images: np.ndarray) -> str:

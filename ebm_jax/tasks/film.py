@@ -26,7 +26,7 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """The chains of the samples that `generate` writes, as a film and a strip of some of them."""
+    """The way from noise to the samples of `generate`, as a film and a strip."""
     number, every = run.config.sample.num_images, run.config.sample.film.every
 
     def chain(key: PRNGKey, x: Images, energy_fn: EnergyFn, stages: Stages) -> jax.Array:
@@ -35,13 +35,14 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     frames = np.moveaxis(run.chains(key, chain, note=progress.note), 1, 0)
     labels = np.asarray(sample_labels(run.config, jnp.arange(number)))
 
-    steps = frame_steps(run.config, len(frames))
+    shown = dict(zip(frame_steps(run.config, len(frames)), frames, strict=True))  # of two frames of one step the last
 
     def draw(path: Path) -> None:
+        steps, at_steps = list(shown), np.stack(list(shown.values()))
         title = run.title(f"{number} chains", style.steps(run.config), "start: noise")
-        pictures.write_film(path.with_suffix(".gif"), frames, steps, title, run.names_of(labels))
+        pictures.write_film(path.with_suffix(".gif"), at_steps, steps, title, run.names_of(labels))
         title = run.title(f"{min(number, COLUMNS)} chains from left to right", "start: noise")
-        pictures.write_strip(path.with_suffix(".png"), frames[:, :COLUMNS], steps, title)
+        pictures.write_strip(path.with_suffix(".png"), at_steps[:, :COLUMNS], steps, title)
 
     line = f"{len(frames)} frames of {number} chains, {every} steps apart"
     return Result({"frames": frames, "labels": labels}, draw, line)

@@ -23,7 +23,7 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Chains from fresh noise, or the chains of the sampling buffer after some more rounds."""
+    """Samples: chains from noise, or those of the sampling buffer after more rounds."""
     config = run.config
     if config.sample.buffer_capacity:
         found, origin = _continued(run, key)

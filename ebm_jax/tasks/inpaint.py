@@ -36,7 +36,7 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Fill in images of `sample.split`; compare the error with the error of the training set's mean image."""
+    """Fill in hidden pixels of images; the error beside that of the training set's mean."""
     images, labels = images_to_start_from(run)
     known = known_pixels(run.config)
     stages = chains.make_path(run.config, 0.0) or chains.make_stages(run.config)

@@ -21,7 +21,7 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """The samples that `generate` writes, beside the nearest images of the training set."""
+    """The samples of `generate`, each beside the nearest images of the training set."""
     samples, labels, _ = run.samples(key, progress.note)
     progress.note("the nearest training image of each")
     reference = run.data(run.config.data.split).images.astype(np.float32) / 255.0

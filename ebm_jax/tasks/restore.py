@@ -43,7 +43,7 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Damage and restore images of `sample.split`; give the error before and after."""
+    """Damage images by wrong pixels, noise or blur, and restore them; the errors of both."""
     sample = run.config.sample
     images, labels = images_to_start_from(run)
     observed, way = damaged(run.config, jax.random.fold_in(key, DAMAGE), jnp.asarray(images))

@@ -28,7 +28,7 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Draw images of `sample.split` from the means of blocks of `sample.super_resolve.factor` pixels a side."""
+    """Enlarge images from means of blocks; the error beside cubic interpolation."""
     images, labels = images_to_start_from(run)
     factor = run.config.sample.super_resolve.factor
     forward = observations.downsample(factor)

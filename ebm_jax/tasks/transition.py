@@ -35,7 +35,7 @@ def check(config: Config) -> None:
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:
-    """Move images of `sample.split` to the classes of `sample.labels` in turn, or each to the class after its own."""
+    """Move images to the classes of `sample.labels`, or to the next; needs classes."""
     images, labels = images_to_start_from(run)
     asked = sample_labels(run.config, jnp.arange(len(images)))
     target = np.asarray(asked) if run.config.sample.labels else (labels + 1) % run.config.model.num_classes
@@ -50,14 +50,15 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
 
     moved = compiled(run, make, key, images, target.astype(np.int32))
     arrays = {"images": images, "labels": labels, "target_labels": target, "moved": moved}
+    before, after = (run.energy_of(each, target).mean() for each in (images, moved))
     rows = {
         f"images of {run.config.sample.split}": Row(images, run.names_of(labels)),
-        "moved to another class": Row(moved, run.names_of(target)),
+        f"moved to another class: energy under it {after:+.4g}, {before:+.4g} before": Row(moved, run.names_of(target)),
     }
     mixed = "" if path is None else f" ({path.share:.0%}) and noise"
     title = run.title("images moved to another class", style.steps(run.config), f"start: the images{mixed}")
-    line = f"moved {len(images)} images; energy under the class asked for {run.energy_of(images, target).mean():+.4f} "
-    line += f"before and {run.energy_of(moved, target).mean():+.4f} after, of the real images under their own class "
+    line = f"moved {len(images)} images; energy under the class asked for {before:+.4f} before and {after:+.4f} after, "
+    line += "of the real images under their own class "
     line += f"{run.energy_of(images, labels).mean():+.4f}; {_judged(run, images, moved, target)}"
     return Result(arrays, rows_of(rows, title), line)
 

@@ -191,7 +191,9 @@
   // Pictures
 
   function image(source, words) {
-    return make("img", { src: source, alt: words, loading: "lazy" });
+    const shown = make("img", { src: source, alt: words, loading: "lazy" });
+    shown.addEventListener("load", () => shown.classList.toggle("large", shown.naturalWidth > 2 * document.documentElement.clientWidth));
+    return shown;
   }
 
   const NAMES = { chains: "Samples: chains from fresh noise, the same noise at every step", buffer: "The replay buffer", density: "Data, samples and learnt density" };
@@ -301,6 +303,7 @@
     const rows = large ? one.rows.filter((row) => !row.column) : one.rows;
     return make("div", { class: "metric" },
       make("h3", {}, one.name.replaceAll("_", " "), one.warning ? make("span", { class: "bad" }, ` (${one.warning})`) : ""),
+      one.verdicts.length ? make("ul", {}, one.verdicts.map((words) => make("li", {}, words))) : null,
       rows.length ? list(rows) : null, large ? grid(inGrid) : null,
       folded("Protocol: how these numbers came about", facts(one.facts)),
       one.pictures.length ? make("div", { class: "pictures" }, one.pictures.map((picture) =>
