@@ -20,6 +20,7 @@ from ebm_jax.main import main
 from ebm_jax.models import energy
 from ebm_jax.samplers import make_density_report
 from ebm_jax.schema import with_values
+from ebm_jax.storage import published
 from ebm_jax.storage.published import WEIGHTS
 from ebm_jax.types import BadInput
 
@@ -59,6 +60,36 @@ def test_a_saved_energy_is_the_same_function_under_every_door(run, saved):
     np.testing.assert_array_equal(saved.sample(key, 3), run.sample(jax.random.clone(key), 3))
     assert main(["run.py", "--mode=sample", f"--workdir={saved.folder}", "--config.sample.num_images=2"]) == 0
     assert len(list((saved.folder / "samples").glob("*.npz"))) == 1
+
+
+def test_save_at_the_door_writes_a_run_as_its_own_method_does_and_takes_back_what_load_gave(run, saved, tmp_path):
+    words = {"license": "mit", "notes": "Photos of \x1b[31m mine."}
+    kept = ebm_jax.save(run, tmp_path / "door" / "given", **words).folder
+    assert {path.name for path in kept.iterdir()} == {path.name for path in saved.folder.iterdir()}
+    for path in kept.iterdir():  # safetensors writes what it says beside the arrays in any order
+        same = published.read if path.name == WEIGHTS else lambda folder, name=path.name: (folder / name).read_bytes()
+        jax.tree.map(np.testing.assert_array_equal, same(kept), same(saved.folder))
+    pair = ebm_jax.load(kept)
+    again = ebm_jax.save(pair, tmp_path / "pair", dtype="float16")
+    np.testing.assert_allclose(again.energy(IMAGES), run.energy(IMAGES), rtol=1e-2, atol=1e-2)
+    assert again.config.to_dict() == pair[0].to_dict()
+    assert "trained elsewhere" in (again.folder / "README.md").read_text()
+    two = ebm_jax.save((pair[0], ebm_jax.stack([pair[1], pair[1]])), tmp_path / "two")
+    np.testing.assert_allclose(two.energy(IMAGES), run.energy(IMAGES), rtol=1e-6)
+
+
+def test_save_refuses_what_is_no_trained_energy_and_leaves_nothing(run, tmp_path):
+    for given, words in (
+        ((len, run.params), "trained is a function, .* give a run, as ebm_jax.fit"),
+        ("runs/mine", "trained is str, .* the pair .config, params. of ebm_jax.load"),
+        ((run.config,), "trained is tuple"),
+        ((run.config, None), "params are of another network"),
+        (("digits", run.params), "the config gives str"),
+    ):
+        with pytest.raises(BadInput, match=words) as refused:
+            ebm_jax.save(given, tmp_path / "given")
+        assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("float16", 10), ("bfloat16", 7)])
