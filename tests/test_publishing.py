@@ -350,12 +350,29 @@ def test_the_package_has_its_energies_small_with_cards_and_nothing_of_a_machine(
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name == "rings" else pytest.mark.whole) for name in sorted(DENSITIES)]
 )
-def test_the_divergence_on_a_density_s_card_comes_out_again(name):
+def test_the_numbers_on_a_density_s_card_come_out_again_and_stand_on_the_page(name):
     config, params = ebm_jax.load(name)
-    report = make_density_report(config)(params)
+    report = make_density_report(config)(params)[0]
     values = json.loads((shipped.energies() / name / "evaluation.json").read_text())["metrics"]["density"]["values"]
-    assert float(report[0].kl) == pytest.approx(values["KL(data || model), nats"]["value"], abs=2e-5)
-    assert values["KL(data || model), nats"]["value"] < 0.03
+    for key, words in publishing.DIVERGENCE.items():
+        assert float(getattr(report, key)) == pytest.approx(values[words]["value"], abs=2e-5), key
+    divergence = values[publishing.DIVERGENCE["kl"]]["value"]
+    assert divergence < 0.03
+    assert re.search(rf"`{name}`.* {divergence:.4f} nats \|\n", (ROOT / "docs" / "energies.md").read_text())
+
+
+@pytest.mark.whole
+@pytest.mark.optimised
+def test_the_numbers_on_the_cards_of_the_shapes_come_out_again():
+    from tools.energies import SHAPES, composed
+
+    again = composed(*map(ebm_jax.open_run, SHAPES))
+    for name in SHAPES:
+        metrics = json.loads((shipped.energies() / name / "evaluation.json").read_text())["metrics"]
+        assert metrics["composition"]["values"].keys() == again.keys()
+        for key, value in metrics["composition"]["values"].items():
+            limit = max(3 * value["standard_error"], 0.01)  # of 300 samples; a share of 1 has no error
+            assert again[key]["value"] == pytest.approx(value["value"], abs=limit), key
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in DENSITIES])
