@@ -155,13 +155,36 @@ def test_nothing_of_the_machine_goes_with_it_and_the_card_says_what_it_is(run, t
         assert SECRET.encode() not in content
         assert str(run.folder.parent).encode() not in content
     card = (saved.folder / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: ebm_jax\nlicense: mit\n")
     assert f"{sum(leaf.size for leaf in jax.tree.leaves(run.params)):,} parameters" in card
     assert "16 images" in card
     assert "exp(-U(x)) / Z" in card
     assert "\nmodel.width=4\n" in card
     assert "Not measured." in card
     assert r"Photos of \x1b[31m mine." in card, "a terminal obeys no name from outside"
+
+
+@pytest.mark.parametrize("license", ["mit", "", "my own: see 'x' #1", "\x1b[31m\n---"])
+def test_hubs_read_what_the_card_says_of_itself(run, tmp_path, license):
+    hub = pytest.importorskip("huggingface_hub", reason="requirements-dev.txt has it")
+    told = hub.ModelCard.load(run.save(tmp_path / "given", license=license).folder / "README.md").data.to_dict()
+    assert told.pop("license", "") == license
+    assert told == {
+        "library_name": "ebm_jax",
+        "pipeline_tag": "unconditional-image-generation",
+        "tags": ["energy-based-model", "jax", "contrastive"],
+    }
+
+
+def test_what_a_hub_gives_back_opens_links_of_its_cache_and_all(saved, tmp_path):
+    """snapshot_download gives a folder of links to files that are named by their hashes, with the repository's own."""
+    blobs, snapshot = tmp_path / "models--me--mine" / "blobs", tmp_path / "models--me--mine" / "snapshots" / "0a1b2c"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate([*saved.folder.iterdir()]):
+        shutil.copy(path, blobs / f"{number:064x}")
+        (snapshot / path.name).symlink_to(f"../../blobs/{number:064x}")
+    (snapshot / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+    np.testing.assert_array_equal(ebm_jax.open_run(snapshot).energy(IMAGES), saved.energy(IMAGES))
 
 
 def test_the_newest_evaluation_of_the_step_is_on_the_card(run, tmp_path):
@@ -343,6 +366,7 @@ def test_the_package_has_its_energies_small_with_cards_and_nothing_of_a_machine(
         folder = shipped.energies() / name
         assert (folder / "README.md").read_text() == publishing.card(folder)
         assert "license: apache-2.0" in publishing.card(folder)
+        assert ("pipeline_tag:" in publishing.card(folder)) == (name not in DENSITIES)
         assert "Not measured." not in publishing.card(folder)
         assert (folder / publishing.PICTURE).exists()
 
