@@ -385,7 +385,7 @@ def open_run(
 
 
 def save(
-    trained: TrainedRun | tuple[Config, Params],
+    trained: Given,
     folder: str | Folder,
     *,
     dtype: str = "float32",
