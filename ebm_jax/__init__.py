@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from ebm_jax.sampling import descent, heun, hmc, langevin, mala
     from ebm_jax.sampling.kernel import run, run_stages, unbounded, unit_box
-    from ebm_jax.trained import TrainedRun, load, open_run
+    from ebm_jax.trained import TrainedRun, load, open_run, save
 
 __version__ = VERSION
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "open_run",
     "run",
     "run_stages",
+    "save",
     "stack",
     "tempered",
     "unbounded",
@@ -85,6 +86,7 @@ _HOMES = {  # the module that defines each name
     "open_run": "trained",
     "run": "sampling.kernel",
     "run_stages": "sampling.kernel",
+    "save": "trained",
     "stack": "models.energy",
     "tempered": "models.energy",
     "unbounded": "sampling.kernel",

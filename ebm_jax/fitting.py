@@ -23,6 +23,7 @@ from ebm_jax.types import BadInput, Config, Folder, Given
 
 RECIPES = {True: "digits", False: "digits_contrastive"}  # the configs that a run begins with: of matchings, of chains
 BATCH = 64
+SCHEDULE = ("optim.warmup_steps", "optim.decay_steps")  # keys that follow `steps`, and that a run cannot change
 
 
 def fit(
@@ -78,6 +79,8 @@ def fit(
     config = _with(_without_dropout(config), changes or {})
     target = Path(tempfile.mkdtemp(prefix="ebm_jax_")) if folder is None else bucket.folder_of(folder, "folder")
     is_begun = (target / workdir.CONFIG).exists()
+    if is_begun and not set(SCHEDULE) & set(changes or ()):
+        _check_schedule(target, config)
     file, is_new = _written(target, pixels, classes)
     try:
         train.train(_with(config, {"data.source": f"npz:{file}"}), target)
@@ -118,6 +121,21 @@ def _recipe(method: str, steps: int, seed: int, pixels: np.ndarray, labels: np.n
         "checkpoint.every": max(1, steps // 4),
     }
     return _with(config, values)
+
+
+def _check_schedule(folder: Folder, config: Config) -> None:
+    """Refuse other `steps` than the learning rate's schedule of the run in the folder was made for.
+
+    Raises:
+      BadInput: with the changes that keep the run's schedule.
+    """
+    run = workdir.read_config(folder)
+    kept = {key: schema.value_of(run, key) for key in SCHEDULE}
+    if any(schema.value_of(config, key) != value for key, value in kept.items()):
+        raise BadInput(
+            f"steps {config.train.num_steps} is another schedule of the learning rate than the run in {folder} has, of "
+            f"{run.train.num_steps} steps; to go on at its last rate add changes={kept}, or give another folder"
+        )
 
 
 def _with(config: Config, changes: Mapping[str, Any]) -> Config:

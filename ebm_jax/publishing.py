@@ -30,6 +30,7 @@ from ebm_jax.types import BadInput, Config, Folder, Params
 
 ORDERING = "orders images by how noisy they are, and is flat at the data: it is no log-density"
 NUMBERS, PICTURE = "evaluation.json", "samples.png"
+MAKES_IMAGES = "unconditional-image-generation"  # the hubs' word for images from noise; a class is no prompt
 KEPT = (DATA, provenance.FILE)  # files of a run that its published folder has as well
 JOINED = {"sample.with_runs": "", "sample.snapshots": 1, "sample.checkpoint": "newest", "sample.buffer_capacity": 0}
 """Keys that name other weights or arrays than the folder's, and the values that name none."""
@@ -132,8 +133,9 @@ def card(folder: Folder) -> str:
     """
     config, weights, names = read_config(folder), published.read(folder), bucket.names(folder)
     data = config.data.name
-    head = ["---", "library_name: ebm_jax", *([f"license: {printable(weights.license)}"] if weights.license else [])]
-    head += ["tags:", "- energy-based-model", "- jax", f"- {config.method.name}", "---"]
+    head = ["---", "library_name: ebm_jax", *([f"license: {_scalar(weights.license)}"] if weights.license else [])]
+    head += [f"pipeline_tag: {MAKES_IMAGES}"] if len(config.data.shape) == 3 else []
+    head += ["tags:", "- energy-based-model", "- jax", f"- {_scalar(config.method.name)}", "---"]
     opened = printable(folder.name)
     parts = [
         "\n".join(head),
@@ -153,6 +155,11 @@ def card(folder: Folder) -> str:
         _limits(config),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _scalar(text: str) -> str:
+    """A text as one value of YAML, quoted where its marks would mean something there."""
+    return text if re.fullmatch(r"[A-Za-z][\w.+-]*", text) else json.dumps(text)
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:

@@ -3,8 +3,10 @@
 import difflib
 import json
 import math
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -408,6 +410,52 @@ def open_run(
         check_member(asked, other)
         parts.append(load(other, snapshots=asked.sample.snapshots, trusted=trusted)[1])
     return found._replace(params=together(on_all_devices(parts, found.mesh)))
+
+
+def save(
+    trained: Given,
+    folder: str | Folder,
+    *,
+    dtype: str = "float32",
+    license: str = "",
+    notes: str = "",
+) -> TrainedRun:
+    """Write a trained energy to a new folder that can be given away, as `TrainedRun.save`; `load` opens it again.
+
+    Args:
+      trained: a run, as `fit` and `open_run` give it; or the pair (config, params) of `load`, whose card then says
+        neither step nor data, for a pair does not know them.
+      folder, dtype, license, notes: as for `TrainedRun.save`.
+
+    Raises:
+      BadInput: as `TrainedRun.save`; `trained` is neither; or the parameters are of another network.
+
+    Examples:
+      >>> import tempfile, jax, ebm_jax
+      >>> folder = tempfile.mkdtemp() + "/mine"
+      >>> saved = ebm_jax.save(ebm_jax.open_run("two_moons"), folder, license="apache-2.0")
+      >>> config, params = ebm_jax.load(folder)
+      >>> points = jax.random.uniform(jax.random.key(0), (5, *config.data.shape))
+      >>> bool((ebm_jax.make_energy_fn(config)(params, points) == saved.energy(points)).all())
+      True
+    """
+    words = {"dtype": dtype, "license": license, "notes": notes}
+    if isinstance(trained, TrainedRun):
+        return trained.save(folder, **words)
+    if not isinstance(trained, tuple) or len(trained) != 2 or callable(trained[0]):
+        what = (
+            "a function" if isinstance(trained, tuple) and trained and callable(trained[0]) else type(trained).__name__
+        )
+        raise BadInput(
+            f"trained is {what}, which does not say how it samples; give a run, as ebm_jax.fit(net, images) gives, or "
+            "the pair (config, params) of ebm_jax.load"
+        )
+    config, params = trained
+    taken = inputs.of(config)
+    taken.check_params(params)
+    with tempfile.TemporaryDirectory() as unknown:
+        run = TrainedRun(taken.config, params, parallel.first_device_mesh(), 0, Path(unknown), {})
+        return run.save(folder, **words)
 
 
 def _place(given: str | Folder) -> Folder:

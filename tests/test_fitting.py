@@ -1,5 +1,6 @@
 """Own networks and own arrays through one call; what it cannot use it refuses before it writes."""
 
+import ast
 import doctest
 
 import flax.linen as nn
@@ -57,6 +58,7 @@ def bowl(params, images):
     return params["scale"] * jnp.square(images - params["centres"][0][None]).sum((1, 2, 3))
 
 
+DESCENT = {"sample.descent_steps": 2}
 BOWL = {"scale": jnp.ones(()), "centres": [jnp.full((8, 8, 1), 0.3)]}
 
 
@@ -143,8 +145,17 @@ def test_a_run_goes_on_bit_for_bit_and_other_images_are_refused(tmp_path):
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == before
 
 
+def test_more_steps_than_the_schedule_has_are_one_line_whose_cure_goes_on(tmp_path):
+    fit(Dense(), tmp_path / "run", method="equilibrium", changes=DESCENT)
+    with pytest.raises(BadInput, match=r"steps 4 is another schedule .* of 2 steps; to go on") as refused:
+        fit(Dense(), tmp_path / "run", method="equilibrium", steps=4, changes=DESCENT)
+    assert "\n" not in str(refused.value)
+    cure = ast.literal_eval(str(refused.value).partition("changes=")[2].partition(", or")[0])
+    assert fit(Dense(), tmp_path / "run", method="equilibrium", steps=4, changes=DESCENT | cure).step == 4
+
+
 def test_labels_make_a_conditional_model_and_samples_of_the_class_asked_for(tmp_path):
-    run = fit(ByClass(), labels=LABELS, method="equilibrium", changes={"sample.descent_steps": 2})
+    run = fit(ByClass(), labels=LABELS, method="equilibrium", changes=DESCENT)
     assert run.config.model.num_classes == 3
     one = run.energy(IMAGES[:2], np.array([0, 1]))
     assert one.shape == (2,)

@@ -20,6 +20,7 @@ from ebm_jax.main import main
 from ebm_jax.models import energy
 from ebm_jax.samplers import make_density_report
 from ebm_jax.schema import with_values
+from ebm_jax.storage import published
 from ebm_jax.storage.published import WEIGHTS
 from ebm_jax.types import BadInput
 
@@ -59,6 +60,36 @@ def test_a_saved_energy_is_the_same_function_under_every_door(run, saved):
     np.testing.assert_array_equal(saved.sample(key, 3), run.sample(jax.random.clone(key), 3))
     assert main(["run.py", "--mode=sample", f"--workdir={saved.folder}", "--config.sample.num_images=2"]) == 0
     assert len(list((saved.folder / "samples").glob("*.npz"))) == 1
+
+
+def test_save_at_the_door_writes_a_run_as_its_own_method_does_and_takes_back_what_load_gave(run, saved, tmp_path):
+    words = {"license": "mit", "notes": "Photos of \x1b[31m mine."}
+    kept = ebm_jax.save(run, tmp_path / "door" / "given", **words).folder
+    assert {path.name for path in kept.iterdir()} == {path.name for path in saved.folder.iterdir()}
+    for path in kept.iterdir():  # safetensors writes what it says beside the arrays in any order
+        same = published.read if path.name == WEIGHTS else lambda folder, name=path.name: (folder / name).read_bytes()
+        jax.tree.map(np.testing.assert_array_equal, same(kept), same(saved.folder))
+    pair = ebm_jax.load(kept)
+    again = ebm_jax.save(pair, tmp_path / "pair", dtype="float16")
+    np.testing.assert_allclose(again.energy(IMAGES), run.energy(IMAGES), rtol=1e-2, atol=1e-2)
+    assert again.config.to_dict() == pair[0].to_dict()
+    assert "trained elsewhere" in (again.folder / "README.md").read_text()
+    two = ebm_jax.save((pair[0], ebm_jax.stack([pair[1], pair[1]])), tmp_path / "two")
+    np.testing.assert_allclose(two.energy(IMAGES), run.energy(IMAGES), rtol=1e-6)
+
+
+def test_save_refuses_what_is_no_trained_energy_and_leaves_nothing(run, tmp_path):
+    for given, words in (
+        ((len, run.params), "trained is a function, .* give a run, as ebm_jax.fit"),
+        ("runs/mine", "trained is str, .* the pair .config, params. of ebm_jax.load"),
+        ((run.config,), "trained is tuple"),
+        ((run.config, None), "params are of another network"),
+        (("digits", run.params), "the config gives str"),
+    ):
+        with pytest.raises(BadInput, match=words) as refused:
+            ebm_jax.save(given, tmp_path / "given")
+        assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("float16", 10), ("bfloat16", 7)])
@@ -124,13 +155,36 @@ def test_nothing_of_the_machine_goes_with_it_and_the_card_says_what_it_is(run, t
         assert SECRET.encode() not in content
         assert str(run.folder.parent).encode() not in content
     card = (saved.folder / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: ebm_jax\nlicense: mit\n")
     assert f"{sum(leaf.size for leaf in jax.tree.leaves(run.params)):,} parameters" in card
     assert "16 images" in card
     assert "exp(-U(x)) / Z" in card
     assert "\nmodel.width=4\n" in card
     assert "Not measured." in card
     assert r"Photos of \x1b[31m mine." in card, "a terminal obeys no name from outside"
+
+
+@pytest.mark.parametrize("license", ["mit", "", "my own: see 'x' #1", "\x1b[31m\n---"])
+def test_hubs_read_what_the_card_says_of_itself(run, tmp_path, license):
+    hub = pytest.importorskip("huggingface_hub", reason="requirements-dev.txt has it")
+    told = hub.ModelCard.load(run.save(tmp_path / "given", license=license).folder / "README.md").data.to_dict()
+    assert told.pop("license", "") == license
+    assert told == {
+        "library_name": "ebm_jax",
+        "pipeline_tag": "unconditional-image-generation",
+        "tags": ["energy-based-model", "jax", "contrastive"],
+    }
+
+
+def test_what_a_hub_gives_back_opens_links_of_its_cache_and_all(saved, tmp_path):
+    """snapshot_download gives a folder of links to files that are named by their hashes, with the repository's own."""
+    blobs, snapshot = tmp_path / "models--me--mine" / "blobs", tmp_path / "models--me--mine" / "snapshots" / "0a1b2c"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate([*saved.folder.iterdir()]):
+        shutil.copy(path, blobs / f"{number:064x}")
+        (snapshot / path.name).symlink_to(f"../../blobs/{number:064x}")
+    (snapshot / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+    np.testing.assert_array_equal(ebm_jax.open_run(snapshot).energy(IMAGES), saved.energy(IMAGES))
 
 
 def test_the_newest_evaluation_of_the_step_is_on_the_card(run, tmp_path):
@@ -312,6 +366,7 @@ def test_the_package_has_its_energies_small_with_cards_and_nothing_of_a_machine(
         folder = shipped.energies() / name
         assert (folder / "README.md").read_text() == publishing.card(folder)
         assert "license: apache-2.0" in publishing.card(folder)
+        assert ("pipeline_tag:" in publishing.card(folder)) == (name not in DENSITIES)
         assert "Not measured." not in publishing.card(folder)
         assert (folder / publishing.PICTURE).exists()
 
@@ -319,12 +374,29 @@ def test_the_package_has_its_energies_small_with_cards_and_nothing_of_a_machine(
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name == "rings" else pytest.mark.whole) for name in sorted(DENSITIES)]
 )
-def test_the_divergence_on_a_density_s_card_comes_out_again(name):
+def test_the_numbers_on_a_density_s_card_come_out_again_and_stand_on_the_page(name):
     config, params = ebm_jax.load(name)
-    report = make_density_report(config)(params)
+    report = make_density_report(config)(params)[0]
     values = json.loads((shipped.energies() / name / "evaluation.json").read_text())["metrics"]["density"]["values"]
-    assert float(report[0].kl) == pytest.approx(values["KL(data || model), nats"]["value"], abs=2e-5)
-    assert values["KL(data || model), nats"]["value"] < 0.03
+    for key, words in publishing.DIVERGENCE.items():
+        assert float(getattr(report, key)) == pytest.approx(values[words]["value"], abs=2e-5), key
+    divergence = values[publishing.DIVERGENCE["kl"]]["value"]
+    assert divergence < 0.03
+    assert re.search(rf"`{name}`.* {divergence:.4f} nats \|\n", (ROOT / "docs" / "energies.md").read_text())
+
+
+@pytest.mark.whole
+@pytest.mark.optimised
+def test_the_numbers_on_the_cards_of_the_shapes_come_out_again():
+    from tools.energies import SHAPES, composed
+
+    again = composed(*map(ebm_jax.open_run, SHAPES))
+    for name in SHAPES:
+        metrics = json.loads((shipped.energies() / name / "evaluation.json").read_text())["metrics"]
+        assert metrics["composition"]["values"].keys() == again.keys()
+        for key, value in metrics["composition"]["values"].items():
+            limit = max(3 * value["standard_error"], 0.01)  # of 300 samples; a share of 1 has no error
+            assert again[key]["value"] == pytest.approx(value["value"], abs=limit), key
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in DENSITIES])

@@ -93,19 +93,24 @@ def finish(name: str, runs: Path) -> None:
     print(f"made {shipped.energies() / name}", flush=True)
 
 
-def _compose(saved: Path, shape: Path, position: Path) -> None:
-    """Write how the two models of shapes do, alone and together, as an evaluation of the saved one."""
-    run, models = ebm_jax.open_run(saved), (ebm_jax.open_run(shape), ebm_jax.open_run(position))
+def composed(shape: ebm_jax.TrainedRun, position: ebm_jax.TrainedRun) -> dict[str, dict[str, float]]:
+    """How often chains under the two models of shapes, together and alone, show what they were asked to."""
     asked = composition.every_pair(composition.ASKED, composition.CHAINS)
     values = {}
-    for way, images in composition.sample_all(*models, asked, 0).items():
+    for way, images in composition.sample_all(shape, position, asked, 0).items():
         found, count = composition.shares(images, asked), len(images)
         for what in ("shape", "position", "both"):
             share = getattr(found, what)
             error = (share * (1 - share) / count) ** 0.5
             values[f"{way} / {what} as asked"] = {"value": share, "standard_error": error}
+    return values
+
+
+def _compose(saved: Path, shape: Path, position: Path) -> None:
+    """Write how the two models of shapes do, alone and together, as an evaluation of the saved one."""
+    run, values = ebm_jax.open_run(saved), composed(ebm_jax.open_run(shape), ebm_jax.open_run(position))
     protocol = {
-        "samples": f"{len(asked.shapes)} of each way",
+        "samples": f"{len(composition.every_pair(composition.ASKED, composition.CHAINS).shapes)} of each way",
         "judge": "the nearest template: benchmarks/composition.py",
     }
     facts = {"code": provenance.commit(), "versions": provenance.versions(), "machine": provenance.devices()}

@@ -3,7 +3,6 @@
 The folder is one that `ebm_jax.load`, `open_run` and the modes sample, evaluate and export take (publishing.py).
 """
 
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import cli, publishing, shipped
+from ebm_jax import cli, shipped
 from ebm_jax.assemble import abstract_params
 from ebm_jax.conversion.guided_unet import energy_matching_params
 from ebm_jax.conversion.wide_resnet import jem_params
 from ebm_jax.kinds import shown
 from ebm_jax.schema import with_values
-from ebm_jax.storage import bucket, published, weights
-from ebm_jax.trained import TrainedRun, open_run
+from ebm_jax.storage import published, weights
+from ebm_jax.trained import TrainedRun, save
 from ebm_jax.types import BadInput, Config, Folder, Params
 
 
@@ -135,10 +134,7 @@ def _opened(
             f"{path} is of no network that is known here: {reason}; give a checkpoint of {release.method}"
         ) from error
     origin = f"Converted from {path.name}, SHA-256 {read.digest}, by the layout of {release.layout}."
-    target = bucket.folder_of(folder, "folder")
-    with tempfile.TemporaryDirectory() as nothing:
-        publishing.publish(config, params, 0, Path(nothing), target, license=license, notes=f"{origin} {notes}".strip())
-    return open_run(target)
+    return save((config, params), folder, license=license, notes=f"{origin} {notes}".strip())
 
 
 def _converted(release: Release, arrays: Mapping[str, np.ndarray], values: dict[str, Any]) -> tuple[Config, Params]:
