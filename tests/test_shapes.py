@@ -146,11 +146,12 @@ def test_a_black_image_has_a_residual_of_one():
 
 def test_the_picture_has_a_block_for_each_shape_with_each_image_at_its_place():
     asked = composition.every_pair(3, 2)
-    picture = composition.picture(render(asked.shapes, asked.positions, 16), 2)
-    third, block = picture.shape[0] // 3, picture.shape[1] // 3
-    assert block == picture.shape[0] + 2 * composition.GAP
-    left = 2 * block + composition.GAP
-    corner = picture[2 * third :, left : left + third].astype(float) - 128  # the pillars' lower left image
-    bright = np.argwhere(corner > 100)
-    assert bright[:, 0].mean() > third * 0.6
-    assert bright[:, 1].mean() < third * 0.4
+    picture = composition.picture(render(asked.shapes, asked.positions, 16), asked, 2)
+    block = picture.shape[1] // 3
+    for kind, (tall, wide) in enumerate([(45, 45), (25, 60), (60, 25)]):  # disc, bar and pillar, at most
+        corner = picture[-90:, kind * block :][:, composition.GAP : composition.GAP + 90]  # the lower left image
+        bright = np.argwhere(corner > 200)
+        high, across = bright.max(0) - bright.min(0) + 1
+        assert (0 < high <= tall, 0 < across <= wide) == (True, True), (kind, high, across)
+        assert bright[:, 0].mean() > 50
+        assert bright[:, 1].mean() < 40
