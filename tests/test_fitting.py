@@ -127,6 +127,7 @@ def test_five_lines_train_an_own_network_and_the_run_samples_and_gives_its_energ
     )
 
 
+@pytest.mark.whole
 def test_the_example_of_its_docstring_gives_what_it_says():
     [example] = doctest.DocTestFinder(recurse=False).find(ebm_jax.fit, "fit")
     assert len(example.examples) == 5
@@ -145,6 +146,7 @@ def test_a_run_goes_on_bit_for_bit_and_other_images_are_refused(tmp_path):
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == before
 
 
+@pytest.mark.whole
 def test_more_steps_than_the_schedule_has_are_one_line_whose_cure_goes_on(tmp_path):
     fit(Dense(), tmp_path / "run", method="equilibrium", changes=DESCENT)
     with pytest.raises(BadInput, match=r"steps 4 is another schedule .* of 2 steps; to go on") as refused:

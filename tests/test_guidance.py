@@ -93,6 +93,7 @@ def test_a_measured_path_knows_its_shares_too():
     np.testing.assert_allclose(x, 1.0 - 0.25 * step * shares_before(config, 0.5, 4, step).sum() - after, rtol=1e-5)
 
 
+@pytest.mark.whole
 def test_guidance_holds_within_its_interval_alone():
     config = small(sample__guidance=0.7, sample__guidance_from=0.3, sample__guidance_until=0.6)
     params = taught(config)

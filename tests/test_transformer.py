@@ -103,6 +103,7 @@ def assert_equal_with_second_derivatives(energy, by_numpy, params, x):
     np.testing.assert_allclose(found, expected, rtol=5e-3)
 
 
+@pytest.mark.whole
 def test_the_head_is_that_of_numpy_in_both_orders():
     module, f = head(), images()
     params = drawn(module, f, f)

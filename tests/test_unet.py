@@ -76,6 +76,7 @@ def test_an_untrained_energy_has_a_gradient_in_the_last_layer(make, name):
     assert float(jnp.abs(grad["out"]["kernel"]).max()) > 1e-3
 
 
+@pytest.mark.whole
 def test_before_training_the_transformer_gives_all_images_one_energy_and_its_norms_have_no_steep_slope():
     network = unet(**COMMON | {"energy": TRANSFORMER, "transformer_scale": 1000.0})
     labels = jnp.zeros(4, jnp.int32)
