@@ -70,7 +70,7 @@ def measure(folder, values, name="classifier_distance", step=100):
     picture(into / f"{name}_picture.png", 3)
     pairs = {key: {"value": value, "standard_error": error} for key, (value, error) in values.items()}
     metric = {"values": pairs, "protocol": {"samples": "1,000 fresh"}, "pictures": [f"{name}_picture.png"],
-              "verdicts": ["as near as real images"]}  # fmt: skip
+              "verdicts": ["as near as real images"], "seconds": 66.6}  # fmt: skip
     facts = {"protocol": {"seed": "0"}, "metrics": {name: metric}, "failed": {"ood": "no set"}}
     (into / "evaluation.json").write_text(json.dumps(facts))
 
@@ -151,6 +151,13 @@ def test_time_left_is_the_steps_left_at_the_usual_rate(tmp_path):
     seconds = dict(zip(range(10, 90, 10), resumed, strict=True))
     folder = a_run(tmp_path / "two", steps=range(10, 90, 10), seconds=lambda step: seconds[step])
     assert written(folder)[1]["state"]["seconds"] == 50 + 30
+
+
+def test_a_metrics_facts_are_those_of_its_card_with_the_time_that_it_took(tmp_path):
+    folder = a_run(tmp_path / "run")
+    measure(folder, {"samples / classifier distance": (2.0, 0.5)})
+    [metric] = written(folder)[1]["evaluations"][0]["metrics"]
+    assert dict(metric["facts"]) == {"samples": "1,000 fresh", "time": "67 s"}
 
 
 NAMES = ("cat", "dog", "zebra", "class 3", "of no class")

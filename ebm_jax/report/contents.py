@@ -312,10 +312,12 @@ def _metric(found: dict[str, Any], pictures: dict[str, Picture]) -> Metric:
     pairs = {str(name): _dict(pair) for name, pair in _dict(found.get("values")).items()}
     numbers = {name: (_number(pair.get("value")), _number(pair.get("standard_error"))) for name, pair in pairs.items()}
     names = [name for name in _list(found.get("pictures")) if isinstance(name, str)]
+    seconds = _number(found.get("seconds"))
+    time = {} if seconds is None or not math.isfinite(seconds) else {"time": f"{seconds:.0f} s"}
     return Metric(
         {name: (number, error) for name, (number, error) in numbers.items() if number is not None},
         [words for words in _list(found.get("verdicts")) if isinstance(words, str)],
-        _texts(_dict(found.get("protocol"))),
+        _texts(_dict(found.get("protocol"))) | time,
         [pictures[name] for name in names if name in pictures],
     )
 

@@ -84,7 +84,7 @@ def _memory(case: _Case) -> Verdict | None:
     if not math.isfinite(expected):
         return None
     if case.value <= expected or _within(case, expected):
-        return Verdict(GOOD, f"no sign of copies: {expected:.3g} is expected without memory")
+        return Verdict(GOOD, f"as often as by chance: {expected:.3g} is expected without memory")
     return Verdict(NEUTRAL, f"more than the {expected:.3g} expected without memory; see the card for what that proves")
 
 
