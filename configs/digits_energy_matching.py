@@ -10,7 +10,11 @@ from configs import digits
 
 
 def get_config():
-    config = digits.get_config()
+    return both_phases(digits.get_config())
+
+
+def both_phases(config):
+    """The config with energy matching in place of equilibrium matching, and fresh chains in place of stored ones."""
     config.method.name = "energy_matching"
     config.method.energy_matching.pairing = "independent"
     config.method.then.name = "fresh_contrast"
