@@ -1,4 +1,4 @@
-"""CIFAR-10, conditional on its ten classes, with ResNet32, on a TPU or GPU.
+"""CIFAR-10 by its ten classes, with ResNet32, on a TPU or GPU.
 
     python run.py --config=configs/cifar10_conditional.py
 

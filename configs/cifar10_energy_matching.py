@@ -1,12 +1,13 @@
-"""CIFAR-10, 32x32x3: energy matching (Balcerak et al. 2025), the published constants, on GPUs.
+"""CIFAR-10 by energy matching, with the published constants, on GPUs.
 
     python run.py --config=configs/cifar10_energy_matching.py
 
-145,000 steps of the flow with exact pairs, then 2,000 with the contrast of fresh chains. The network is the release's
-(m1balcerak/EnergyMatching at 18176e4): torchcfm's U-Net, 35.75 M parameters, and a transformer, 14.24 M. Ours computes
-in bfloat16, the release in float32. The release mirrors images at random, ours are as they are. Our running mean keeps
-its decay of 0.9999 to the end, the release's has 0.99 in the second phase. Both phases share one batch a step here; the
-release draws one for each. The first 100 steps of our samples are descent, where Heun's method takes them there.
+32x32x3, by Balcerak et al. (2025). 145,000 steps of the flow with exact pairs, then 2,000 with the
+contrast of fresh chains. The network is the release's (m1balcerak/EnergyMatching at 18176e4): torchcfm's U-Net, 35.75 M
+parameters, and a transformer, 14.24 M. Ours computes in bfloat16, the release in float32. The release mirrors images at
+random, ours are as they are. Our running mean keeps its decay of 0.9999 to the end, the release's has 0.99 in the
+second phase. Both phases share one batch a step here; the release draws one for each. The first 100 steps of our
+samples are descent, where Heun's method takes them there.
 
 ebm_jax.conversion.energy_matching opens the release's own checkpoint as such a model. Not trained. Not measured.
 """

@@ -1,9 +1,9 @@
-"""CIFAR-10, 32x32x3, by classes: equilibrium matching of a U-Net's scalar energy (20 M parameters), on one GPU.
+"""CIFAR-10 by classes: equilibrium matching of a U-Net, on one GPU.
 
     python run.py --config=configs/cifar10_equilibrium.py
 
-Not in the 2019 paper (Wang & Du 2025, arXiv 2510.02300). Its samples descend from noise; no chain runs in training.
-Not measured.
+The energy is the U-Net's scalar, of 20 M parameters. Not in the 2019 paper (Wang & Du 2025, arXiv 2510.02300). Its
+samples descend from noise; no chain runs in training. Not measured.
 """
 
 from configs import digits

@@ -1,13 +1,14 @@
-"""CIFAR-10, 32x32x3, unconditional: improved contrastive divergence (Du, Li, Tenenbaum & Mordatch 2021), on a GPU.
+"""CIFAR-10 by improved contrastive divergence (2021), on a GPU.
 
     python run.py --config=configs/cifar10_improved.py
 
-The constants of the release (yilundu/improved_contrastive_divergence at 7d3d4ee), whose loss takes the mean over three
-energies of an image where ours has their sum: times 3, it is ours with three times its weight of the entropy, a third
-of its λ and three times its clip (ebm_jax/models/multiscale.py). Not its: λ acts on the sum, not on each energy; the
-buffer is full of noise at first, and chains go back to their own slots, where the release's is empty at first and
-replaces random ones of all chains it ever saw (reservoir sampling); the term's last step is one more, without noise; no
-run ends at a mean energy of 10.
+Unconditional, by Du, Li, Tenenbaum & Mordatch (2021). The constants of the release
+(yilundu/improved_contrastive_divergence at 7d3d4ee), whose loss takes the mean over three energies of an image where
+ours has their sum: times 3, it is ours with three times its weight of the entropy, a third of its λ and three times its
+clip (ebm_jax/models/multiscale.py). Not its: λ acts on the sum, not on each energy; the buffer is full of noise at
+first, and chains go back to their own slots, where the release's is empty at first and replaces random ones of all
+chains it ever saw (reservoir sampling); the term's last step is one more, without noise; no run ends at a mean energy
+of 10.
 
 Paper: FID 25.1, Inception Score 7.85. Not trained here. Not measured.
 """

@@ -1,11 +1,12 @@
-"""CIFAR-10, 32x32x3: a classifier that is an energy, JEM (Grathwohl et al. 2020), its WRN-28-10, on a GPU.
+"""CIFAR-10: a classifier that is an energy, JEM's WRN-28-10; a GPU.
 
     python run.py --config=configs/cifar10_joint.py
 
-The constants of the release (wgrathwohl/JEM at 3d01161), in our pixels from 0 to 1: its step of 1 is 0.25, its noise of
-0.01 is 0.005, that on data 0.015. Its images are cropped and mirrored at random and its chains are not kept in the box;
-ours are neither, and our chains stay inside. Its learning rate falls by 0.3 after 160 and 180 of 200 epochs; ours falls
-as a cosine over as many steps. Paper: 92.9 % of test images, FID 38.4, and runs of it diverge; here the guard is on.
+By Grathwohl et al. (2020). The constants of the release (wgrathwohl/JEM at 3d01161), in our pixels from 0 to 1: its
+step of 1 is 0.25, its noise of 0.01 is 0.005, that on data 0.015. Its images are cropped and mirrored at random and its
+chains are not kept in the box; ours are neither, and our chains stay inside. Its learning rate falls by 0.3 after 160
+and 180 of 200 epochs; ours falls as a cosine over as many steps. Paper: 92.9 % of test images, FID 38.4, and runs of it
+diverge; here the guard is on.
 
 ebm_jax.conversion.jem opens the release's own checkpoint as such a model. Not trained here. Not measured.
 """

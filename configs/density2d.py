@@ -1,10 +1,11 @@
-"""Two-dimensional densities, where the truth is known: the eight Gaussians, or another density by its name.
+"""Two-dimensional densities whose truth is known, by chains of MALA.
 
     python run.py --config=configs/density2d.py [--config.data.name=two_moons|checkerboard|rings|spirals|pinwheel]
 
-Every 2,000 steps and at the end it writes a picture of data, samples and learned density side by side, and the exact KL
-divergence and negative log-likelihood, by integration over a grid. Not in the paper. The chain is MALA: at walls as
-steep as the checkerboard's, tied Langevin without the Metropolis test is so far off its law that training diverges.
+The eight Gaussians, or another density by its name. Every 2,000 steps and at the end it writes a picture of data,
+samples and learned density side by side, and the exact KL divergence and negative log-likelihood, by integration over a
+grid. Not in the paper. The chain is MALA: at walls as steep as the checkerboard's, tied Langevin without the Metropolis
+test is so far off its law that training diverges.
 
 2 cores of an AMD EPYC, JAX 0.10.2: 42 to 52 s, compiling and pictures included (commit 26dbfb6). KL divergence after
 4,000 steps, nats: eight_gaussians 0.011, two_moons 0.009, checkerboard 0.130, rings 0.041, spirals 0.054, pinwheel

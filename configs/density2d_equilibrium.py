@@ -1,10 +1,11 @@
-"""Two-dimensional densities by equilibrium matching, then chains: how far U/T is a log-density, against the truth.
+"""Two-dimensional densities by equilibrium matching, then chains.
 
     python run.py --config=configs/density2d_equilibrium.py [--config.data.name=two_moons|...]
 
-2,000 steps of matching, then 2,000 with contrastive divergence as well. In two dimensions nothing tells how noisy a
-point is, so matching's gradient does not vanish at the data and contradicts a density's. Hence contrastive divergence
-weighs 200 times as much, at T = 0.1: docs/results.md. Chains alone, density2d.py, are the way to a density.
+How far U/T is a log-density, against the truth. 2,000 steps of matching, then 2,000 with contrastive divergence as
+well. In two dimensions nothing tells how noisy a point is, so matching's gradient does not vanish at the data and
+contradicts a density's. Hence contrastive divergence weighs 200 times as much, at T = 0.1: docs/results.md. Chains
+alone, density2d.py, are the way to a density.
 """
 
 from configs import density2d

@@ -1,10 +1,11 @@
-"""Two-dimensional densities by telling data from uniform noise (Gutmann & Hyvärinen 2010): U becomes -log q itself.
+"""Two-dimensional densities, told from uniform noise: U is -log q.
 
     python run.py --config=configs/density2d_noise_contrastive.py [--config.data.name=two_moons|...]
 
-No chain in training; samples are of density2d.py's chains. 8,000 steps take 22 seconds of CPU time on an AMD EPYC,
-compiling and pictures included. KL divergence then, nats, the worst of three seeds: eight_gaussians 0.0015, two_moons
-0.0008, checkerboard 0.029, rings 0.0003, spirals 0.0049, pinwheel 0.0018 (docs/results.md).
+By Gutmann & Hyvärinen (2010): telling data from noise makes U become -log q itself. No chain in training; samples are
+of density2d.py's chains. 8,000 steps take 22 seconds of CPU time on an AMD EPYC, compiling and pictures included. KL
+divergence then, nats, the worst of three seeds: eight_gaussians 0.0015, two_moons 0.0008, checkerboard 0.029, rings
+0.0003, spirals 0.0049, pinwheel 0.0018 (docs/results.md).
 """
 
 from configs import density2d

@@ -1,10 +1,11 @@
-"""scikit-learn's bundled handwritten digits, 8x8x1, by classes: the config to try first; no network, no GPU.
+"""Handwritten digits by classes: the config to try first, in minutes.
 
     python run.py --config=configs/digits.py
 
-1,500 steps of equilibrium matching teach a U-Net's scalar energy whose descent generates. Then contrastive divergence
-with a replay buffer joins for 250 steps, at the temperature 0.01: Langevin chains stay at the digits. What it gives:
-docs/results.md. The 2019 method alone: digits_contrastive.py.
+scikit-learn's bundled handwritten digits, 8x8x1; no network, no GPU. 1,500 steps of equilibrium matching teach a
+U-Net's scalar energy whose descent generates. Then contrastive divergence with a replay buffer joins for 250 steps, at
+the temperature 0.01: Langevin chains stay at the digits. What it gives: docs/results.md. The 2019 method alone:
+digits_contrastive.py.
 """
 
 from configs import default

@@ -1,10 +1,11 @@
-"""scikit-learn's bundled handwritten digits, 8x8x1, by the 2019 method alone: contrastive divergence from scratch.
+"""Handwritten digits by the 2019 method alone, from scratch.
 
     python run.py --config=configs/digits_contrastive.py
 
-2 cores of a 2.8 GHz Xeon without AMX, JAX 0.10.2: 1,000 steps in 112 s, compiling and pictures included, with
-another job on some of the cores (commit 59f4088). Chains from noise end at a median distance of 1.66 from the nearest
-training image; test images lie at 1.05, uniform noise at 3.52 (L2, pixels in [0, 1]).
+scikit-learn's bundled handwritten digits, 8x8x1, by contrastive divergence. 2 cores of a 2.8 GHz Xeon without AMX, JAX
+0.10.2: 1,000 steps in 112 s, compiling and pictures included, with another job on some of the cores (commit 59f4088).
+Chains from noise end at a median distance of 1.66 from the nearest training image; test images lie at 1.05, uniform
+noise at 3.52 (L2, pixels in [0, 1]).
 """
 
 from configs import default

@@ -1,10 +1,11 @@
-"""scikit-learn's handwritten digits, 8x8x1, by classes: denoising score matching over several levels of noise.
+"""Handwritten digits by classes: denoising over several noise levels.
 
     python run.py --config=configs/digits_denoising.py
 
-Li, Chen & Sommer (2019, arXiv 1910.07762) on the U-Net's ½|x - f(x)|², which is what the energy far from the data has
-to be, f(x) being the denoised image. 1,750 steps of training; samples come from 400 steps of Langevin dynamics, at a
-temperature that falls with the square of the noise. What it gives beside the other methods: docs/methods.md.
+scikit-learn's bundled handwritten digits, 8x8x1. Li, Chen & Sommer (2019, arXiv 1910.07762) on the U-Net's ½|x -
+f(x)|², which is what the energy far from the data has to be, f(x) being the denoised image. 1,750 steps of training;
+samples come from 400 steps of Langevin dynamics, at a temperature that falls with the square of the noise. What it
+gives beside the other methods: docs/methods.md.
 """
 
 from configs import digits

@@ -1,9 +1,10 @@
-"""scikit-learn's handwritten digits, 8x8x1, by classes: energy matching (Balcerak et al. 2025), both phases.
+"""Handwritten digits by classes: energy matching (2025), both phases.
 
     python run.py --config=configs/digits_energy_matching.py
 
-1,500 steps of the flow, then 250 with the contrast of fresh chains as well. Pairs are independent: exact ones do not
-know the classes. What it gives beside the other methods: docs/methods.md.
+scikit-learn's bundled handwritten digits, 8x8x1, by Balcerak et al. (2025). 1,500 steps of the flow, then 250 with the
+contrast of fresh chains as well. Pairs are independent: exact ones do not know the classes. What it gives beside the
+other methods: docs/methods.md.
 """
 
 from configs import digits

@@ -1,8 +1,9 @@
-"""dSprites, 64x64x1, conditional on the sprite's position, (x, y) in [0, 1]².
+"""dSprites, 64x64, conditional on the sprite's position (x, y).
 
     python run.py --config=configs/dsprites_position.py
 
-All constants are from dsprites_shape, with the release's flag --cond_pos. Not measured.
+64x64x1; the position is (x, y) in [0, 1]². All constants are from dsprites_shape, with the release's flag --cond_pos.
+Not measured.
 """
 
 from configs import dsprites_shape

@@ -1,8 +1,9 @@
-"""dSprites, 64x64x1, conditional on the sprite's orientation, (cos, sin) of its angle.
+"""dSprites, 64x64, conditional on the sprite's orientation.
 
     python run.py --config=configs/dsprites_rotation.py
 
-All constants are from dsprites_shape, with the release's flag --cond_rot. Not measured.
+64x64x1; the orientation is (cos, sin) of the angle. All constants are from dsprites_shape, with the release's flag
+--cond_rot. Not measured.
 """
 
 from configs import dsprites_shape

@@ -1,4 +1,4 @@
-"""dSprites, 64x64x1, conditional on the shape: square, ellipse or heart.
+"""dSprites, 64x64, conditional on shape: square, ellipse or heart.
 
     python run.py --config=configs/dsprites_shape.py
 

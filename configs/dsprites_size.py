@@ -1,4 +1,4 @@
-"""dSprites, 64x64x1, conditional on the sprite's scale, a number from 0.5 to 1.
+"""dSprites, 64x64, conditional on the sprite's scale, from 0.5 to 1.
 
     python run.py --config=configs/dsprites_size.py
 

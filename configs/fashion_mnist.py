@@ -1,10 +1,10 @@
-"""Fashion-MNIST, 28x28x1, by classes, on a laptop: equilibrium matching of a U-Net's scalar energy, then chains.
+"""Fashion-MNIST by classes: equilibrium matching, then chains.
 
     python run.py --config=configs/fashion_mnist.py
 
-5,000 steps of matching teach an energy whose descent generates; then contrastive divergence with a replay buffer joins
-for 200 steps, at the temperature 0.01. What it gives, and takes: docs/results.md. The 2019 method alone:
-fashion_mnist_contrastive.py and fashion_mnist_conditional.py.
+28x28x1, on a laptop. 5,000 steps of matching teach an energy whose descent generates; then contrastive divergence with
+a replay buffer joins for 200 steps, at the temperature 0.01. What it gives, and takes: docs/results.md. The 2019 method
+alone: fashion_mnist_contrastive.py and fashion_mnist_conditional.py.
 """
 
 from configs import digits

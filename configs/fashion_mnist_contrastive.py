@@ -1,9 +1,9 @@
-"""Fashion-MNIST, 28x28x1, by the 2019 method alone, on a laptop.
+"""Fashion-MNIST, unconditional, by the 2019 method.
 
     python run.py --config=configs/fashion_mnist_contrastive.py
 
-2 cores of a 2.8 GHz Xeon without AMX, JAX 0.10.2: 1,050 steps and 300-step chains from noise took 13 min 20 s,
-preparing the data and compiling included, with other jobs on some of the cores (commit bafbb19's code).
+28x28x1, on a laptop. 2 cores of a 2.8 GHz Xeon without AMX, JAX 0.10.2: 1,050 steps and 300-step chains from noise took
+13 min 20 s, preparing the data and compiling included, with other jobs on some of the cores (commit bafbb19's code).
 """
 
 from configs import default

@@ -1,10 +1,11 @@
-"""Fashion-MNIST, 28x28x1, by classes, on a laptop: energy matching (Balcerak et al. 2025), for comparison.
+"""Fashion-MNIST by classes: energy matching (2025), both phases.
 
     python run.py --config=configs/fashion_mnist_energy_matching.py
 
-As fashion_mnist.py, 5,000 steps of the flow, then 200 with the contrast of fresh chains as well. Pairs are independent:
-the paper's exact ones do not know the classes, and gave worse samples in 1,500 steps. The default, fashion_mnist.py,
-makes better ones at equal steps: docs/methods.md. Both phases together: not measured.
+28x28x1, on a laptop, by Balcerak et al. (2025), for comparison. As fashion_mnist.py, 5,000 steps of the flow, then 200
+with the contrast of fresh chains as well. Pairs are independent: the paper's exact ones do not know the classes, and
+gave worse samples in 1,500 steps. The default, fashion_mnist.py, makes better ones at equal steps: docs/methods.md.
+Both phases together: not measured.
 """
 
 from configs import digits_energy_matching, fashion_mnist

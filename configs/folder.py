@@ -1,11 +1,12 @@
-"""A folder of your own images, unconditional: equilibrium matching of a U-Net, in sizes for the machine it begins on.
+"""Your own images: equilibrium matching, in sizes for the machine.
 
     python run.py --config=configs/folder.py --config.data.source=folder:PATH
 
-PATH holds images, or one sub-folder of images for each class, or these below PATH/train and PATH/test. The run
-uses the classes if --config.model.num_classes gives their number. Images of any size are cut to the aspect of
-`data.shape` around their centre and resized to it. Without PATH/test a tenth of the images is kept back as the split
-test (`data.holdout`). An .npz file of arrays `images` and `labels` works too: --config.data.source=npz:PATH.
+Unconditional, by a U-Net; the run keeps the sizes of the machine that it begins on. PATH holds images, or one
+sub-folder of images for each class, or these below PATH/train and PATH/test. The run uses the classes if
+--config.model.num_classes gives their number. Images of any size are cut to the aspect of `data.shape` around their
+centre and resized to it. Without PATH/test a tenth of the images is kept back as the split test (`data.holdout`). An
+.npz file of arrays `images` and `labels` works too: --config.data.source=npz:PATH.
 
 | | 32x32x3, on a CPU | 32x32x3, on a GPU or TPU |
 |---|---|---|

@@ -1,9 +1,10 @@
-"""ImageNet at 128x128, conditional on its 1,000 classes, with ResNet128, on a TPU pod or many GPUs.
+"""ImageNet at 128x128, by its 1,000 classes, on a pod or many GPUs.
 
     python run.py --config=configs/imagenet128.py --config.data.manual_dir=DIR
 
-DIR holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, which ImageNet gives to registered users. Images are
-shrunk to 128 pixels on their shorter side, aspect kept, and cropped at the centre; they stream from disk.
+With ResNet128; a pod is one of TPUs. DIR holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, which ImageNet
+gives to registered users. Images are shrunk to 128 pixels on their shorter side, aspect kept, and cropped at the
+centre; they stream from disk.
 
 The release's command for "ImageNet 128x128 Conditional" (openai/ebm_code_release at 051850e) writes `step_lr=100.0`
 without dashes; its flags silently drop that, so the printed command runs with step 1. We follow the written 100, with

@@ -1,9 +1,9 @@
-"""MNIST, 28x28x1, unconditional, with the release's MnistNet.
+"""MNIST, 28x28, unconditional, with the release's MnistNet.
 
     python run.py --config=configs/mnist.py
 
-The release (openai/ebm_code_release at 051850e) has the network and the data but prints no command for them; the
-constants are its CIFAR-10 ones. The paper uses it in a table of log-likelihood bounds. Ours: not measured.
+28x28x1. The release (openai/ebm_code_release at 051850e) has the network and the data but prints no command for them;
+the constants are its CIFAR-10 ones. The paper uses it in a table of log-likelihood bounds. Ours: not measured.
 """
 
 from configs import default

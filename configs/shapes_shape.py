@@ -1,13 +1,14 @@
-"""Generated shapes, 16x16x1, conditional on the shape: disc, bar or pillar (a bar on end); the place is free.
+"""Generated shapes, 16x16, conditional on disc, bar or pillar.
 
     python run.py --config=configs/shapes_shape.py
 
-2 cores of an AMD EPYC without AMX, JAX 0.10.2, other jobs on most of the cores (load 4 to 7): 1,500 steps in 765 s,
-compiling and pictures included (commit b430486). The judge of benchmarks/composition.py found that all of the run's
-64 last chains from noise had the shape of their label; after 1,000 steps 98 %. docs/results.md says how it composes
-with shapes_position. With a learning rate of 3e-4 the samples of a similar run (squares, ellipses, triangles) were
-still blobs after 2,000 steps. On an Intel Xeon with AMX the same seed never learnt the shape, and seed 1 did
-(docs/results.md); shapes_shape_equilibrium.py learnt it both times that it was tried.
+A pillar is a bar on end; the place is free. 2 cores of an AMD EPYC without AMX, JAX 0.10.2, other jobs on most of the
+cores (load 4 to 7): 1,500 steps in 765 s, compiling and pictures included (commit b430486). The judge of
+benchmarks/composition.py found that all of the run's 64 last chains from noise had the shape of their label; after
+1,000 steps 98 %. docs/results.md says how it composes with shapes_position. With a learning rate of 3e-4 the samples of
+a similar run (squares, ellipses, triangles) were still blobs after 2,000 steps. On an Intel Xeon with AMX the same seed
+never learnt the shape, and seed 1 did (docs/results.md); shapes_shape_equilibrium.py learnt it both times that it was
+tried.
 """
 
 from configs import default

@@ -50,7 +50,6 @@ def overview(modes: Sequence[str]) -> str:
             "Examples:",
             f"  {program} --config={example}",
             f"  {program} sample --workdir=runs/digits --config.sample.labels=3,5",
-            f"  {program} sample --energy=fashion_mnist",
             f"  {program} evaluate --workdir=runs/digits --config.eval.metrics=classifier_distance",
         ],
         [

@@ -1,4 +1,4 @@
-"""The verb that makes the page of a run anew, report.html, or of several runs one page that compares them."""
+"""The verb that makes the page of a run anew, report.html, or of several runs one that compares them."""
 
 from collections.abc import Sequence
 from pathlib import Path

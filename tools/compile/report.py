@@ -1,4 +1,4 @@
-"""The verb that compiles: the training step and the sampler for named chips, on a machine that has none, as a table."""
+"""The verb that compiles the training step and the sampler for named chips, and says what each needs."""
 
 import importlib.util
 import os
