@@ -287,6 +287,58 @@ def test_models_of_one_program_and_standard_errors_are_in_the_chart_of_their_num
     assert (fid["series"][0]["y"], fid["series"][0]["error"], fid["more"]) == ([3.0, 3.0], [0.5, 0.5], True)
 
 
+def chart_of(**numbers):
+    """The chart of lists of numbers, one a step from 1 on."""
+    length = len(next(iter(numbers.values())))
+    rows = [{"step": 1 + i, **{name: float(values[i]) for name, values in numbers.items()}} for i in range(length)]
+    [chart] = curves.charts(rows, curves.CHARTS)
+    return chart
+
+
+def test_a_few_spikes_do_not_stretch_a_chart_and_are_told():
+    calm = np.random.default_rng(0).normal(size=200)
+    spiky = calm.copy()
+    spiky[40], spiky[120], spiky[121] = 300.0, -80.0, 31.0
+    chart = chart_of(energy_data=spiky, energy_samples=calm + 30.0)
+    assert chart["range"] == pytest.approx((calm.min(), calm.max() + 30), rel=1e-5), "31 lies among the other's values"
+    assert chart["beyond"] == "2 values lie beyond this scale, ▲, the largest 300 at step 41 (data)"
+    assert chart["series"][0]["y"][40] == 300.0, "it stays in the page"
+    assert (chart_of(energy_data=calm)["range"], chart_of(energy_data=calm)["beyond"]) == (None, "")
+
+
+def test_a_spike_of_an_error_on_a_log_scale_is_one_by_its_decades():
+    falling = 10.0 ** np.linspace(1, -2, 150)
+    rough = falling * 10.0 ** np.random.default_rng(0).uniform(-0.3, 0.3, 150)
+    rough[60] = 7e5
+    chart = chart_of(matching_error=rough)
+    assert chart["log"]
+    assert 10 < chart["range"][1] < 20
+    assert chart["beyond"] == "One value lies beyond this scale, ▲: 7e+05 at step 61"
+    rough[60] = 40.0  # within its decades
+    assert chart_of(matching_error=rough)["range"] is None
+
+
+def test_nothing_that_lasts_is_cut_off():
+    level = np.full(150, 1e-3)
+    level[-2:] = 5e-4  # as a rescue halves a learning rate
+    assert chart_of(learning_rate=level)["range"] is None
+    noise = np.random.default_rng(0).normal(size=150)
+    jump = noise + np.where(np.arange(150) < 140, 0.0, 1e4)  # a run that diverges at its end
+    assert chart_of(energy_data=jump)["range"] is None
+    apart = chart_of(energy_data=noise, energy_samples=noise + 1e5)
+    assert apart["range"] is None
+    assert chart_of(energy_data=[1.0, 2.0, 1e6, 1.0])["range"] is None, "of a few points none is a spike"
+
+
+def test_of_two_series_one_that_falls_below_a_tenth_of_the_other_is_seen_by_a_log_scale():
+    falling = np.linspace(1.0, 0.1, 100)
+    rough = np.random.default_rng(0).uniform(2.0, 14.0, 100)
+    assert chart_of(matching_error=falling, matching_error_near_data=rough)["log"]
+    assert not chart_of(matching_error=falling)["log"]
+    assert not chart_of(matching_error=rough / 5, matching_error_near_data=rough)["log"], "it is as wide as a fifth"
+    assert not chart_of(energy_data=falling, energy_samples=rough - 3.0)["log"], "some are negative"
+
+
 def test_runs_are_overlaid_in_a_chart_for_each_number_an_error_that_is_a_number_too():
     runs = {
         "a": [{"step": s, "matching_error": 0.1 * s, "distance": 2.0, "distance_error": 0.1} for s in range(1, 2_001)],
@@ -623,7 +675,15 @@ def test_the_plotting_library_is_the_one_that_was_distributed():
     assert "MIT License" in (page.ASSETS / "uPlot.LICENSE").read_text()
 
 
-PARTS = ("At step 100 of 300", "Energies", "rescue 1 of 5", "</script><img src=x", "3.4 times that", "--mode=sample")
+PARTS = (
+    "At step 100 of 300",
+    "Energies",
+    "lies beyond this scale",
+    "rescue 1 of 5",
+    "</script><img src=x",
+    "3.4 times that",
+    "--mode=sample",
+)
 FRAMES = """<!doctype html><body>{frames}<pre id="told"></pre><script>
 const told = [];
 for (const frame of document.querySelectorAll("iframe")) frame.addEventListener("load", () => setTimeout(() => {{
@@ -670,7 +730,13 @@ def seen(pages, scheme, tmp_path):
     ("scheme", "ground"), [(0, "rgb(15, 18, 22)"), (1, "rgb(246, 247, 249)")], ids=["dark", "light"]
 )
 def test_a_browser_shows_every_part_without_error_or_sideways_scrolling(one_run, tmp_path, scheme, ground, monkeypatch):
-    made = a_run(tmp_path / "made", own_number_of_a_very_long_name_indeed=lambda step: step)
+    spike = {48: 1e6}
+    made = a_run(
+        tmp_path / "made",
+        steps=range(4, 104, 4),
+        own_number_of_a_very_long_name_indeed=lambda step: step,
+        grad_norm=lambda step: spike.get(step, step),
+    )
     long = "W" * 300
     with (made / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 40, "event": f"rescue 1 of 5: {WICKED} {long}"}) + "\n")

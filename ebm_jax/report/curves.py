@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ebm_jax.report.contents import Row
 from ebm_jax.report.numbers import Number
+from ebm_jax.report.scales import scale_of
 
 POINTS = 1_000  # of a chart at most
 DIGITS = 6  # significant ones that a page keeps
@@ -26,7 +27,7 @@ class Chart(NamedTuple):
 CHARTS = (
     Chart("Energies", "mean U of training images and of the chains that they are compared with", ("energy_data", "energy_samples", "energy_wrong_label")),
     Chart("Energy gap", "U of data minus U of samples; far below 0: the samples lie far above the data", ("energy_gap",)),
-    Chart("Matching error", "1: no better than a constant energy, 0: perfect; near the data: of images with little noise", ("matching_error", "matching_error_near_data")),
+    Chart("Matching error", "1: no better than a constant energy, 0: perfect; near the data: of the images with little noise, where a batch has any", ("matching_error", "matching_error_near_data")),
     Chart("Denoising error", "of the score, as the loss weighs it", ("denoising_error",)),
     Chart("Told from noise", "share of points put on the right side, data or noise", ("noise_accuracy",)),
     Chart("Log Z", "the learnt log of the normaliser, nats", ("log_normaliser",)),
@@ -73,7 +74,10 @@ def is_error(name: str, names: Container[str]) -> bool:
 
 
 def charts(rows: Sequence[Row], known: Sequence[Chart]) -> list[dict[str, Any]]:
-    """The charts of rows, as JSON has them: title, meaning, x (steps), and series of a label and y.
+    """The charts of rows, as JSON has them: title, meaning, x (steps), series of a label and y, and their scale.
+
+    The scale is whether it is logarithmic (`log`), its `range`, None for all values, and `beyond`, words on the values
+    that lie outside; empty: none do.
 
     The known charts come first, then one for each other number, marked `more`. Models of one program, NAME_0, NAME_1
     ..., are in the chart of their mean NAME. NAME_error is the standard error of NAME, a band around it.
@@ -102,7 +106,7 @@ def overlaid(runs: Mapping[str, Sequence[Row]], known: Sequence[Chart]) -> list[
     errors = {name for name in names if is_error(name, names)}
     order = [name for name in titles if name in names] + [name for name in names if name not in titles]
     return [
-        {**_one_number(runs, name), "more": name not in titles, **_title(titles.get(name), name)}
+        {**_scaled(_one_number(runs, name)), "more": name not in titles, **_title(titles.get(name), name)}
         for name in order
         if name not in errors and _mean_of(name) not in names
     ]
@@ -136,7 +140,21 @@ def _drawn(rows: Sequence[Row], names: Sequence[str], members: Sequence[str], er
     for one, name in zip(series, there, strict=False):
         if f"{name}_error" in errors:
             one["error"] = [_value(row, f"{name}_error") for row in few]
-    return {"x": [int(row["step"]) for row in few], "series": series}
+    return _scaled({"x": [int(row["step"]) for row in few], "series": series})
+
+
+def _scaled(chart: dict[str, Any]) -> dict[str, Any]:
+    """The chart with its vertical scale."""
+    steps, series = chart["x"], chart["series"]
+    scale = scale_of([one["y"] for one in series])
+    words = ""
+    if scale.beyond:
+        far = max(scale.beyond, key=lambda place: abs(series[place[0]]["y"][place[1]]))
+        of_label = f" ({series[far[0]]['label']})" if len(series) > 1 else ""
+        farthest = f"{series[far[0]]['y'][far[1]]:.4g} at step {steps[far[1]]:,}{of_label}"
+        several = f"{len(scale.beyond)} values lie beyond this scale, ▲, the largest "
+        words = f"{several if scale.beyond[1:] else 'One value lies beyond this scale, ▲: '}{farthest}"
+    return {**chart, "log": scale.log, "range": scale.range, "beyond": words}
 
 
 def by_stage(rows: Sequence[Row]) -> Sequence[Row]:

@@ -3,7 +3,7 @@
 (() => {
   const page = JSON.parse(document.getElementById("values").textContent);
   const main = document.getElementById("main");
-  const SERIES = 8, PEAK = 30, WIDE = 760, LONG_LIST = 16, DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
+  const SERIES = 8, WIDE = 760, LONG_LIST = 16, DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
 
   function make(tag, attributes, ...children) {
     const node = document.createElement(tag);
@@ -116,6 +116,34 @@
     ctx.restore();
   }
 
+  // Draws a triangle at the edge for each value of the data beyond the scale
+  const triangles = (data) => (plot) => {
+    const { ctx, bbox } = plot, { min, max } = plot.scales.y, side = 5 * devicePixelRatio;
+    ctx.save();
+    plot.series.forEach((one, index) => {
+      if (index === 0 || !one.show || one.class === "error") return;
+      ctx.fillStyle = one._stroke;
+      data[index].forEach((y, i) => {
+        const x = plot.valToPos(data[0][i], "x", true);
+        if (y === null || (y >= min && y <= max) || x < bbox.left || x > bbox.left + bbox.width) return;
+        const [tip, base] = y > max ? [bbox.top, bbox.top + 2 * side] : [bbox.top + bbox.height, bbox.top + bbox.height - 2 * side];
+        ctx.beginPath();
+        ctx.moveTo(x, tip);
+        ctx.lineTo(x - side, base);
+        ctx.lineTo(x + side, base);
+        ctx.fill();
+      });
+    });
+    ctx.restore();
+  };
+
+  // Far beyond the range a browser loses a line's dashes: values stay near it
+  function near(column, chart) {
+    const [low, high] = chart.range;
+    const [least, most] = chart.log ? [low / 10, high * 10] : [2 * low - high, 2 * high - low];
+    return column.map((y) => (y === null ? null : Math.min(most, Math.max(least, y))));
+  }
+
   function draw(chart, place) {
     const x = chart.x, data = [x], series = [{ label: "step", value: (_, value) => (value === null ? "" : whole(value)) }], bands = [];
     let strong = 0;
@@ -125,7 +153,7 @@
       data.push(one.y);
       series.push({
         label: one.label, stroke, width: one.thin ? 1 : 2, dash: one.thin ? [] : DASHES[(strong - 1) % DASHES.length],
-        spanGaps: page.kind === "comparison", points: { show: x.length < 40, size: 5 }, value: (_, value) => number(value),
+        spanGaps: page.kind === "comparison", points: { show: x.length < 40, size: 5 }, value: (_, __, ___, i) => (i === null ? "" : number(one.y[i])),
       });
       if (one.error) {
         for (const sign of [1, -1]) {
@@ -136,20 +164,29 @@
       }
     }
     const values = chart.series.flatMap((one) => one.y).filter((y) => y !== null).sort((a, b) => a - b);
-    const above = values.filter((y) => y > 0);
-    const log = values[0] >= 0 && above.length > 1 && above[above.length - 1] > PEAK * above[above.length >> 1]; // else a peak hides the rest
-    if (log) for (const column of data.slice(1)) column.forEach((y, i) => { if (y !== null && y <= 0) column[i] = null; });
-    if (log) place.parentNode.querySelector("h3").textContent = `${chart.title} (log scale)`;
+    if (chart.log) for (const column of data.slice(1)) column.forEach((y, i) => { if (y !== null && y <= 0) column[i] = null; });
     const least = values[0], most = values[values.length - 1], half = Math.abs(most) / 10 || 0.5;
     const flat = least === most ? { from: least === 0 ? 0 : least - half, to: most + half } : null; // uPlot alone: 0 to 100
+    const shown = chart.range ? [x, ...data.slice(1).map((column) => near(column, chart))] : data;
+    let enlarged = false; // then all that is in sight has room, spikes too
+    const room = (_, min, max) => {
+      const [low, high] = enlarged ? [min, max] : chart.range;
+      return chart.log ? uPlot.rangeLog(low, high, 10, false) : uPlot.rangeNum(low, high, 0.1, true);
+    };
+    const enlarge = (plot, on) => {
+      if (on === enlarged || !chart.range) return;
+      enlarged = on;
+      plot.setData(on ? data : shown, false);
+    };
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--grid"), width: 1 }, ticks: { stroke: colour("--grid") } };
     const options = {
       width: Math.max(200, place.clientWidth), height: 240, series, bands,
-      scales: { x: { time: false }, y: log ? { distr: 3 } : flat ? { range: [flat.from, flat.to] } : {} },
+      scales: { x: { time: false }, y: { distr: chart.log ? 3 : 1, ...(flat ? { range: [flat.from, flat.to] } : chart.range ? { range: room } : {}) } },
       axes: [{ ...axis, values: (_, ticks) => ticks.map(whole) }, { ...axis, size: 62, values: (_, ticks) => ticks.map(number) }],
-      hooks: { draw: [marks] }, cursor: { drag: { x: true, y: false } },
+      hooks: { draw: [marks, triangles(data)], setSelect: [(plot) => enlarge(plot, true)] },
+      cursor: { drag: { x: true, y: false }, bind: { dblclick: (plot, _, handler) => (event) => { enlarge(plot, false); handler(event); } } },
     };
-    return new uPlot(options, data, place);
+    return new uPlot(options, shown, place);
   }
 
   function chart(values) {
@@ -160,7 +197,8 @@
     }
     const place = make("div", { class: "plot" });
     plots.push({ values, place, drawn: null });
-    return make("div", { class: "chart" }, make("h3", {}, values.title), values.meaning ? make("p", { class: "soft" }, values.meaning) : null, place);
+    return make("div", { class: "chart" }, make("h3", {}, values.title, values.log ? " (log scale)" : ""), values.meaning ? make("p", { class: "soft" }, values.meaning) : null, place,
+      values.beyond ? make("p", { class: "soft" }, `${values.beyond}. Drag across it to enlarge it.`) : null);
   }
 
   function charts(list) {
