@@ -59,6 +59,7 @@ def evaluate(config: Config, folder: str | Folder) -> int:
         for split, key in keys.items():
             with progress.phase(f"finding the split {split}"):
                 images = identity.source_of(folder, config, split, key)
+            evaluators.check_data(config, images.num_classes)
             console.say(found.line(found.record_of(images, config.data.source, split, digest=False)))
         run = trained.open_run(folder, config, mesh)
         console.warn_skipped(run.skipped)

@@ -14,7 +14,7 @@ from test_trackers import events
 from test_train import command, files
 
 import run
-from ebm_jax import assemble, evaluate, evaluators, program, schema, trained
+from ebm_jax import assemble, evaluate, evaluators, identity, program, schema, trained
 from ebm_jax.data import memory
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import card, samples
@@ -407,6 +407,17 @@ def test_bad_input_is_one_clear_line_and_nothing_is_touched(workdir, case, capsy
     assert run.main(command(workdir, "evaluate", **changes)) == 2
     error = capsys.readouterr().err
     assert expected in error
+    assert error.count("\n") == 1
+    assert files(workdir) == before
+
+
+def test_a_metric_of_classes_is_refused_for_data_without_them_before_anything_is_sampled(workdir, capsys, monkeypatch):
+    found, before = identity.source_of, files(workdir)
+    monkeypatch.setattr(identity, "source_of", lambda *which: found(*which)._replace(num_classes=1))
+    changes = {"eval__metrics": "ood,drift", "eval__drift__steps": "2", "eval__num_samples": 200}
+    assert run.main(command(workdir, "evaluate", **changes)) == 2
+    error = capsys.readouterr().err
+    assert "drift needs images of classes, and those of digits have none; leave it out of eval.metrics" in error
     assert error.count("\n") == 1
     assert files(workdir) == before
 

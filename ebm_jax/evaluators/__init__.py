@@ -15,7 +15,7 @@ from ebm_jax.evaluators import (
     robustness,
 )
 from ebm_jax.evaluators.common import SAMPLES, Evaluator, unchecked
-from ebm_jax.labels import sample_labels
+from ebm_jax.labels import label_shape, sample_labels
 from ebm_jax.schema import KEYS
 from ebm_jax.types import BadInput, Config
 
@@ -103,3 +103,14 @@ def check_metrics(config: Config) -> None:
                     f"eval.metrics {name} needs '{need}', which is neither samples nor the key of a split; use some of "
                     f"{', '.join([SAMPLES, SPLIT, REFERENCE, TRAINING])}"
                 )
+
+
+def check_data(config: Config, num_classes: int) -> None:
+    """Refuse data of so many classes that a metric of `eval.metrics` cannot judge, before anything is sampled.
+
+    Raises:
+      BadInput: a metric needs a classifier of the data, and they have no classes.
+    """
+    for name, evaluator in evaluators_of(config).items():
+        if evaluator.shared is classifier.referee:
+            classifier.require_classes(name, config, num_classes, soft=label_shape(config) is not None)

@@ -43,11 +43,13 @@ def measure(run: TrainedRun, evidence: Evidence) -> Outcome:
     labels = np.asarray(sample_labels(config, jnp.arange(number)))
     noise = _noise(config, key_noise, number)
     kernel = chains.make_kernel(config, config.chain.temperature)
+    evidence.note(f"compiling, and {config.eval.chains.steps:,} steps of {number:,} chains")
     x, traces, acceptances = _traced(run, kernel, config.eval.chains.steps, key_run, noise, labels)
     kept = traces[config.eval.chains.steps // 2 :]
     mixing = diagnostics.mixing(kept)
     correlation = diagnostics.autocorrelation(kept, -(-len(kept) // LAGS))
     energies = _energies_beside(run, evidence, key_data, key_more) | {"chains": kept.ravel().astype(np.float64)}
+    evidence.note("the acceptance of a Metropolis test")
     acceptance, accepted_in_words = _acceptance(run, acceptances, key_mala, x, labels)
     independent = {"chains": mixing.effective_sample_size}
     values = {

@@ -255,7 +255,7 @@ def trained(run: TrainedRun, evidence: Evidence) -> tuple[Params, str]:
       BadInput: the data have no classes; the kept classifier is damaged.
     """
     config, dataset = run.config, evidence.data["data.split"]
-    _require_classes(config, dataset)
+    require_classes(NAME, config, dataset.num_classes, soft=dataset.labels.ndim != 1)
     network, seed = _network(config), config.eval.classifier_distance.seed
     steps = value_of(config, network.steps)
     path, recipe = _file(run, dataset)
@@ -310,9 +310,19 @@ def _flat(params: Any) -> dict[str, Any]:
     return traverse_util.flatten_dict(params, sep="/")
 
 
-def _require_classes(config: Config, dataset: Dataset) -> None:
-    if dataset.labels.ndim != 1 or dataset.num_classes < 2:
+def require_classes(metric: str, config: Config, num_classes: int, *, soft: bool) -> None:
+    """Refuse data that no classifier can be trained on.
+
+    Args:
+      metric: named in the message.
+      num_classes: of the data.
+      soft: whether their labels are vectors.
+
+    Raises:
+      BadInput: the data have no classes.
+    """
+    if soft or num_classes < 2:
         raise BadInput(
-            f"classifier_distance needs images of classes, and those of {config.data.name} have "
-            f"{'vectors' if dataset.labels.ndim != 1 else 'none'}; leave it out of eval.metrics"
+            f"{metric} needs images of classes, and those of {config.data.name} have "
+            f"{'vectors' if soft else 'none'}; leave it out of eval.metrics, and use eval.during=0"
         )

@@ -106,6 +106,7 @@ def _positions(run: TrainedRun, evidence: Evidence, lengths: list[int]) -> Itera
     images, labels = _batches(run, evidence.samples.images), _batches(run, evidence.samples.labels)
     states = [begin(run.params, *of_batch) for of_batch in zip(images, labels, strict=True)]
     done = 0
+    evidence.note(f"compiling, and the first {each:,} of {lengths[-1]:,} steps")
     for length in lengths:
         for call in range(done // each, length // each):
             keys = jax.random.split(jax.random.fold_in(key, call), len(states))

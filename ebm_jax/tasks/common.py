@@ -130,7 +130,7 @@ def images_to_start_from(run: TrainedRun) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rows_of(rows: Mapping[str, np.ndarray | Row], title: str) -> Draw:
-    """A picture with a row of images below each heading: its first COLUMNS images, which the title says if there are more."""
+    """A picture with a row of images below each heading: the first COLUMNS; the title says so if there are more."""
     taken = {heading: row if isinstance(row, Row) else Row(row) for heading, row in rows.items()}
     if max(len(row.images) for row in taken.values()) > COLUMNS:
         title = f"{title}; the first {COLUMNS} are shown"
