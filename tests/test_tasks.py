@@ -19,10 +19,12 @@ from ebm_jax.distributed import parallel
 from ebm_jax.labels import parse_labels, sample_labels
 from ebm_jax.models import energy, observations
 from ebm_jax.report import pictures
+from ebm_jax.report.pictures import Row
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.hmc import Phase, leapfrog
 from ebm_jax.sampling.kernel import point
 from ebm_jax.storage.workdir import claim, read_config
+from ebm_jax.tasks import common
 from ebm_jax.tasks.film import frame_steps
 from ebm_jax.tasks.inpaint import known_pixels
 from ebm_jax.tasks.observed import likelihood_weight
@@ -386,6 +388,14 @@ def test_one_gradient_of_any_kernel_removes_the_share_strength_of_the_misfit(ker
     leap_from_rest = leapfrog(Phase(at, jnp.zeros_like(x)), energy_fn, 0.02, 1).at.x
     moved = leap_from_rest if kernel == "hmc" else x - 0.02 * at.grad
     np.testing.assert_allclose((observed - moved) / (observed - x), 0.75, rtol=1e-5)
+
+
+def test_a_picture_of_rows_says_in_its_first_line_how_many_of_the_images_it_shows(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(pictures, "write_rows", lambda path, rows, title: titles.append((title, len(rows["a"].images))))
+    for number in (12, 13):
+        common.rows_of({"a": np.zeros((number, 8, 8, 1)), "b": Row(np.zeros((3, 8, 8, 1)))}, "what\nhow")(tmp_path)
+    assert titles == [("what\nhow", 12), ("what; the first 12\nhow", 12)]
 
 
 BAD = {

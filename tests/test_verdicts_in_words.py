@@ -7,13 +7,13 @@ import pytest
 from conftest import changed
 from scipy import stats
 
-from configs import digits, digits_contrastive, digits_joint
+from configs import digits, digits_contrastive, digits_joint, folder
 from ebm_jax import assemble
 from ebm_jax.evaluators import card, verdicts
 from ebm_jax.evaluators.card import Evaluation, Measured
 from ebm_jax.evaluators.common import Outcome, Value
 from ebm_jax.metrics import diagnostics, ood
-from ebm_jax.tasks import classify
+from ebm_jax.tasks import classify, compose
 from ebm_jax.types import BadInput
 
 RNG = np.random.default_rng(0)
@@ -113,3 +113,11 @@ def test_only_runs_whose_loss_has_an_image_under_several_classes_are_told_to_cla
 def test_a_run_without_classes_is_refused_with_what_it_is_good_for_and_the_key_that_learns_to_classify():
     with pytest.raises(BadInput, match=r"good for generate, .*method\.name=joint"):
         classify.check(changed(digits_contrastive.get_config(), model__num_classes=1))
+    with pytest.raises(BadInput, match=r"good for .*super_resolve, colourise and neighbours"):
+        classify.check(changed(folder.get_config("cpu"), model__num_classes=1))
+
+
+def test_a_run_without_classes_is_told_to_compose_with_other_runs_alone():
+    for num_classes, cure in ((1, "only; give other runs in"), (10, r"a sum, such as 1\+3, or other runs in")):
+        with pytest.raises(BadInput, match=cure):
+            compose.check(changed(digits_contrastive.get_config(), model__num_classes=num_classes))

@@ -31,11 +31,12 @@ def check(config: Config) -> None:
     """
     check_images(config, "classify")
     check_one_label_each(config)
+    of_colours = ", colourise" if config.data.shape[2] == 3 else ""
     check_classes(
         config,
         "sample.task classify needs a model of several classes, and this run has none: it is good for generate, film, "
-        "inpaint, restore, super_resolve and neighbours; to classify, train with method.name=joint, model.logits=True "
-        "and model.num_classes, as configs/digits_joint.py does",
+        f"inpaint, restore, super_resolve{of_colours} and neighbours; to classify, train with method.name=joint, "
+        "model.logits=True and model.num_classes, as configs/digits_joint.py does",
     )
 
 

@@ -133,7 +133,8 @@ def rows_of(rows: Mapping[str, np.ndarray | Row], title: str) -> Draw:
     """A picture with a row of images below each heading: the first COLUMNS; the title says so if there are more."""
     taken = {heading: row if isinstance(row, Row) else Row(row) for heading, row in rows.items()}
     if max(len(row.images) for row in taken.values()) > COLUMNS:
-        title = f"{title}; the first {COLUMNS} are shown"
+        what, line, facts = title.partition("\n")
+        title = f"{what}; the first {COLUMNS}{line}{facts}"
     shown = {
         heading: row._replace(images=row.images[:COLUMNS], captions=row.captions[:COLUMNS])
         for heading, row in taken.items()

@@ -9,7 +9,7 @@ import numpy as np
 from ebm_jax import assemble, chains, trained
 from ebm_jax.applications import generate
 from ebm_jax.data import sources
-from ebm_jax.labels import example_labels, parse_labels, sample_labels
+from ebm_jax.labels import example_labels, is_conditional, parse_labels, sample_labels
 from ebm_jax.models import energy
 from ebm_jax.report import pictures, progress, style
 from ebm_jax.sampling.kernel import Stages
@@ -32,9 +32,8 @@ def check(config: Config) -> None:
     """
     own, others = parse_labels(config, "sample.labels"), _others(config)
     if max(len(own), 1) + len(others) < 2:
-        raise BadInput(
-            "sample.task compose has one energy only; give sample.labels with a sum, such as 1+3, or sample.with_runs"
-        )
+        of_labels = "sample.labels with a sum, such as 1+3, or " if is_conditional(config) else ""
+        raise BadInput(f"sample.task compose has one energy only; give {of_labels}other runs in sample.with_runs")
 
 
 def run(run: TrainedRun, key: PRNGKey) -> Result:

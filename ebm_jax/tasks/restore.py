@@ -50,7 +50,7 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     seen, beside = np.asarray(observed), None
     if sample.restore.corruption == "salt_and_pepper":
         beside = "a median filter of 3x3 pixels", np.asarray(observations.medians(observed))
-    return restored(run, key, images, labels, seen, seen, way, sample.restore.corruption, beside)
+    return restored(run, key, images, labels, seen, seen, way, sample.restore.corruption.replace("_", " "), beside)
 
 
 def damaged(config: Config, key: PRNGKey, images: Images) -> tuple[Images, Way]:
