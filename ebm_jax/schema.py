@@ -216,7 +216,7 @@ KEYS: dict[str, Key] = {
     "sample.guidance": Key(0.0, NOT_NEGATIVE, "w of the energy U(x, y) + w (U(x, y) - U(x)), for models trained with class dropout; 0: U(x, y)", "Ho & Salimans 2022", absent=0.0),
     "sample.guidance_from": Key(0.0, BELOW_ONE, "by matching: share of data in an image from which sample.guidance holds, on its way from noise", "Kynkäänniemi et al. 2024", absent=0.0),
     "sample.guidance_until": Key(1.0, SHARE, "by matching: share of data up to which it holds; 1: to the end", "Kynkäänniemi et al. 2024", absent=1.0),
-    "sample.keep": Key(1.0, SHARE, "of the chains from noise in each class, those that generate, neighbours and evaluate keep: the ones whose class the model tells best; 1: all", "ours", absent=1.0),
+    "sample.keep": Key(1.0, SHARE, "of the chains from noise in each class, those that generate, neighbours and evaluate keep: the ones whose class the model tells best; 1: all; pictures of training and eval.during show and judge all", "ours", absent=1.0),
     "sample.class_draws": Key(4, whole(1, 100_000), "by matching: draws of noise at either share of data at which classes are compared, to classify", "Li et al. 2023", dry=1, absent=4),
     "sample.quiet_steps": Key(100, whole(0), "of these, the last ones without noise", dry=2),
     "sample.anneal_from": Key(0.0, NOT_NEGATIVE, "T of the first step, falling geometrically to chain.temperature; 0: constant"),

@@ -135,6 +135,20 @@ def test_curves_pictures_tables_and_state_are_those_of_the_files(tmp_path):
     }
 
 
+def test_the_page_says_that_samples_of_training_are_not_chosen_where_others_are(tmp_path):
+    _, values = written(a_run(tmp_path / "all"))
+    assert values["unchosen"] == ""
+    _, values = written(a_run(tmp_path / "some", config_of(**{"sample.keep": 0.75})))
+    assert "--mode=sample and --mode=evaluate keep 75% (sample.keep)" in values["unchosen"]
+
+
+def test_an_event_of_the_guard_says_its_step_once(tmp_path):
+    folder = a_run(tmp_path / "run")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 40, "event": "step 40: it is ill"}) + "\n")
+    assert written(folder)[1]["events"] == [{"step": 40, "text": "it is ill"}]
+
+
 def decoded(source):
     kind, _, text = source.partition(";base64,")
     assert kind.startswith("data:image/")
@@ -273,7 +287,7 @@ def test_a_number_of_another_stage_of_training_is_not_drawn_as_0():
     charts = {chart["title"]: chart for chart in curves.charts(rows, curves.CHARTS)}
     assert charts["Energy gap"]["x"] == [4, 5, 6]
     assert charts["Matching error"]["x"] == list(range(1, 7))
-    assert charts["Saturated pixels"]["series"][0]["y"] == [0.0] * 6, "0 in every stage is a number"
+    assert charts["Saturated"]["series"][0]["y"] == [0.0] * 6, "0 in every stage is a number"
 
 
 def test_models_of_one_program_and_standard_errors_are_in_the_chart_of_their_number():

@@ -83,7 +83,11 @@ def of_run(run: Contents, largest: int = LARGEST) -> Page:
         "state": _state(run),
         "charts": curves.charts(rates.with_rate(run), curves.CHARTS),
         "judged": curves.charts(run.judged, curves.JUDGED),
-        "events": [{"step": event.step, "text": _cut(event.text)} for event in run.events[-EVENTS:]],
+        "unchosen": _unchosen(run),
+        "events": [
+            {"step": event.step, "text": _cut(event.text.removeprefix(f"step {event.step}: "))}
+            for event in run.events[-EVENTS:]
+        ],
         "config": _config_rows(run),
         "data": _data_rows(run.data),
         "versions": _versions(run),
@@ -195,6 +199,17 @@ def _state(run: Contents) -> Page:
         "written": run.last_written,
         "last": [[words, shown(last[name])[0]] for name, words in LAST.items() if name in last],
     }
+
+
+def _unchosen(run: Contents) -> str:
+    """Why the samples of training differ from those that --mode=sample writes, in words; empty: they do not."""
+    keep = 1.0 if run.config is None else float(run.config.sample.keep)
+    return (
+        f"All samples of training, where --mode=sample and --mode=evaluate keep {keep:.0%} (sample.keep): choosing is "
+        "no part of what is trained."
+        if keep < 1
+        else ""
+    )
 
 
 def _series(name: str, steps: Mapping[int, Picture], newest: str | None, album: _Album, share: float) -> Page:

@@ -117,7 +117,7 @@ class Reporter:
         self._jsonl.flush()
         self._trackers.add_text("health/event", text, min(step, self._at))  # a rescue's step is done again
         self._show_files()
-        self._board.event(f"step {step:,}: {text}")
+        self._board.event(f"step {step:,}: {text.removeprefix(f'step {step}: ')}")
 
     def go_back(self, step: int) -> None:
         """Drop the lines of steps after `step`, because the run does these steps again; events stay."""

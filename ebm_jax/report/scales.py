@@ -7,6 +7,7 @@ from typing import NamedTuple
 PEAK = 30  # times the median: where the largest value is beyond it, a linear scale hides the rest
 THIN, FACTOR = 0.1, 2  # share of a linear scale; a series that grows or falls by the factor inside it is hidden
 SPARE = 50  # of so many points of a series one, at either end, is not asked how wide the scale is
+REACH = 3  # times the others' spread: a value this far from them leaves them a quarter of a linear scale
 FEWEST = 20  # points of a series that can have a spike
 Values = Sequence[float | None]
 """A series' values, None where it has none."""
@@ -26,9 +27,10 @@ class Scale(NamedTuple):
 def scale_of(series: Sequence[Values]) -> Scale:
     """The scale of a chart.
 
-    A series' spikes are at most a fiftieth of its points at either end, and they lie farther from the others than
-    those lie apart, on the scale that is drawn. The others of each series are in the range, so a series that is far
-    from all the rest, or a level that changes for good, is never cut off.
+    A series' spikes are at most a fiftieth of its points at either end, and they lie farther from the others than those
+    lie apart: `REACH` times as far on a linear scale, and a decade at least on a logarithmic one. The others of each
+    series are in the range, so a series that is far from all the rest, or a level that changes for good, is never cut
+    off.
     """
     numbers = [sorted(value for value in one if value is not None) for one in series]
     log = all(one[0] >= 0 for one in numbers if one) and _hides([_body(one) for one in numbers])
@@ -72,5 +74,5 @@ def _without_spikes(ordered: Sequence[float], log: bool) -> Sequence[float]:
     low, high = (math.log10(body[0]), math.log10(body[-1])) if log else (body[0], body[-1])
     if low == high:
         return ordered
-    reach = max(1.0, high - low) if log else high - low
+    reach = max(1.0, high - low) if log else REACH * (high - low)
     return [value for value in ordered if low - reach <= (math.log10(value) if log else value) <= high + reach]

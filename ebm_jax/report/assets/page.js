@@ -51,6 +51,8 @@
   }
 
   const facts = (pairs) => table(["", ""], pairs.map(([name, text]) => [make("td", { class: "soft name" }, name), make("td", { class: "long" }, text)]), "stack full");
+  // Its words stay whole: a browser breaks lines after the hyphens of --workdir
+  const command = (text) => make("pre", {}, text.split(" ").map((word, index) => [index ? " " : "", make("span", {}, word)]));
   const folded = (title, ...children) => make("details", {}, make("summary", {}, title), children);
 
   // State
@@ -289,7 +291,7 @@
     if (!found) return null;
     if (!found.place) return [
       make("p", {}, "No picture of this run tells the class of each sample yet: older versions did not keep it. This makes one, and shows it here:"),
-      make("pre", {}, found.command),
+      command(found.command),
     ];
     const source = found.place.reduce((part, key) => part[key], page);
     const [width, height] = found.size, grid = new Image(), cut = [];
@@ -361,17 +363,18 @@
   function run() {
     const [words, done] = stateWords(page.state);
     section("state", "State", make("p", { class: done ? "good" : "" }, `${done ? TONES.good : ""}${words}`), bar(page.state), tiles(page.state));
-    section("curves", "Curves", charts(page.charts), page.charts.length ? make("p", { class: "soft" }, "Drag across a curve to enlarge it, double-click to see all of it; dashed vertical lines are the events below.") : null);
+    section("curves", "Curves", charts(page.charts), page.charts.length ? make("p", { class: "soft" }, `Drag across a curve to enlarge it, double-click to see all of it${page.events.length ? "; dashed vertical lines are the events below" : ""}.`) : null);
     section("events", "Events", page.events.length ? table(["step", "what happened"], page.events.map((event) => [make("td", { class: "number" }, whole(event.step)), event.text])) : null);
-    section("judged", "Judged while training", charts(page.judged));
-    section("pictures", "Pictures through training", page.pictures.length ? make("div", { class: "pictures" }, page.pictures.map(series)) : null);
+    const unchosen = (shown) => (shown && page.unchosen ? make("p", { class: "soft" }, page.unchosen) : null);
+    section("judged", "Judged while training", unchosen(page.judged.length), charts(page.judged));
+    section("pictures", "Pictures through training", unchosen(page.pictures.length), page.pictures.length ? make("div", { class: "pictures" }, page.pictures.map(series)) : null);
     const samples = page.samples.map(sampling).filter(Boolean);
     section("samples", "Samples and films", samples.length ? make("div", { class: "pictures" }, samples) : null);
     section("classes", "Samples by class", byClass(page.by_class));
     const [newest, ...older] = page.evaluations;
     section("evaluation", "Evaluation", newest ? [make("p", { class: "soft" }, newest.title), evaluation(newest)] : null,
       older.map((one) => folded(`Earlier: ${one.title}`, evaluation(one))));
-    section("commands", "Commands", page.commands.map((one) => [make("p", { class: "soft" }, one.what), one.command ? make("pre", {}, one.command) : null]));
+    section("commands", "Commands", page.commands.map((one) => [make("p", { class: "soft" }, one.what), one.command ? command(one.command) : null]));
     section("config", "Config: what differs from the defaults", page.config.length ? table(["key", "value", "default", "meaning"], page.config.map((row) => [make("td", { class: "key" }, row.key), row.value, row.default, make("td", { class: "soft" }, row.meaning)])) : null);
     section("data", "Data", page.data.length ? facts(page.data) : null);
     section("environment", "Environment", page.versions.map((entry, index) =>
