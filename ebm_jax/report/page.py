@@ -201,6 +201,14 @@ def _state(run: Contents) -> Page:
     }
 
 
+def _events(run: Contents) -> list[Page]:
+    """The newest events; the guard's begin with their step, which has a column of its own."""
+    return [
+        {"step": event.step, "text": _cut(event.text.removeprefix(f"step {event.step}: "))}
+        for event in run.events[-EVENTS:]
+    ]
+
+
 def _unchosen(run: Contents) -> str:
     """Why the samples of training differ from those that --mode=sample writes, in words; empty: they do not."""
     keep = 1.0 if run.config is None else float(run.config.sample.keep)
