@@ -21,7 +21,7 @@ from ebm_jax.evaluators.card import Evaluation, Measured
 from ebm_jax.evaluators.common import SAMPLES, Evaluator, Evidence, Needs, described
 from ebm_jax.models import energy
 from ebm_jax.publishing import ORDERING
-from ebm_jax.report import console, meanings, numbers, progress, rewriting, trackers
+from ebm_jax.report import bars, console, meanings, numbers, progress, rewriting, trackers
 from ebm_jax.schema import flat
 from ebm_jax.storage import bucket, provenance, workdir
 from ebm_jax.storage.workdir import unused
@@ -57,7 +57,7 @@ def evaluate(config: Config, folder: str | Folder) -> int:
     keys = {config.eval.reference_split: "eval.reference_split", config.eval.split: "eval.split"}
     with progress.Board(f"evaluating {folder}"):
         for split, key in keys.items():
-            with progress.phase(f"finding the split {split}"):
+            with progress.phase(f"finding the split {split}"), bars.as_notes():
                 images = identity.source_of(folder, config, split, key)
             evaluators.check_data(config, images.num_classes)
             console.say(found.line(found.record_of(images, config.data.source, split, digest=False)))

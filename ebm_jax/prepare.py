@@ -2,7 +2,7 @@
 
 from ebm_jax import checks, invocation
 from ebm_jax.data import found, sources
-from ebm_jax.report import console, progress
+from ebm_jax.report import bars, console, progress
 from ebm_jax.types import Config, Folder
 
 
@@ -22,6 +22,7 @@ def prepare(config: Config, folder: str | Folder) -> int:
     with (
         progress.Board(f"preparing {config.data.name}"),
         progress.phase(f"preparing and reading {config.data.name} {config.data.split}"),
+        bars.as_notes(),
         sources.open_data(config, console.warn) as data,
     ):
         images = data.batches(0).images

@@ -19,7 +19,7 @@ from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
 from ebm_jax.evaluators import during
 from ebm_jax.labels import in_words, names_of, numbered
-from ebm_jax.report import console, pace, progress, rewriting, style, trackers
+from ebm_jax.report import bars, console, pace, progress, rewriting, style, trackers
 from ebm_jax.report.page import NAME as PAGE
 from ebm_jax.report.reporter import EVALUATION, METRICS, Reporter
 from ebm_jax.sampling import replay
@@ -80,7 +80,7 @@ def train(config: Config, folder: str | Folder) -> int:
             workdir.check(folder, config)
     with contextlib.ExitStack() as stack:
         board = stack.enter_context(progress.Board(f"training {config.data.name} in {folder}"))
-        with processes.agreed(), progress.phase(f"reading {config.data.name} {config.data.split}"):
+        with processes.agreed(), progress.phase(f"reading {config.data.name} {config.data.split}"), bars.as_notes():
             batches, record = stack.enter_context(sources.open_data(config, console.warn))
             config = numbered(config, record.class_names) if record else config
         with processes.agreed():

@@ -5,8 +5,9 @@ import time
 
 import pytest
 from rich.console import Console
+from tqdm import auto
 
-from ebm_jax.report import progress
+from ebm_jax.report import bars, progress
 from ebm_jax.report.progress import Board, Pace
 
 
@@ -147,6 +148,38 @@ def test_the_panel_has_step_rate_time_left_the_phase_and_how_far_it_is_energies_
     assert "sampling 64 pictures: 32 of 64, 4.0 s" in text
     assert "last: step 900: a picture\\x1b[2J" in text
     assert "sampling" not in shown(board), "the phase is over"
+
+
+def test_the_time_of_a_phase_stays_in_one_piece_where_its_words_fill_the_line(clock):
+    board = Board("evaluating", clock)
+    with board.phase("evaluating"):
+        clock.now += 73.0
+        for length in range(1, 90):
+            board.note("of " * (length // 3) + "x" * (length % 3))
+            text = shown(board)
+            assert "1 min 13 s" in text
+            assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_bar_of_a_library_is_a_note_on_the_board_and_draws_nothing(clock, monkeypatch, capsys):
+    board, notes = Board("preparing", clock), []
+    monkeypatch.setattr(board, "note", notes.append)
+    monkeypatch.setattr(progress, "_boards", [board])
+    drawn = auto.tqdm
+    with bars.as_notes():
+        for _ in auto.tqdm(range(2_000), desc="Generating train examples...", unit=" examples", mininterval=0):
+            pass
+        with auto.tqdm(desc="Dl Size...: ", unit=" MiB", mininterval=0) as bar:
+            bar.update(3)
+            bar.refresh()
+    assert notes[-1] == "Dl Size, 3 MiB"
+    assert "Generating train examples, 1,999 of 2,000 examples" in notes
+    assert not any("2,000 of" in note for note in notes), "a full bar has nothing to tell"
+    assert capsys.readouterr() == ("", "")
+    assert auto.tqdm is drawn
+    assert bars.in_words("Shuffling /tmp/a/b-train.record...", 7, 60_000, " examples") == (
+        "Shuffling b-train.record, 7 of 60,000 examples"
+    )
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,12 @@ class Board:
             rows.append(bar)
         if phases := list(self._phases):
             said = ": ".join(filter(None, (*(one.words for one in phases), phases[-1].note)))
-            rows.append(Text(f"{printable(said)}, {duration(self._clock() - phases[-1].began)}", style="bold"))
+            work = Table.grid(padding=(0, 1))
+            work.add_column()
+            work.add_column(no_wrap=True, vertical="bottom")
+            took = duration(self._clock() - phases[-1].began)
+            work.add_row(Text(f"{printable(said)},"), Text(took), style="bold")  # no markup, whatever words say
+            rows.append(work)
         if self._facts:
             rows.append(Text(self._facts))
         if self._last:
