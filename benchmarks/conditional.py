@@ -1,7 +1,7 @@
 """Tests of a class-conditional model of small gray images: classes, lower halves, and the look of its samples.
 
     python run.py --config=configs/fashion_mnist_conditional.py
-    python -m benchmarks.conditional runs/fashion_mnist_conditional [--picture-folder docs]
+    python -m benchmarks.conditional runs/fashion_mnist_conditional [--picture-folder FOLDER]
 
 Prints three numbers of the test set, with their baselines:
 
