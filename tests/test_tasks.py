@@ -154,7 +154,8 @@ def test_inpainting_keeps_known_pixels_bit_for_bit_and_says_its_error_beside_tha
     np.testing.assert_array_equal(arrays["filled"][known], arrays["images"][known])
     assert np.abs(arrays["filled"] - arrays["images"])[~known].mean() > 0.1, "what is hidden is not known"
     ((rows, title),) = (call["args"] for call in drawn)
-    assert title.startswith(f"{workdir.name}, step 6: 16 images of test, filled in where they are hidden (50%)\n")
+    what = "16 images of test, filled in where they are hidden (50%); the first 12"
+    assert title.startswith(f"{workdir.name}, step 6: {what}\n")
     assert title.endswith(
         "chain steps, the last 1 without noise; start: noise where hidden; "
         "mean squared errors of all hidden pixels; EMA weights"
@@ -198,7 +199,7 @@ def test_restoration_starts_from_damage_of_the_stated_amount_and_shows_its_error
     assert np.isfinite(arrays["restored"]).all()
     ((rows, _),) = (call["args"] for call in drawn)
     before, after = (np.square(arrays[name] - arrays["images"]).mean() for name in ("observed", "restored"))
-    assert f"observed ({corruption}); the start: mean squared error {before:.4f}" in rows
+    assert f"observed ({corruption.replace('_', ' ')}); the start: mean squared error {before:.4f}" in rows
     assert f"restored: mean squared error {after:.4f}" in rows
     assert (len(rows) == 4) == (corruption == "salt_and_pepper"), "a median filter beside it"
 
