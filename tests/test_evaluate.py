@@ -414,6 +414,7 @@ def test_bad_input_is_one_clear_line_and_nothing_is_touched(workdir, case, capsy
 def test_a_metric_of_classes_is_refused_for_data_without_them_before_anything_is_sampled(workdir, capsys, monkeypatch):
     found, before = identity.source_of, files(workdir)
     monkeypatch.setattr(identity, "source_of", lambda *which: found(*which)._replace(num_classes=1))
+    monkeypatch.setattr(samples, "draw", None)  # it is not called
     changes = {"eval__metrics": "ood,drift", "eval__drift__steps": "2", "eval__num_samples": 200}
     assert run.main(command(workdir, "evaluate", **changes)) == 2
     error = capsys.readouterr().err
