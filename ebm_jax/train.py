@@ -280,8 +280,7 @@ def _picture_maker(
                 "buffer", step, rows.reshape(-1, *config.data.shape), labels.reshape(-1), "of the replay buffer", moved
             )
         with progress.phase(f"sampling {GRID} pictures"):
-            images, labels, _ = sampler(network_params(state, config.sample.weights == "ema"), key, 0)
-            images, labels = parallel.on_host((images, labels))
+            images, labels = parallel.on_host(sampler(network_params(state, config.sample.weights == "ema"), key, 0))
             write("chains", step, images, labels, "new samples", style.of_noise(config))
 
     return draw
@@ -295,7 +294,7 @@ def _density_watcher(config: Config, mesh: Mesh, run: str, reporter: Reporter) -
     @progress.phase("comparing the density with the truth")
     def draw(step: int, state: TrainState) -> None:
         params = network_params(state, config.sample.weights == "ema")
-        points, _, _ = sampler(params, jax.random.key(config.sample.seed), 0)
+        points, _ = sampler(params, jax.random.key(config.sample.seed), 0)
         points, params = parallel.on_host((points, params))
         if processes.is_first():
             result, log_q = report_of(jax.device_put(params))

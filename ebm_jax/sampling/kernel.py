@@ -108,7 +108,7 @@ class ScheduledState(NamedTuple):
         return self.inner.x
 
 
-def scheduled(kernel_of: Callable[[Scalar], Kernel], values: Float[Array, " steps"]) -> Kernel:
+def scheduled(kernel_of: Callable[[Float[Array, "*value"]], Kernel], values: Float[Array, "steps *value"]) -> Kernel:
     """The kernel that makes step t with `kernel_of(values[t])`: annealing, if the values are temperatures.
 
     All kernels must share one kind of state. Steps beyond the last value use the last value.
