@@ -16,6 +16,7 @@ from ebm_jax.types import Config
 
 FEW = 10_000  # steps: a plan of so few is not counted, which takes seconds; `pace` times it
 SIDE = 1024  # of the matrices that this machine's rate is measured with
+SHARE = 0.75  # of that rate: a training step's, 0.63 to 0.93 where it was measured (docs/performance.md)
 
 
 def warn(config: Config, mesh: Mesh, say: Callable[[str], None]) -> None:
@@ -28,12 +29,17 @@ def warn(config: Config, mesh: Mesh, say: Callable[[str], None]) -> None:
     num_steps = config.train.num_steps
     if num_steps <= FEW:
         return
-    seconds = plan_flops(config, mesh) / rate()
+    seconds = plan_flops(config, mesh) / (SHARE * rate())
     if seconds > pace.LONG:
         say(
-            f"this plan will take about {seconds / pace.LONG:.2g} days on this CPU, by a count before its first step, "
-            f"which may be wrong by a factor of 2; {pace.smaller(int(num_steps * pace.LONG / seconds))}"
+            f"this plan will take about {_rounded(seconds / pace.LONG)} days on this CPU, by a count before its first "
+            f"step, which may be wrong by a factor of 2; {pace.smaller(int(num_steps * pace.LONG / seconds))}"
         )
+
+
+def _rounded(days: float) -> str:
+    """Two digits: no more are known."""
+    return f"{float(f'{days:.2g}'):,g}"
 
 
 def plan_flops(config: Config, mesh: Mesh) -> int:
@@ -74,9 +80,15 @@ def _flops(equation: Any) -> int:
         taps = kernel.size // kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
         return 2 * equation.outvars[0].aval.size * taps // math.prod(parameters["lhs_dilation"])
     if name == "cond":
-        return max(flops(branch.jaxpr) for branch in parameters["branches"])
+        return max(flops(branch.jaxpr) for branch in _taken(**parameters))
     turns = parameters["length"] if name == "scan" else 1
     return turns * sum(flops(inner) for inner in _inside(parameters))
+
+
+def _taken(branches: tuple[Any, ...], branches_platforms: Any = None, **_: Any) -> tuple[Any, ...]:
+    """The branches that a CPU may take: of those for platforms its own."""
+    own = [i for i, platforms in enumerate(branches_platforms or ()) if platforms and "cpu" in platforms]
+    return tuple(branches[i] for i in own) or branches
 
 
 def _inside(parameters: dict[str, Any]) -> Iterator[Any]:
@@ -89,10 +101,7 @@ def _inside(parameters: dict[str, Any]) -> Iterator[Any]:
 
 
 def rate(clock: Callable[[], float] = time.perf_counter) -> float:
-    """Floating-point operations a second in a product of float32 matrices, on all cores, as busy as they are now.
-
-    Training steps reach 0.9 to 1.4 times this rate on the CPU that was tried, in bfloat16 too (docs/performance.md).
-    """
+    """Floating-point operations a second in a product of float32 matrices, on all cores, as busy as they are now."""
     product = jax.jit(jnp.matmul)
     matrix = jnp.ones((SIDE, SIDE), jnp.float32)
     product(matrix, matrix).block_until_ready()

@@ -31,6 +31,8 @@ def test_products_in_loops_branches_and_functions_count_as_often_as_they_are_don
     )
     branched = lambda x: jax.lax.cond(x.sum() > 0, lambda x: x @ kernel @ kernel, lambda x: x @ kernel, x)  # noqa: E731
     assert counted(branched, x) == 2 * once
+    ours = lambda x: jax.lax.platform_dependent(x, cpu=lambda x: x @ kernel, default=lambda x: x @ kernel @ kernel)  # noqa: E731
+    assert counted(ours, x) == once
     assert counted(jax.grad(lambda kernel: jnp.square(x @ kernel).sum()), kernel) == 2 * once
     assert counted(lambda x: x * 2 + 1, x) == 0
 
@@ -63,7 +65,7 @@ def test_a_plan_of_two_stages_is_the_sum_of_both(monkeypatch):
 
 def said(monkeypatch, days, num_steps=100_000):
     monkeypatch.setattr(duration, "plan_flops", lambda config, mesh: int(days * DAY * 1e9))
-    monkeypatch.setattr(duration, "rate", lambda: 1e9)
+    monkeypatch.setattr(duration, "rate", lambda: 1e9 / duration.SHARE)
     lines = []
     config = tiny("digits_contrastive", **{"train.num_steps": num_steps})
     duration.warn(config, parallel.device_mesh(), lines.append)
@@ -71,10 +73,11 @@ def said(monkeypatch, days, num_steps=100_000):
 
 
 def test_a_plan_beyond_a_day_is_one_line_with_a_plan_of_a_day(monkeypatch):
-    (line,) = said(monkeypatch, 4.0)
+    (line,) = said(monkeypatch, 4.04)
     assert "about 4 days on this CPU" in line
-    assert "train.num_steps=25000 ends within a day" in line
+    assert f"train.num_steps={int(100_000 / 4.04)} ends within a day" in line
     assert "\n" not in line
+    assert "about 2,100 days" in said(monkeypatch, 2_123.0)[0]
     assert said(monkeypatch, 0.9) == said(monkeypatch, 4.0, num_steps=duration.FEW) == []
 
 
