@@ -78,10 +78,11 @@ def train(config: Config, folder: str | Folder) -> int:
         capacity.check_memory(config, mesh)
         if processes.is_first():
             workdir.check(folder, config)
-            if _is_cpu(mesh) and not (folder / workdir.CONFIG).exists():
-                duration.warn(config, mesh, console.warn)
     with contextlib.ExitStack() as stack:
         board = stack.enter_context(progress.Board(f"training {config.data.name} in {folder}"))
+        if _is_cpu(mesh) and processes.is_first() and not (folder / workdir.CONFIG).exists():
+            with progress.phase("counting the work of the plan"):
+                duration.warn(config, mesh, console.warn)
         with processes.agreed(), progress.phase(f"reading {config.data.name} {config.data.split}"):
             batches, record = stack.enter_context(sources.open_data(config, console.warn))
             config = numbered(config, record.class_names) if record else config
