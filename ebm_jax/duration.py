@@ -16,7 +16,7 @@ from ebm_jax.types import Config
 
 FEW = 2_000  # steps: a plan of so few is not counted, for that takes seconds; `pace` times it
 SIDE = 1024  # of the matrices that this machine's rate is measured with
-SHARE = 0.75  # of that rate: a training step's, 0.63 to 0.93 where it was measured (docs/performance.md)
+SHARE = 0.75  # of that rate: a training step's, 0.63 to 1.06 where it was measured on images (docs/performance.md)
 
 
 def warn(config: Config, mesh: Mesh, say: Callable[[str], None]) -> None:
