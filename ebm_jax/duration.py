@@ -14,7 +14,7 @@ from ebm_jax.report import pace
 from ebm_jax.schema import with_values
 from ebm_jax.types import Config
 
-FEW = 2_000  # steps: a plan of so few is not counted, for that takes seconds; `pace` times it
+FEW = 10_000  # steps: a plan of so few is not counted, for that takes 3 to 7 seconds; `pace` times it after two calls
 SIDE = 1024  # of the matrices that this machine's rate is measured with
 SHARE = 0.75  # of that rate: a training step's, 0.63 to 1.06 where it was measured on images (docs/performance.md)
 
