@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from ebm_jax import arguments, random
 from ebm_jax.models import energy
 from ebm_jax.sampling.base import Base
-from ebm_jax.sampling.kernel import Frames, Kernel, Project, Stages, run, run_stages, trace_stages, unit_box
+from ebm_jax.sampling.kernel import Frames, Kernel, Project, Stages, end_of_stages, run, trace_stages, unit_box
 from ebm_jax.types import BadInput, EnergyFn, Given, Images, Labels, PRNGKey, Scalar
 
 
@@ -25,7 +25,7 @@ def generate(key: Given, x: Given, energy_fn: EnergyFn, stages: Stages) -> Image
     Raises:
       BadInput: as `kernel.run_stages`: another key or start, no stage.
     """
-    return run_stages(stages, key, x, energy_fn)[0]
+    return end_of_stages(stages, key, x, energy_fn)
 
 
 ProjectAt = Callable[[float | Scalar], Project]

@@ -12,13 +12,20 @@ CHANNELS = (1, 3)  # that an image can have
 SLACK = 0.2  # beyond [0, 1], where interpolation overshoots
 
 
-def pixels(images: Any) -> np.ndarray:
+def pixels(images: Any, enough: int | None = None) -> np.ndarray:
     """uint8 [n, h, w, c] of [n, h, w] or [n, h, w, c], uint8 or floats in [0, 1], or of batches of these.
+
+    Args:
+      enough: no further batch is read once there are so many images; None: all are read.
 
     Raises:
       BadInput: it is no such array, or its values are none of pixels; with the cure.
     """
-    array = np.asarray(images if hasattr(images, "dtype") else _joined(images))
+    return _levels(np.asarray(images)) if hasattr(images, "dtype") else _joined(images, enough)
+
+
+def _levels(array: np.ndarray) -> np.ndarray:
+    """uint8 [n, h, w, c] of one array of images."""
     shape = array.shape
     if _is_one(shape):
         side = round(shape[1] ** 0.5)
@@ -63,8 +70,8 @@ def labels(given: Any, number: int) -> np.ndarray | None:
     return array
 
 
-def _joined(given: Any) -> np.ndarray:
-    """The images of all batches in one array.
+def _joined(given: Any, enough: int | None) -> np.ndarray:
+    """The images of all batches, or of the first ones with `enough` images, in one array.
 
     Raises:
       BadInput: these are no batches of images, or of several shapes.
@@ -74,16 +81,20 @@ def _joined(given: Any) -> np.ndarray:
         raise BadInput(
             f"images is of the type {type(given).__name__}; give an array [n, h, w, c], or batches of it{folder}"
         )
-    batches = []
+    batches: list[np.ndarray] = []
+    number = 0
     for batch in given:
         if not (hasattr(batch, "dtype") or hasattr(batch, "__array_interface__")):
             kind = type(batch).__name__
             raise BadInput(f"images gives batches of the type {kind}; give arrays [b, h, w, c], and labels=... apart")
-        batches.append(np.asarray(batch))
+        if _is_one(np.shape(batch)):
+            shape = np.shape(batch)
+            raise BadInput(f"images gives single images of shape {shape}, not batches; give np.stack(images)")
+        batches.append(_levels(np.asarray(batch)))  # as bytes at once: floats take four times the memory
+        number += len(batches[-1])
+        if enough is not None and number >= enough:
+            break
     shapes = {batch.shape[1:] for batch in batches}
-    if batches and _is_one(batches[0].shape):
-        shape = batches[0].shape
-        raise BadInput(f"images gives single images of shape {shape}, not batches; give np.stack(images)")
     if len(shapes) != 1:
         raise BadInput(f"images has batches of {len(shapes)} shapes; give one shape, not none")
     return np.concatenate(batches)

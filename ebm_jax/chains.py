@@ -5,11 +5,13 @@ from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from ebm_jax import registry, schema
 from ebm_jax.applications import Path, ProjectAt
 from ebm_jax.methods import ORDERINGS, matching
 from ebm_jax.sampling import KERNELS, base, correction
+from ebm_jax.sampling.descent import descent
 from ebm_jax.sampling.hmc import no_walls, unit_box_walls
 from ebm_jax.sampling.kernel import Kernel, Project, Stages, along, hashing, projection, scheduled, unbounded
 from ebm_jax.schema import value_of
@@ -83,17 +85,40 @@ def make_stages(config: Config, group: str = "sample") -> Stages:
     with Langevin's noise-free descent. Its step is as long as one gradient of theirs (`equivalent_step_size`).
 
     A chain of the group "sample" begins with `sample.descent_steps` steps of descent, and ends in the set of images.
+    Where Langevin steps without noise follow that descent, both are one loop: a network's gradient is compiled once.
 
     Args:
       group: has `num_steps`, `quiet_steps` and `anneal_from`: "chain" for training, "sample" for sampling.
     """
-    chain = _make_chain(config, group)
     if group != "sample":
-        return chain
+        return _make_chain(config, group)
     finish, num_steps = make_base(config).finish, config.sample.descent_steps
     end = () if finish is unbounded else ((projection(finish), 1),)
     step_size = _descent_step(config, num_steps)
-    return (*_led(config, make_descent(config, num_steps, step_size), 0.0, step_size), *chain, *end)
+    if _descends_to_the_end(config):
+        return (*_led(config, _descent_to_the_end(config, step_size), 0.0, step_size, config.sample.num_steps), *end)
+    descent_stage = make_descent(config, num_steps, step_size)
+    return (*_led(config, descent_stage, 0.0, step_size), *_make_chain(config, group), *end)
+
+
+def _descends_to_the_end(config: Config) -> bool:
+    """Whether a descent comes first, and the chain after it is descent as well: Langevin steps at temperature 0."""
+    chain, sample = config.chain, config.sample
+    quiet = chain.kernel == "langevin" and 0 < sample.num_steps == sample.quiet_steps and chain.grad_clip == np.inf
+    return quiet and sample.descent_steps > 0 and chain.descent.stop == 0
+
+
+def _descent_to_the_end(config: Config, step_size: float | None) -> Stages:
+    """The descent from noise and the quiet Langevin steps after it, as one stage; step size as `make_kernel`."""
+    chain, project = config.chain, make_base(config).project
+    counts = config.sample.descent_steps, config.sample.num_steps
+    sizes, aheads = (step_size or chain.step_size, chain.step_size), (chain.descent.look_ahead, 0.0)
+
+    def kernel_at(values: Float[Array, "2"]) -> Kernel:
+        return descent(values[0], project=project, look_ahead=values[1])
+
+    values = np.repeat(np.transpose([sizes, aheads]), counts, axis=0)
+    return ((scheduled(kernel_at, jnp.asarray(values, jnp.float32)), sum(counts)),)
 
 
 def _make_chain(config: Config, group: str, project: Project | None = None) -> Stages:
@@ -213,17 +238,19 @@ def guided_in_part(config: Config) -> bool:
     return sample.guidance > 0 and (sample.guidance_from, sample.guidance_until) != (0.0, 1.0)
 
 
-def _led(config: Config, stages: Stages, first: float, step_size: float | None) -> Stages:
+def _led(config: Config, stages: Stages, first: float, step_size: float | None, at_data: int = 0) -> Stages:
     """Stages of descent from the share `first` of data that tell an energy how far they are, if guidance asks for it.
 
     Args:
       step_size: None: the chain's.
+      at_data: the number of last steps that are of no path, but at the data.
     """
-    total = sum(num_steps for _, num_steps in stages)
+    total = sum(num_steps for _, num_steps in stages) - at_data
     if not guided_in_part(config) or not total:
         return stages
     size = (step_size or config.chain.step_size) / make_base(config).scale ** 2
-    shares = np.concatenate([[first], matching.shares(first, total, size, **decay_of(config))[:-1]])
+    path = matching.shares(first, total, size, **decay_of(config))[:-1]
+    shares = np.concatenate([[first], path, np.ones(at_data)])
     starts = np.cumsum([0, *(num_steps for _, num_steps in stages)])
     return tuple(
         (along(kernel, jnp.asarray(shares[start : start + num_steps], jnp.float32)), num_steps)

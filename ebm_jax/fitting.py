@@ -47,7 +47,8 @@ def fit(
       net: the name of a network, such as "unet" or "small"; a Flax linen or nnx module, or an object with `init` and
         `apply`, of a batch of images [b, h, w, c] in [0, 1], and of labels [b] where it takes them; an Equinox module,
         of one image; with `params`, a function (params, images) or (params, images, labels). One energy an image.
-      images: [n, h, w] or [n, h, w, c], c 1 or 3: uint8, or floats in [0, 1]; or batches of these, read to their end.
+      images: [n, h, w] or [n, h, w, c], c 1 or 3: uint8, or floats in [0, 1]; or an iterator of batches of these. It is
+        read to its end, or until it gave as many images as `steps` take, 64 each, or more than there are `labels`.
       labels: integers [n] from 0 on, or vectors [n, k]; None: unconditional.
       params: any tree of arrays, for a function.
       method: a row of docs/methods.md. Matchings need a network whose gradient has a gradient.
@@ -73,7 +74,7 @@ def fit(
     """
     check_whole("steps", steps, 1)
     check_whole("seed", seed, 0)
-    pixels = arrays.pixels(images)
+    pixels = arrays.pixels(images, steps * BATCH if labels is None else np.size(labels) + 1)
     classes = arrays.labels(labels, len(pixels))
     config = _with(_recipe(method, steps, seed, pixels, classes), {"model.name": name_of(net, params)})
     config = _with(_without_dropout(config), changes or {})

@@ -221,14 +221,15 @@ def over_places(config: Config, mesh: Mesh, program: Callable[[Any, PRNGKey, Pla
 
 
 def make_sampler(config: Config, mesh: Mesh) -> Callable:
-    """The compiled function (params, key, first) -> (images, labels, energies) of one batch of `over_places`.
+    """The compiled function (params, key, first) -> (images, labels) of one batch of `over_places`.
 
     The chains start from noise; each has the label of its place (`labels.sample_labels`).
     """
-    draw = _labelled(config)
+    draw = _sample_fn(config)
 
-    def program(params: Params, key: PRNGKey, places: Places) -> tuple[Images, Labels, Energies]:
-        return draw(params, key, sample_labels(config, places))
+    def program(params: Params, key: PRNGKey, places: Places) -> tuple[Images, Labels]:
+        labels = sample_labels(config, places)
+        return draw(params, key, labels, None), labels
 
     return over_places(config, mesh, program)
 
@@ -238,24 +239,14 @@ def make_labelled_sampler(config: Config, mesh: Mesh) -> Callable:
 
     One program is for all labels, which `make_sampler` takes from the config for good.
     """
-    draw = _labelled(config)
+    draw = _sample_fn(config)
 
-    def program(given: tuple[Params, jax.Array], key: PRNGKey, places: Places) -> tuple[Images, Labels, Energies]:
+    def program(given: tuple[Params, jax.Array], key: PRNGKey, places: Places) -> tuple[Images, Labels]:
         params, labels = given  # as many labels as were asked for, not one a chain of the batch
-        return draw(params, key, labels[places % len(labels)])
+        mine = labels[places % len(labels)]
+        return draw(params, key, mine, None), mine
 
     return over_places(config, mesh, program)
-
-
-def _labelled(config: Config) -> Callable[[Params, PRNGKey, Labels], tuple[Images, Labels, Energies]]:
-    """The function (params, key, labels) -> (images, labels, energies) of chains from noise, one a label."""
-    draw, apply = _sample_fn(config), energy.of_members(make_apply(config))
-
-    def fn(params: Params, key: PRNGKey, labels: Labels) -> tuple[Images, Labels, Energies]:
-        images = draw(params, key, labels, None)
-        return images, labels, apply(params, images, labels)
-
-    return fn
 
 
 def make_class_compare(config: Config) -> Callable[[Params, PRNGKey, Images, Places], Float[Array, "b k"]]:

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from ebm_jax import assemble, capacity, checks, identity, program, registry, samplers, trust
+from ebm_jax import assemble, capacity, checks, duration, identity, program, registry, samplers, trust
 from ebm_jax.data import found, sources
 from ebm_jax.data.found import Record
 from ebm_jax.distributed import parallel, processes
@@ -80,6 +80,9 @@ def train(config: Config, folder: str | Folder) -> int:
             workdir.check(folder, config)
     with contextlib.ExitStack() as stack:
         board = stack.enter_context(progress.Board(f"training {config.data.name} in {folder}"))
+        if _is_cpu(mesh) and processes.is_first() and not (folder / workdir.CONFIG).exists():
+            with progress.phase("counting the work of the plan"):
+                duration.warn(config, mesh, console.warn)
         with processes.agreed(), progress.phase(f"reading {config.data.name} {config.data.split}"), bars.as_notes():
             batches, record = stack.enter_context(sources.open_data(config, console.warn))
             config = numbered(config, record.class_names) if record else config
@@ -113,6 +116,10 @@ def train(config: Config, folder: str | Folder) -> int:
         rewriting.write(folder)  # once more: the last checkpoint is whole only now
     _say_what_comes_next(folder, done, config)
     return 130 if stop.signals[:1] == [signal.SIGINT] and done < config.train.num_steps else 0
+
+
+def _is_cpu(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform == "cpu"
 
 
 def _say_what_comes_next(folder: Folder, done: int, config: Config) -> None:
@@ -217,7 +224,7 @@ def _actions(
             return steps_of(stage)(state, of_call)
 
     announce = pace.announcer(config.train.num_steps, number, console.warn)
-    on_cpu = mesh.devices.flat[0].platform == "cpu" and processes.is_first()
+    on_cpu = _is_cpu(mesh) and processes.is_first()
 
     def show(step: int, numbers: dict[str, float]) -> None:
         stop.take_over()
@@ -280,8 +287,7 @@ def _picture_maker(
                 "buffer", step, rows.reshape(-1, *config.data.shape), labels.reshape(-1), "of the replay buffer", moved
             )
         with progress.phase(f"sampling {GRID} pictures"):
-            images, labels, _ = sampler(network_params(state, config.sample.weights == "ema"), key, 0)
-            images, labels = parallel.on_host((images, labels))
+            images, labels = parallel.on_host(sampler(network_params(state, config.sample.weights == "ema"), key, 0))
             write("chains", step, images, labels, "new samples", style.of_noise(config))
 
     return draw
@@ -295,7 +301,7 @@ def _density_watcher(config: Config, mesh: Mesh, run: str, reporter: Reporter) -
     @progress.phase("comparing the density with the truth")
     def draw(step: int, state: TrainState) -> None:
         params = network_params(state, config.sample.weights == "ema")
-        points, _, _ = sampler(params, jax.random.key(config.sample.seed), 0)
+        points, _ = sampler(params, jax.random.key(config.sample.seed), 0)
         points, params = parallel.on_host((points, params))
         if processes.is_first():
             result, log_q = report_of(jax.device_put(params))

@@ -168,7 +168,7 @@ class TrainedRun(NamedTuple):
         each = [] if labels is None else [labels] if isinstance(labels, str) else np.atleast_1d(labels).tolist()
         changes = {"sample.num_images": number, "sample.labels": ",".join(map(str, each))}
         config = numbered(with_values(self.config, changes), self.class_names)
-        return self._replace(config=checks.usable(config)).samples(key).images
+        return self._replace(config=checks.usable(config))._drawn(key)[0]
 
     def save(self, folder: str | Folder, *, dtype: str = "float32", license: str = "", notes: str = "") -> "TrainedRun":
         """Write the energy to a new folder that can be given away, as model hubs take it; return it from there.
@@ -251,37 +251,50 @@ class TrainedRun(NamedTuple):
           BadInput: `key` is no such key; the config cannot work, or is of another network; `sample.keep` is below 1,
             and training never compared the classes.
         """
+        images, labels = self._drawn(key, note)
+        return Generated(images, labels, self.energy_of(images, labels))
+
+    def _drawn(self, key: PRNGKey, note: Note = lambda words: None) -> tuple[np.ndarray, np.ndarray]:
+        """`samples` without energies, which are a program of their own: images alone come sooner."""
         self._check(key)
         compare = _program(make_class_compare, self.config) if self.config.sample.keep < 1 else None
         number, wanted = choice.num_drawn(self.config), self.config.sample.num_images
         images = np.empty((number, *self.config.data.shape), np.float32)  # two copies of the largest sets do not fit
-        others, done = [], 0
+        under, done = [], 0
         asked = np.asarray(sample_labels(self.config, jnp.arange(wanted)))
         of_any = with_values(self.config, {"sample.labels": ""})  # labels of the config would compile one by one
         sampler = _program(make_labelled_sampler, of_any, self.mesh)
         note(f"compiling, and sampling the first of {number:,}")
-        for batch, labels, energies in on_host(sampler, (self.params, asked), key, number):
+        for batch, labels in on_host(sampler, (self.params, asked), key, number):
             images[done : done + len(batch)] = batch
-            others.append((labels, energies))
+            under.append(labels)
             done += len(batch)
             note(f"{done:,} of {number:,} sampled")
-        found = Generated(images, *(np.concatenate(column) for column in zip(*others, strict=True)))
-        return found if compare is None else self._surest(found, asked, compare, jax.random.fold_in(key, number), note)
+        labels = np.concatenate(under)
+        if compare is None:
+            return images, labels
+        rows = self._surest(images, labels, asked, compare, jax.random.fold_in(key, number), note)
+        return images[rows], labels[rows]
 
     def _surest(
-        self, drawn: Generated, asked: np.ndarray, compare: Callable[..., Any], key: PRNGKey, note: Note
-    ) -> Generated:
-        """Of the samples drawn, one for each label asked for: in each class those that the model tells best."""
-        number = len(drawn.images)
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        asked: np.ndarray,
+        compare: Callable[..., Any],
+        key: PRNGKey,
+        note: Note,
+    ) -> np.ndarray:
+        """The rows of samples drawn, one for each label asked for: in each class those that the model tells best."""
+        number = len(images)
         note(f"telling the classes of {number:,} samples")
         energies = self._in_batches(
             lambda params, *rows: compare(params, key, *rows),
-            (drawn.images, np.arange(number, dtype=np.int32)),
+            (images, np.arange(number, dtype=np.int32)),
             self.config.sample.batch_size,
             note,
         )
-        rows = choice.surest(drawn.labels, choice.margins(energies, drawn.labels), asked)
-        return Generated(*(column[rows] for column in drawn))
+        return choice.surest(labels, choice.margins(energies, labels), asked)
 
     def chains(
         self,

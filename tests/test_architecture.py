@@ -25,7 +25,7 @@ LAYERS = [  # each part may import the parts above its own line, and itself
     {"assemble", "checks"},
     {"inputs"},
     {"program", "samplers", "identity"},
-    {"capacity", "publishing"},
+    {"capacity", "duration", "publishing"},
     {"trust"},
     {"trained"},
     {"evaluators", "training.recovery"},

@@ -199,6 +199,22 @@ def test_images_of_all_forms_are_the_samepixels():
     assert pixels(np.ones((4, 8, 8))).max() == 255
 
 
+def test_an_iterator_without_an_end_is_read_for_as_many_images_as_the_steps_take_or_as_there_are_labels(tmp_path):
+    def endless():
+        while True:
+            given.append(1)
+            yield IMAGES
+
+    given = []
+    run = fit(Dense(), tmp_path / "run", endless(), steps=3, changes={"buffer.capacity": 64})
+    assert len(given) == 6  # of 32 images; 3 steps take 64 each
+    assert len(run.data("train").images) == 3 * 64
+    given.clear()
+    with pytest.raises(BadInput, match=r"labels is int64 \(32,\); give integers \[64\]"):
+        fit(Dense(), tmp_path / "labelled", endless(), LABELS)
+    assert len(given) == 2
+
+
 def test_numbers_of_numpy_are_values_of_keys_too():
     run = fit(Dense(), changes={"optim.learning_rate": np.float32(0.5), "train.num_steps": np.int64(1)})
     assert (run.config.optim.learning_rate, run.step) == (0.5, 1)
@@ -235,6 +251,8 @@ def test_numbers_of_numpy_are_values_of_keys_too():
         ({"labels": LABELS[:-1]}, r"labels is int64 \(31,\); give integers \[32\]"),
         ({"labels": LABELS - 1}, "labels has the class -1"),
         ({"labels": LABELS}, "takes images alone"),
+        ({"net": Dense}, r"net is the class Dense; give a network made from it, such as Dense\(\)"),
+        ({"net": OfNnx}, "net is the class OfNnx"),
         ({"net": 3}, "net is of the type int; give a Flax or Equinox module"),
         ({"net": WithBatchNorm(nnx.Rngs(0))}, "WithBatchNorm keeps BatchStat beside its parameters"),
         ({"net": "smal"}, "did you mean small"),

@@ -84,6 +84,40 @@ def test_each_step_of_sampling_knows_the_share_that_it_starts_from(kernel):
     np.testing.assert_allclose(x, 1.0 - 0.25 * step * shares_before(config, 0.0, 4, step).sum() - after, rtol=1e-5)
 
 
+def test_quiet_steps_after_a_descent_are_one_loop_with_it_and_of_their_own_size():
+    """Both by the recursion, for U = x² of each pixel: a look-ahead and a step of its own, then none and 0.001."""
+    config = small(
+        sample__guidance=0.0, sample__guidance_from=0.0, sample__last_share=0.9, chain__descent__look_ahead=0.3
+    )
+    stages = chains.make_stages(config)
+    assert [num_steps for _, num_steps in stages] == [4 + 2, 1]  # the last stage ends in the box of pixels
+    x, info = run_stages(stages, jax.random.key(0), jnp.ones((2, 8, 8, 1)), lambda x: jnp.square(x).sum((1, 2, 3)))
+    step = 0.25 * matching.step_between(0.0, 0.9, 4, flat_until=0.8, start=1.0, strength=4.0)
+    at, last, seen = 1.0, 0.0, []
+    for size, ahead in [(step, 0.3)] * 4 + [(config.chain.step_size, 0.0)] * 2:
+        last = 2 * (at - size * ahead * last)
+        at -= size * last
+        seen.append(8 * abs(last))
+    np.testing.assert_allclose(x, at, rtol=1e-5)
+    np.testing.assert_allclose(info.grad_norm[:6, 0], seen, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sample__quiet_steps": 1},
+        {"chain__grad_clip": 0.1},
+        {"chain__descent__stop": 0.01},
+        {"sample__descent_steps": 0},
+    ],
+)
+def test_what_is_no_descent_to_the_end_keeps_its_own_stages(changes):
+    config = small(**changes)
+    stages = chains.make_stages(config)
+    counts = [config.sample.descent_steps, config.sample.num_steps, 1]
+    assert [num_steps for _, num_steps in stages] == [count for count in counts if count]
+
+
 def test_a_measured_path_knows_its_shares_too():
     config = small(sample__guidance=1.0, sample__guidance_from=0.2, sample__correction=0.0)
     path = chains.make_path(config, 0.5)

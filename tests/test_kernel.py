@@ -11,8 +11,10 @@ from scipy import stats
 from ebm_jax.sampling.hmc import hmc, no_walls
 from ebm_jax.sampling.kernel import (
     Info,
+    end_of_stages,
     metropolis,
     point,
+    projection,
     resampled,
     run,
     run_stages,
@@ -83,6 +85,22 @@ def test_stages_are_runs_one_after_another_each_with_its_own_key():
     for name in Info._fields:
         assert getattr(info, name).shape == (5, 5)
         np.testing.assert_array_equal(getattr(info, name), np.concatenate([getattr(one, name) for one in infos]))
+
+
+def test_the_end_of_stages_is_that_of_a_run_and_a_projection_at_it_asks_for_no_energy():
+    stages = [(KERNELS["mala"](1.0), 3), (KERNELS["langevin"](0.5), 2), (projection(unit_box), 1)]
+    start, seen = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2)), jnp.float32), []
+
+    def counted(x):
+        seen.append(1)
+        return quartic(x)
+
+    expected, _ = run_stages(stages, jax.random.key(0), start, quartic)
+    np.testing.assert_allclose(end_of_stages(stages, jax.random.key(0), start, counted), expected, rtol=1e-5)
+    assert len(seen) == 3  # as MALA starts, in its step, and in that of Langevin
+    inside = end_of_stages(stages[2:], jax.random.key(1), start, counted)
+    np.testing.assert_array_equal(inside, np.clip(start, 0, 1))
+    assert len(seen) == 3
 
 
 def trace(kernel, key, x, energy_fn, num_frames, every):

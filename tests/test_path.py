@@ -127,7 +127,8 @@ def displacement(way, steps, share):
     numbers = {"descent_steps": steps, "num_steps": 1}
     if way == "the kernel":
         numbers = {"descent_steps": 0, "num_steps": steps + 1}
-    keys = {f"sample__{name}": value for name, value in (numbers | {"quiet_steps": 1, "last_share": share}).items()}
+    numbers |= {"quiet_steps": 0 if way == "before the chain" else 1, "last_share": share}  # quiet steps join a descent
+    keys = {f"sample__{name}": value for name, value in numbers.items()}
     config = changed(importlib.import_module("configs.digits").get_config().unlock(), **keys)
     config.chain.kernel = "descent" if way == "the kernel" else "langevin"
     made = chains.make_path(config, 0.0).stages_of(None) if way == "a path" else chains.make_stages(config)

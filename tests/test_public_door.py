@@ -316,7 +316,7 @@ def test_another_class_is_no_other_program_and_gives_the_chains_that_its_config_
         found = run.sample(key, 3, labels=[7, 4])
     assert [record for record in caplog.records if record.getMessage().startswith("Compiling")] == []
     asked = with_values(run.config, {"sample.num_images": 3, "sample.labels": "7,4"})
-    images, labels, _ = samplers.make_sampler(asked, run.mesh)(run.params, jax.random.fold_in(key, 0), 0)
+    images, labels = samplers.make_sampler(asked, run.mesh)(run.params, jax.random.fold_in(key, 0), 0)
     np.testing.assert_array_equal(labels[:3], [7, 4, 7])
     np.testing.assert_allclose(found, images[:3], atol=1e-6)
 

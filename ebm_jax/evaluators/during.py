@@ -72,7 +72,7 @@ def make_reporter(config: Config, mesh: Mesh, folder: Folder) -> Callable[[Param
             batches.append(batch)
             done += len(batch[0])
             progress.note(f"{done:,} sampled")
-        images, labels, _ = (np.concatenate(column) for column in zip(*batches, strict=True))
+        images, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
         return {} if referee is None else _report(config, referee, images, labels)
 
     return report_of

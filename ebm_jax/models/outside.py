@@ -47,6 +47,8 @@ def as_init_and_apply(net: Any, params: Any = None) -> Any:
     Raises:
       BadInput: it is none of these; an nnx module keeps other variables than parameters, which nothing here updates.
     """
+    if isinstance(net, type) and (issubclass(net, nn.Module | nnx.Module) or _is_equinox(net)):
+        raise BadInput(f"net is the class {net.__name__}; give a network made from it, such as {net.__name__}()")
     if params is not None:
         if not callable(net):
             raise BadInput(f"net is of the type {type(net).__name__}; with params give a function (params, images)")

@@ -32,8 +32,15 @@ def announcer(
             within = last + int(LONG / each)
             say(
                 f"this plan takes about {left / LONG:.1f} days on this CPU: {num_steps - last:,} steps of {each:.3g} s "
-                f"as timed just now; train.num_steps={within} ends within a day, and a lower model.width, "
-                "train.batch_size or data.shape makes steps shorter; --config=folder has sizes for a CPU"
+                f"as timed just now; {smaller(within)}"
             )
 
     return look
+
+
+def smaller(within: int) -> str:
+    """What makes a plan smaller, in words; so many steps end within a day."""
+    return (
+        f"train.num_steps={within} ends within a day, and a lower model.width, train.batch_size or data.shape makes "
+        "steps shorter; --config=folder has sizes for a CPU"
+    )

@@ -22,7 +22,7 @@ def descent(
     step_size: float | Scalar,
     *,
     project: Project,
-    look_ahead: float = 0.0,
+    look_ahead: float | Scalar = 0.0,
     stop: float = 0.0,
     temperature: float | Scalar = 0.0,
 ) -> Kernel:
@@ -49,7 +49,7 @@ def descent(
       >>> print(f"{abs(x).max():.3f}")  # all at the bottom
       0.000
     """
-    noise_std = (2.0 * step_size * temperature) ** 0.5
+    quiet = isinstance(temperature, float | int) and temperature == 0  # XLA would draw numbers to multiply them by 0
 
     def init(x: Images, energy_fn: EnergyFn) -> DescentState:
         del energy_fn
@@ -59,9 +59,11 @@ def descent(
     def step(key: PRNGKey, state: DescentState, energy_fn: EnergyFn) -> tuple[DescentState, Info]:
         energy, grad = energy_and_grad(energy_fn, state.x - step_size * look_ahead * state.last_grad)
         at_rest = state.at_rest | (norms(grad) < stop * (grad[0].size ** 0.5))
-        noise = noise_std * random.normal(key, state.x.shape, state.x.dtype)
+        moved = state.x - step_size * grad
+        if not quiet:
+            moved += (2.0 * step_size * temperature) ** 0.5 * random.normal(key, moved.shape, moved.dtype)
         rests = at_rest.reshape(-1, *(1,) * (grad.ndim - 1))
-        x = jnp.where(rests, state.x, project(state.x - step_size * grad + noise))
+        x = jnp.where(rests, state.x, project(moved))
         return DescentState(x, jnp.where(rests, 0.0, grad), at_rest), Info(energy, norms(grad), jnp.ones_like(energy))
 
     return Kernel(init, step)

@@ -34,6 +34,8 @@ class Kernel(NamedTuple):
     """(x, energy_fn) -> state"""
     step: Callable[[PRNGKey, Any, EnergyFn], tuple[Any, Info]]
     """(key, state, energy_fn) -> (state, info)"""
+    move: Callable[[Any], Any] | None = None
+    """state -> state, of a kernel whose step follows no energy and only reports it; None: the step follows one."""
 
 
 def run(kernel: Kernel, key: Given, x: Given, energy_fn: EnergyFn, num_steps: int) -> tuple[Images, Info]:
@@ -88,6 +90,22 @@ def run_stages(stages: Stages, key: Given, x: Given, energy_fn: EnergyFn) -> tup
     return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *infos)
 
 
+def end_of_stages(stages: Stages, key: Given, x: Given, energy_fn: EnergyFn) -> Images:
+    """Where `run_stages` with the same key ends, [b, *event], to rounding; nothing is computed to be reported alone.
+
+    Raises:
+      BadInput: as `run_stages`.
+    """
+    x = _checked(key, x, stages)
+    for (kernel, num_steps), key_stage in zip(stages, jax.random.split(key, len(stages)), strict=True):
+
+        def body(state, key, kernel=kernel):
+            return kernel.move(state) if kernel.move else kernel.step(key, state, energy_fn)[0], None
+
+        x = lax.scan(body, kernel.init(x, energy_fn), jax.random.split(key_stage, num_steps))[0].x
+    return x
+
+
 def _checked(key: Given, x: Given, stages: Stages | None = None) -> Images:
     """The start as chains take it; refuse another key, start or number of stages."""
     arguments.check_key("key", key)
@@ -108,7 +126,7 @@ class ScheduledState(NamedTuple):
         return self.inner.x
 
 
-def scheduled(kernel_of: Callable[[Scalar], Kernel], values: Float[Array, " steps"]) -> Kernel:
+def scheduled(kernel_of: Callable[[Float[Array, "*value"]], Kernel], values: Float[Array, "steps *value"]) -> Kernel:
     """The kernel that makes step t with `kernel_of(values[t])`: annealing, if the values are temperatures.
 
     All kernels must share one kind of state. Steps beyond the last value use the last value.
@@ -179,12 +197,15 @@ def projection(project: Project) -> Kernel:
         del energy_fn
         return Positions(x)
 
+    def move(state: Positions) -> Positions:
+        return Positions(project(state.x))
+
     def step(key: PRNGKey, state: Positions, energy_fn: EnergyFn) -> tuple[Positions, Info]:
         del key
         energy, grad = energy_and_grad(energy_fn, state.x)
-        return Positions(project(state.x)), Info(energy, norms(grad), jnp.ones_like(energy))
+        return move(state), Info(energy, norms(grad), jnp.ones_like(energy))
 
-    return Kernel(init, step)
+    return Kernel(init, step, move)
 
 
 class Point(NamedTuple):

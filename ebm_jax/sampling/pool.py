@@ -15,7 +15,7 @@ from jaxtyping import Array, DTypeLike, Int
 from ebm_jax.distributed.parallel import REPLICATED
 from ebm_jax.sampling import replay
 from ebm_jax.sampling.base import Base
-from ebm_jax.sampling.kernel import Stages, run_stages
+from ebm_jax.sampling.kernel import Stages, end_of_stages
 from ebm_jax.sampling.replay import ReplayBuffer
 from ebm_jax.types import EnergyFn, Images, Labels, PRNGKey
 
@@ -68,6 +68,6 @@ def advance(
     """
     key_draw, key_chain, key_store = jax.random.split(key, 3)
     drawn = replay.draw(key_draw, pool.chains, fresh_labels, base, restart_prob, relabel_prob)
-    images, _ = run_stages(stages, key_chain, drawn.x, energy_of(pool.rounds, drawn.labels))
+    images = end_of_stages(stages, key_chain, drawn.x, energy_of(pool.rounds, drawn.labels))
     chains = replay.store(key_store, pool.chains, drawn, images)
     return Pool(chains, pool.rounds + 1), images, drawn.labels
