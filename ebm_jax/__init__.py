@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ebm_jax.given import BadInput
     from ebm_jax.models.energy import conjunction, disjunction, negation, stack, tempered, weighted
     from ebm_jax.noise import hashed
+    from ebm_jax.opening import load, open_run, save
     from ebm_jax.samplers import (
         init_params,
         init_sampling_buffer,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     )
     from ebm_jax.sampling import descent, heun, hmc, langevin, mala
     from ebm_jax.sampling.kernel import run, run_stages, unbounded, unit_box
-    from ebm_jax.trained import TrainedRun, load, open_run, save
+    from ebm_jax.trained import TrainedRun
 
 __version__ = VERSION
 __all__ = [
@@ -76,17 +77,17 @@ _HOMES = {  # the module that defines each name
     "init_params": "samplers",
     "init_sampling_buffer": "samplers",
     "langevin": "sampling",
-    "load": "trained",
+    "load": "opening",
     "make_buffered_sample_fn": "samplers",
     "make_energy_fn": "samplers",
     "make_sample_fn": "samplers",
     "make_stages": "samplers",
     "mala": "sampling",
     "negation": "models.energy",
-    "open_run": "trained",
+    "open_run": "opening",
     "run": "sampling.kernel",
     "run_stages": "sampling.kernel",
-    "save": "trained",
+    "save": "opening",
     "stack": "models.energy",
     "tempered": "models.energy",
     "unbounded": "sampling.kernel",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ebm_jax import capacity, checks, evaluators, identity, invocation, schema, trained
+from ebm_jax import capacity, checks, evaluators, identity, invocation, opening, schema
 from ebm_jax.data import found
 from ebm_jax.data.memory import Dataset
 from ebm_jax.distributed import parallel
@@ -50,7 +50,7 @@ def evaluate(config: Config, folder: str | Folder) -> int:
     mesh = parallel.device_mesh()
     checks.check(config, mesh.size)
     require_no_links(folder)
-    config = trained.with_numbers(config, folder)
+    config = opening.with_numbers(config, folder)
     evaluators.check(config, mesh.size)
     capacity.check_evaluation_fits(config)
     evaluators.check_metrics(config)
@@ -61,7 +61,7 @@ def evaluate(config: Config, folder: str | Folder) -> int:
                 images = identity.source_of(folder, config, split, key)
             evaluators.check_data(config, images.num_classes)
             console.say(found.line(found.record_of(images, config.data.source, split, digest=False)))
-        run = trained.open_run(folder, config, mesh)
+        run = opening.open_run(folder, config, mesh)
         console.warn_skipped(run.skipped)
         evaluation, metrics = Evaluation(_protocol(run), {}, {}), evaluators.evaluators_of(config)
         into = unused(folder / "evaluation", f"{run.step:06d}")

@@ -14,7 +14,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import chains, checks, samplers, trained
+from ebm_jax import chains, checks, opening, samplers
 from ebm_jax.distributed import parallel
 from ebm_jax.labels import label_shape
 from ebm_jax.models.energy import Stacked
@@ -57,7 +57,7 @@ def export(config: Config, folder: str | Folder) -> int:
     require_no_links(folder)
     mesh = parallel.first_device_mesh()
     with progress.Board(f"exporting {folder}"):
-        run = trained.open_run(folder, config, mesh, ensemble=False)
+        run = opening.open_run(folder, config, mesh, ensemble=False)
         console.warn_skipped(run.skipped)
         with progress.phase(f"making programs for {', '.join(PLATFORMS)}"):
             files = artifact(config, run.params, run.step)

@@ -16,9 +16,10 @@ from ebm_jax.distributed import parallel
 from ebm_jax.kinds import printable
 from ebm_jax.methods import ORDERINGS
 from ebm_jax.models.outside import name_of
+from ebm_jax.opening import open_run
 from ebm_jax.storage import bucket, workdir
 from ebm_jax.storage.writing import write_atomically
-from ebm_jax.trained import TrainedRun, open_run
+from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, Folder, Given
 
 RECIPES = {True: "digits", False: "digits_contrastive"}  # the configs that a run begins with: of matchings, of chains

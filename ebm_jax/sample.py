@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from ebm_jax import capacity, checks, registry, tasks, trained
+from ebm_jax import capacity, checks, opening, registry, tasks
 from ebm_jax.distributed import parallel
 from ebm_jax.report import console, progress, rewriting
 from ebm_jax.storage import bucket
@@ -29,12 +29,12 @@ def sample(config: Config, folder: str | Folder) -> int:
     mesh = parallel.device_mesh()
     checks.check(config, mesh.size)
     require_no_links(folder)
-    config = trained.with_numbers(config, folder)
+    config = opening.with_numbers(config, folder)
     tasks.check(config, mesh.size)
     capacity.check_samples_fit(config)
     task = tasks.task_of(config)
     with progress.Board(f"sampling from {folder}"):
-        run = trained.open_run(folder, config, mesh, ensemble=task.ensemble)
+        run = opening.open_run(folder, config, mesh, ensemble=task.ensemble)
         console.warn_skipped(run.skipped)
         with progress.phase(f"task {config.sample.task} of {config.sample.num_images:,}"):
             result = task.run(run, jax.random.key(config.sample.seed))

@@ -28,6 +28,7 @@ LAYERS = [  # each part may import the parts above its own line, and itself
     {"capacity", "duration", "publishing"},
     {"trust"},
     {"trained"},
+    {"opening"},
     {"evaluators", "training.recovery"},
     {"tasks"},
     {"train", "sample", "prepare", "evaluate", "export", "cli"},

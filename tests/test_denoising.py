@@ -12,7 +12,7 @@ from test_step import over_devices
 
 import run
 from configs import digits_contrastive as digits
-from ebm_jax import checks, program, schema, train, trained
+from ebm_jax import checks, opening, program, schema, train
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.methods.denoising import denoising, levels
@@ -225,7 +225,7 @@ def rows(workdir):
 
 def bits(workdir):
     """The step of the newest checkpoint, and all arrays of its state."""
-    found = trained.restore(workdir, program.abstract_state(read_config(workdir), parallel.device_mesh()))
+    found = opening.restore(workdir, program.abstract_state(read_config(workdir), parallel.device_mesh()))
     state = found.state._replace(key=jax.random.key_data(found.state.key))
     return found.step, {path: np.asarray(leaf) for path, leaf in named_leaves(state).items()}
 

@@ -46,5 +46,5 @@ def test_samplers_and_algebra_and_the_door_have_examples():
     assert {f"{made.__module__}.{made.__name__}" for made in sampling.KERNELS.values()} <= have
     algebra = ("conjunction", "disjunction", "weighted", "negation", "tempered", "bridge", "clamped")
     assert {f"ebm_jax.models.energy.{name}" for name in algebra} <= have
-    assert {"ebm_jax.trained.load", "ebm_jax.trained.open_run", "ebm_jax.trained.save", "ebm_jax.fitting.fit"} <= have
+    assert {"ebm_jax.opening.load", "ebm_jax.opening.open_run", "ebm_jax.opening.save", "ebm_jax.fitting.fit"} <= have
     assert {"ebm_jax.samplers.make_sample_fn", "ebm_jax.samplers.make_energy_fn"} <= have

@@ -10,7 +10,7 @@ from test_configs import config_of
 from test_train import bits, command, final_state, rows
 
 import run
-from ebm_jax import program, schema, train, trained
+from ebm_jax import opening, program, schema, train, trained
 from ebm_jax.assemble import init_params
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import during, samples
@@ -52,11 +52,11 @@ def test_a_run_with_looks_has_the_same_bits_goes_on_and_keeps_the_best_state(tmp
     assert len(told) == 3, "one a look; a slow phase has lines of its own"
     for workdir in (looked, resumed):
         best = min(evaluations(workdir), key=lambda row: row[during.DISTANCE])["step"]
-        assert trained.open_run(workdir).step == 6
+        assert opening.open_run(workdir).step == 6
         config = changed(read_config(workdir), sample__checkpoint="best")
-        assert trained.open_run(workdir, config).step == best
+        assert opening.open_run(workdir, config).step == best
     with pytest.raises(BadInput, match=r"^.*plain has no best checkpoint; train with eval.during=500, or .*$"):
-        trained.open_run(plain, changed(read_config(plain), sample__checkpoint="best"))
+        opening.open_run(plain, changed(read_config(plain), sample__checkpoint="best"))
 
 
 def of_digits(**changes):

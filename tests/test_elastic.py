@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from test_train import bits, command, density_command, files
 
 import run
-from ebm_jax import cli, program, trained
+from ebm_jax import cli, opening, program
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.report import console
@@ -78,7 +78,7 @@ def points(tmp_path_factory):
 def test_all_of_a_run_of_eight_devices_comes_back_on_another_number_every_chain_in_its_place(conditional_run, number):
     folder, saved = conditional_run
     mesh = parallel.device_mesh(jax.devices()[:number])
-    restored = trained.restore(folder, program.abstract_state(workdir.read_config(folder), mesh))
+    restored = opening.restore(folder, program.abstract_state(workdir.read_config(folder), mesh))
     assert (restored.step, restored.skipped) == (3, {})
     assert restored.state.memory.images.sharding.num_devices == number
     assert restored.state.memory.images.addressable_shards[0].data.shape[0] == 48 // number
@@ -90,7 +90,7 @@ def test_all_of_a_run_of_eight_devices_comes_back_on_another_number_every_chain_
 @pytest.mark.parametrize("number", [3, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 6))])
 def test_the_first_metrics_after_restoring_are_those_that_the_run_would_have_shown(points, number):
     mesh = parallel.device_mesh(jax.devices()[:number])
-    restored = trained.restore(points.folder, program.abstract_state(points.config, mesh))
+    restored = opening.restore(points.folder, program.abstract_state(points.config, mesh))
     _, metrics = one_step(points.config, mesh, restored.state, 3)
     if number == 8:
         assert metrics == points.next_metrics

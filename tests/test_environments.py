@@ -15,7 +15,7 @@ from conftest import FOR_EVER, ROOT, finished, start
 
 import run
 from configs import digits_contrastive as digits
-from ebm_jax import cli, evaluate, export, invocation, main, sample, schema, train, trained
+from ebm_jax import cli, evaluate, export, invocation, main, opening, sample, schema, train
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import features, ood
@@ -67,10 +67,10 @@ def named_by(call, error=BadInput):
 PATHS = {
     "--workdir": lambda: named_by(lambda: cli.parse(["run.py", "--mode=sample", "--workdir=~/x"])),
     "--config": lambda: named_by(lambda: cli.parse(["run.py", "--config=~/x"])),
-    "load": lambda: named_by(lambda: trained.load("~/x")),
-    "open_run": lambda: named_by(lambda: trained.open_run("~/x")),
+    "load": lambda: named_by(lambda: opening.load("~/x")),
+    "open_run": lambda: named_by(lambda: opening.open_run("~/x")),
     "exported.load": lambda: named_by(lambda: exported.load("~/x"), ValueError),
-    "sample.with_runs": lambda: trained.other_runs(config_with(sample__with_runs="~/x, y"))[0],
+    "sample.with_runs": lambda: opening.other_runs(config_with(sample__with_runs="~/x, y"))[0],
     "data.source folder": lambda: named_by(lambda: sources.make_source(config_with(data__source="folder:~/x"))),
     "data.source npz": lambda: named_by(lambda: sources.make_source(config_with(data__source="npz:~/x.npz"))),
     "eval.ood.sets": lambda: named_by(lambda: ood.check(config_with(eval__ood__sets="folder:~/x@test"))),

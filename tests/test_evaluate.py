@@ -14,7 +14,7 @@ from test_trackers import events
 from test_train import command, files
 
 import run
-from ebm_jax import assemble, evaluate, evaluators, identity, program, schema, trained
+from ebm_jax import assemble, evaluate, evaluators, identity, opening, program, schema, trained
 from ebm_jax.data import memory
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import card, samples
@@ -29,7 +29,7 @@ def opened(workdir, **changes):
     mesh = parallel.device_mesh()
     config = changed(read_config(workdir), **{"eval__num_samples": 20, "eval__batch_size": 16} | changes)
     evaluators.check(config, mesh.size)
-    return trained.open_run(workdir, config, mesh)
+    return opening.open_run(workdir, config, mesh)
 
 
 def drawn(of_run):
@@ -93,7 +93,7 @@ def test_samples_of_the_buffer_are_its_decoded_chains_with_their_labels_and_say_
     images, labels, origin = drawn(opened(workdir, eval__samples="buffer"))
     assert origin.startswith("THE TRAINING BUFFER, not fresh chains: 20 of its 64 chains")
     config, mesh = read_config(workdir), parallel.device_mesh()
-    memory = trained.restore(workdir, program.abstract_state(config, mesh)).state.memory
+    memory = opening.restore(workdir, program.abstract_state(config, mesh)).state.memory
     buffer = assemble.make_method(config).chains(memory)
     chains = np.asarray(buffer.images)[:, :64].reshape(64, 8, 8, 1)
     rows = [np.flatnonzero((chains == image).all((1, 2, 3))) for image in images]

@@ -18,7 +18,7 @@ from conftest import changed, few
 from test_train import files
 
 import run
-from ebm_jax import assemble, chains, export, random, samplers, schema, trained
+from ebm_jax import assemble, chains, export, opening, random, samplers, schema
 from ebm_jax.labels import example_labels
 from ebm_jax.models import energy
 from ebm_jax.storage import exported
@@ -113,7 +113,7 @@ def expected_samples(config, params, key, labels, jit=jax.jit):
 def test_without_flax_and_ebm_jax_samples_and_energies_differ_by_zero_at_any_batch_size(whole_run, folder, tmp_path):
     result = bare(COMPARE, folder, tmp_path / "out")
     assert result.returncode == 0, result.stderr
-    config, params = trained.load(whole_run)
+    config, params = opening.load(whole_run)
     for n in (16, 5):
         reloaded = np.load(tmp_path / f"out_{n}.npz")
         labels = jnp.zeros(n, jnp.int32)

@@ -10,7 +10,7 @@ from conftest import changed, equations
 from test_guard import judged, metrics_for
 
 from configs import digits_contrastive as digits
-from ebm_jax import assemble, chains, checks, program, train, trained
+from ebm_jax import assemble, chains, checks, opening, program, train
 from ebm_jax.distributed import parallel
 from ebm_jax.evaluators import likelihood
 from ebm_jax.methods.matching import decay, equilibrium, healthy
@@ -237,7 +237,7 @@ def test_a_run_stopped_before_the_second_phase_goes_on_through_it_bit_for_bit(tm
     for name, leaf in named_leaves(states[0]).items():
         np.testing.assert_array_equal(leaf, named_leaves(states[1])[name], err_msg=name)
     assert int(states[0].memory[1].then.visits.max()) > 1, "the second phase moved chains"
-    images = trained.open_run(tmp_path / "whole").samples(jax.random.key(0)).images
+    images = opening.open_run(tmp_path / "whole").samples(jax.random.key(0)).images
     assert 0 <= images.min() <= images.max() <= 1
 
 

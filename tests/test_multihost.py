@@ -14,7 +14,7 @@ from PIL import Image
 
 from configs import density2d
 from configs import digits_contrastive as digits
-from ebm_jax import program, trained
+from ebm_jax import opening, program
 from ebm_jax.data import sources
 from ebm_jax.distributed import parallel
 from ebm_jax.report import reporter, style
@@ -72,7 +72,7 @@ def run_together(workdir, count, devices, *, folders=None, homes=None, **changes
 def state_at(workdir, step, devices=4):
     """The checkpoint of this step, restored in this process over some of its devices."""
     mesh = parallel.device_mesh(jax.devices()[:devices])
-    restored = trained.restore(workdir, program.abstract_state(read_config(workdir), mesh), before=step + 0.5)
+    restored = opening.restore(workdir, program.abstract_state(read_config(workdir), mesh), before=step + 0.5)
     assert restored.step == step
     return restored.state
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from test_checkpoint import damage, flip
 
-from ebm_jax import program, trained
+from ebm_jax import opening, program
 from ebm_jax.distributed import parallel
 from ebm_jax.storage import checkpoint, workdir
 from ebm_jax.storage.older import OLDER
@@ -196,7 +196,7 @@ def test_a_checkpoint_of_commit_a7536e2_is_restored_with_all_its_arrays(tmp_path
         packed.extractall(tmp_path, filter="data")
     config = workdir.read_config(tmp_path / name)
     expected = program.abstract_state(config, parallel.device_mesh())
-    found = trained.restore(tmp_path / name, expected)
+    found = opening.restore(tmp_path / name, expected)
     assert (found.step, found.skipped) == (6, {})
     assert jax.tree.structure(found.state) == jax.tree.structure(expected)
     with ocp.StandardCheckpointer() as reader:

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from test_layout import SHAPE, fill, found
 
 from configs import digits_contrastive as digits
-from ebm_jax import cli, identity, labels, trained
+from ebm_jax import cli, identity, labels, opening
 from ebm_jax.data import found as data
 from ebm_jax.data import memory, sources
 from ebm_jax.data.source import Found, Source
@@ -304,11 +304,11 @@ def test_classes_are_asked_for_by_name_or_number(text, numbers):
 def test_a_name_of_no_class_is_refused_with_the_names_and_the_nearest(pets):
     root, folder = pets
     config = config_of(root, sample__labels="dog,0")
-    assert trained.with_numbers(config, folder).sample.labels == "1,0"
+    assert opening.with_numbers(config, folder).sample.labels == "1,0"
     with pytest.raises(
         BadInput, match=r"'dgo' is no class; use numbers from 0 to 1, or names .* cat, dog \(did you mean"
     ):
-        trained.with_numbers(changed(config, sample__labels="dgo"), folder)
+        opening.with_numbers(changed(config, sample__labels="dgo"), folder)
     assert labels.numbered(config, ()).sample.labels == "dog,0", "without names the words are judged later"
 
 
@@ -322,6 +322,6 @@ def test_a_trained_run_keeps_its_data_and_names_the_classes_of_its_samples(one_r
         ("train", "test"),
         digest(),
     )
-    opened = trained.open_run(one_run)
+    opened = opening.open_run(one_run)
     assert opened.names_of(np.array([3, 0])) == ["3", "0"]
     assert opened._replace(class_names=("a",)).names_of(np.array([3])) == [], "names of other classes"

@@ -78,7 +78,7 @@ assert set(ebm_jax.__all__) <= set(dir(ebm_jax))
 assert not {HEAVY} & set(sys.modules), "dir() imports"
 from ebm_jax import BadInput, load
 import ebm_jax.trained
-assert load is ebm_jax.trained.load is ebm_jax.load
+assert load is ebm_jax.opening.load is ebm_jax.load
 assert ebm_jax.models.energy.stack is ebm_jax.stack
 assert ebm_jax.random.dequantise
 assert ebm_jax.langevin is ebm_jax.sampling.langevin

@@ -12,7 +12,7 @@ from conftest import ROOT, changed
 from test_architecture import SOURCES
 
 import run
-from ebm_jax import cli, schema, trained, trust
+from ebm_jax import cli, opening, schema, trust
 from ebm_jax.report import figures, pictures
 from ebm_jax.report.reporter import Reporter
 from ebm_jax.storage import writing
@@ -55,7 +55,7 @@ def test_code_that_a_run_s_config_names_is_not_imported_whoever_opens_it(tmp_pat
     for mode in ("sample", "export", "evaluate"):
         assert run.main(["run.py", f"--mode={mode}", f"--workdir={folder}"]) == 2
         assert f"to run the code {key}={module}, and you never named it" in capsys.readouterr().err
-    for open_it in (trained.load, trained.open_run):
+    for open_it in (opening.load, opening.open_run):
         with pytest.raises(BadInput, match=rf"add --config\.{key}={module}, or load it with trusted=True"):
             open_it(folder)
     assert not (tmp_path / "trace").exists()
@@ -122,10 +122,10 @@ def test_places_to_write_outside_of_the_run_s_folder_are_left_out_and_told(tmp_p
     command = cli.parse(words)
     assert schema.value_of(command.config, key) == ""
     assert f"{key}={outside} of its config.json is left out; to obey it, add --config.{key}={outside}" in command.note
-    assert schema.value_of(trained._read(folder, trusted=False), key) == ""
+    assert schema.value_of(opening._read(folder, trusted=False), key) == ""
     assert "may not choose where to write" in capsys.readouterr().err
     assert schema.value_of(cli.parse([*words, f"--config.{key}={outside}"]).config, key) == str(outside)
-    assert schema.value_of(trained._read(folder, trusted=True), key) == str(outside)
+    assert schema.value_of(opening._read(folder, trusted=True), key) == str(outside)
 
 
 @pytest.mark.parametrize("place", ["{run}/../x", "{run}x", "~/x", "gs://bucket/x", "link/x", "/\0"])

@@ -16,7 +16,7 @@ from conftest import FOR_EVER, wait_until
 from PIL import Image
 
 import run
-from ebm_jax import identity, program, samplers, trained
+from ebm_jax import identity, opening, program, samplers
 from ebm_jax.distributed import parallel
 from ebm_jax.report import pictures, reporter, style
 from ebm_jax.storage import checkpoint
@@ -57,7 +57,7 @@ def rows(workdir):
 
 def final_state(workdir):
     mesh = parallel.device_mesh()
-    return trained.restore(workdir, program.abstract_state(read_config(workdir), mesh))
+    return opening.restore(workdir, program.abstract_state(read_config(workdir), mesh))
 
 
 def bits(state):
@@ -192,7 +192,7 @@ def test_sampling_writes_a_picture_and_arrays_and_never_overwrites(whole_run):
     arrays = np.load(whole_run / "samples" / "000006_0.npz")
     below_the_title = np.asarray(Image.open(whole_run / "samples" / "000006_0.png"))[-4 * 90 :, : 4 * 90]
     np.testing.assert_array_equal(below_the_title, pictures.grid(arrays["images"])[:, :, 0])
-    config, params = trained.load(whole_run)
+    config, params = opening.load(whole_run)
     energies = samplers.make_energy_fn(config)(params, jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"]))
     np.testing.assert_allclose(arrays["energies"], energies, rtol=1e-4, atol=1e-6)
 

@@ -16,9 +16,10 @@ from ebm_jax.assemble import abstract_params
 from ebm_jax.conversion.guided_unet import energy_matching_params
 from ebm_jax.conversion.wide_resnet import jem_params
 from ebm_jax.kinds import shown
+from ebm_jax.opening import save
 from ebm_jax.schema import with_values
 from ebm_jax.storage import published, weights
-from ebm_jax.trained import TrainedRun, save
+from ebm_jax.trained import TrainedRun
 from ebm_jax.types import BadInput, Config, Folder, Params
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import assemble, program, samplers, trained
+from ebm_jax import assemble, opening, program, samplers
 from ebm_jax.evaluators.common import Samples, chosen_rows, key_of
 from ebm_jax.report import style
 from ebm_jax.sampling import replay
@@ -52,7 +52,7 @@ def _buffered(run: TrainedRun) -> Samples:
     """
     config = run.config
     abstract = program.abstract_state(config, run.mesh)
-    state = trained.restore(run.folder, abstract, run.step + 1, trained.chosen(config)).state
+    state = opening.restore(run.folder, abstract, run.step + 1, opening.chosen(config)).state
     buffer = assemble.make_method(config).chains(state.memory)
     if buffer is None:
         raise BadInput(f"eval.samples buffer is for methods with chains; {config.method.name} keeps none, use fresh")

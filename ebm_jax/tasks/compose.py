@@ -6,16 +6,17 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import assemble, chains, trained
+from ebm_jax import assemble, chains, opening
 from ebm_jax.applications import generate
 from ebm_jax.data import sources
 from ebm_jax.labels import example_labels, is_conditional, parse_labels, sample_labels
 from ebm_jax.models import energy
+from ebm_jax.opening import load, with_numbers
 from ebm_jax.report import pictures, progress, style
 from ebm_jax.sampling.kernel import Stages
 from ebm_jax.schema import with_values
 from ebm_jax.tasks.common import Result
-from ebm_jax.trained import TrainedRun, load, on_all_devices, with_numbers
+from ebm_jax.trained import TrainedRun, on_all_devices
 from ebm_jax.types import BadInput, Config, EnergyFn, Folder, Images, Labels, Params, Places, PRNGKey
 
 LabelsAt = Callable[[Places], Labels]
@@ -133,7 +134,7 @@ def _terms(run: TrainedRun) -> list[Term]:
 
 def _others(config: Config) -> list[tuple[Folder, str]]:
     """The folder of each run of `sample.with_runs`, and its labels in `sample.compose.with_labels`."""
-    folders, asked = trained.other_runs(config), config.sample.compose.with_labels
+    folders, asked = opening.other_runs(config), config.sample.compose.with_labels
     texts = asked.split("+") if asked else [""] * len(folders)
     if len(texts) != len(folders):
         raise BadInput(
