@@ -90,7 +90,7 @@ def make_chain_energy(config: Config) -> Callable[[Params, Labels | None], Energ
     if (unlabelled := unlabelled_of(config)) is None:
         raise BadInput(
             f"sample.guidance {weight} needs an energy of no class, and this model has none: train model.name unet by "
-            "method.name equilibrium with method.equilibrium.class_dropout above 0, or with model.logits; or use 0"
+            "method.name equilibrium or energy_matching with its class_dropout above 0, or with model.logits; or use 0"
         )
     guided = energy.guided(apply, unlabelled, weight)
     if not chains.guided_in_part(config):
