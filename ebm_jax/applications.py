@@ -24,6 +24,15 @@ def generate(key: Given, x: Given, energy_fn: EnergyFn, stages: Stages) -> Image
 
     Raises:
       BadInput: as `kernel.run_stages`: another key or start, no stage.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from ebm_jax import applications, langevin, unit_box
+      >>> near = lambda level: lambda x: 50 * jnp.square(x - level).sum((1, 2, 3))  # N(level, 0.1²) a pixel
+      >>> start = jax.random.uniform(jax.random.key(0), (64, 8, 8, 1))
+      >>> x = applications.generate(jax.random.key(1), start, near(0.6), [(langevin(0.005, project=unit_box), 30)])
+      >>> x.shape, round(float(x.mean()), 1)
+      ((64, 8, 8, 1), 0.6)
     """
     return end_of_stages(stages, key, x, energy_fn)
 
@@ -116,6 +125,16 @@ def inpaint(key: Given, images: Given, known: Array, energy_fn: EnergyFn, stages
 
     Raises:
       BadInput: `known` has another shape or type; or as `generate`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from ebm_jax import applications, langevin, unit_box
+      >>> near_a_half = lambda x: 50 * jnp.square(x - 0.5).sum((1, 2, 3))
+      >>> known = jnp.zeros((8, 8, 1), bool).at[4:].set(True)  # the lower halves of black images
+      >>> stages = [(langevin(0.005, project=unit_box), 30)]
+      >>> x = applications.inpaint(jax.random.key(0), jnp.zeros((64, 8, 8, 1)), known, near_a_half, stages)
+      >>> round(float(x[:, :4].mean()), 1), float(x[:, 4:].max())
+      (0.5, 0.0)
     """
     arguments.check_key("key", key)
     arguments.check_images("images", images)
@@ -149,6 +168,16 @@ def restore(key: Given, start: Given, energy_fn: EnergyFn, likelihood: EnergyFn,
 
     Raises:
       BadInput: as `generate`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from ebm_jax import applications, langevin, unit_box
+      >>> near = lambda level: lambda x: 50 * jnp.square(x - level).sum((1, 2, 3))
+      >>> observed = jnp.full((64, 8, 8, 1), 0.2)
+      >>> stages = [(langevin(0.002, project=unit_box), 30)]
+      >>> x = applications.restore(jax.random.key(0), observed, near(0.8), near(0.2), stages)  # prior and likelihood
+      >>> round(float(x.mean()), 1)  # of two equally sure Gaussians
+      0.5
     """
     return generate(key, start, energy.conjunction(energy_fn, likelihood), stages)
 
@@ -165,6 +194,16 @@ def transition(
 
     Raises:
       BadInput: as `generate`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from ebm_jax import applications, langevin, unit_box
+      >>> of_class = lambda labels: lambda x: 50 * jnp.square(x - 0.25 - labels[:, None] / 2).sum(1)
+      >>> dark, bright = jnp.full((64, 2), 0.25), jnp.ones(64, jnp.int32)
+      >>> stages = [(langevin(0.005, project=unit_box), 30)]
+      >>> x = applications.transition(jax.random.key(0), dark, bright, of_class, stages)
+      >>> bool(abs(x.mean() - 0.75) < 0.05)
+      True
     """
     return generate(key, images, energy_of(labels), stages)
 
@@ -186,6 +225,17 @@ def compose(
 
     Raises:
       BadInput: there are not as many weights as energies; or as `generate`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from ebm_jax import applications, langevin, unit_box
+      >>> left = lambda x: 50 * jnp.square(x[:, 0] - 0.2)
+      >>> low = lambda x: 50 * jnp.square(x[:, 1] - 0.4)
+      >>> start = jax.random.uniform(jax.random.key(0), (1_000, 2))
+      >>> stages = [(langevin(0.001, project=unit_box), 100)]
+      >>> x = applications.compose(jax.random.key(1), start, [left, low], stages)
+      >>> [round(float(each), 1) for each in x.mean(0)]
+      [0.2, 0.4]
     """
     weights = [1.0] * len(energy_fns) if weights is None else weights
     if len(weights) != len(energy_fns):
@@ -238,6 +288,14 @@ def classify(
 
     Returns:
       labels [b], and log-probabilities [b, k] in nats.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from ebm_jax import applications
+      >>> energies = lambda images: jnp.stack([images.sum((1, 2, 3)), jnp.log(3.0) + 0 * images.sum((1, 2, 3))], 1)
+      >>> labels, log_probabilities = applications.classify(energies, jnp.zeros((2, 8, 8, 1)))
+      >>> labels.tolist(), [round(float(each), 2) for each in jnp.exp(log_probabilities[0])]
+      ([0, 0], [0.75, 0.25])
     """
     energies = class_energies(images)
     return energies.argmin(1).astype(jnp.int32), jax.nn.log_softmax(
@@ -253,6 +311,15 @@ def film(key: Given, x: Given, energy_fn: EnergyFn, stages: Stages, every: int) 
 
     Raises:
       BadInput: `every` is below 1; or as `generate`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from ebm_jax import applications, langevin, unit_box
+      >>> bowl = lambda x: 50 * jnp.square(x - 0.5).sum((1, 2, 3))
+      >>> stages = [(langevin(0.005, project=unit_box), 10)]
+      >>> frames = applications.film(jax.random.key(0), jnp.zeros((2, 8, 8, 1)), bowl, stages, every=4)
+      >>> frames.shape  # the start, after 4, 8 and 10 steps
+      (4, 2, 8, 8, 1)
     """
     arguments.check_whole("every", every, 1)
     arguments.check_images("x", x)

@@ -67,7 +67,7 @@ def make_network(config: Config) -> Network:
     try:
         return as_network(made)
     except BadInput as error:
-        raise BadInput(f"model.name '{name}': {error}") from error
+        raise BadInput(f"{registry.of_network(name)}: {error}") from error
 
 
 def make_apply(config: Config) -> energy.ApplyFn:
@@ -201,7 +201,7 @@ def _check_own(config: Config, network: Network) -> None:
     try:
         check_network(network, images, labels, is_conditional(config))
     except BadInput as error:
-        raise BadInput(f"model.name '{config.model.name}': {error}") from error
+        raise BadInput(f"{registry.of_network(config.model.name)}: {error}") from error
 
 
 def _abstract_inputs(config: Config, number: int) -> tuple[Any, Any]:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ebm_jax import arrays, cli, schema, shipped, train
+from ebm_jax import arrays, cli, registry, schema, shipped, train
 from ebm_jax.arguments import check_whole
 from ebm_jax.assemble import make_network
 from ebm_jax.distributed import parallel
 from ebm_jax.kinds import printable
+from ebm_jax.labels import is_conditional
 from ebm_jax.methods import ORDERINGS
 from ebm_jax.models.outside import name_of
 from ebm_jax.opening import open_run
@@ -78,6 +79,7 @@ def fit(
     pixels = arrays.pixels(images, steps * BATCH if labels is None else np.size(labels) + 1)
     classes = arrays.labels(labels, len(pixels))
     config = _with(_recipe(method, steps, seed, pixels, classes), {"model.name": name_of(net, params)})
+    _check_takes_labels(config)
     config = _with(_without_dropout(config), changes or {})
     target = Path(tempfile.mkdtemp(prefix="ebm_jax_")) if folder is None else bucket.folder_of(folder, "folder")
     is_begun = (target / workdir.CONFIG).exists()
@@ -160,6 +162,19 @@ def _with(config: Config, changes: Mapping[str, Any]) -> Config:
     changed = schema.with_values(config, values)
     schema.check_values(changed)
     return changed
+
+
+def _check_takes_labels(config: Config) -> None:
+    """Refuse labels for a network of images alone.
+
+    Raises:
+      BadInput: with the cure.
+    """
+    if is_conditional(config) and not make_network(config).takes_labels:
+        net = registry.of_network(config.model.name)
+        raise BadInput(
+            f"{net} takes images alone, and labels are given; let it take (images, labels), or give no labels"
+        )
 
 
 def _without_dropout(config: Config) -> Config:

@@ -6,6 +6,7 @@ through the values that the factor has in the data set, in the form that the rel
 """
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -161,7 +162,7 @@ def numbered(config: Config, names: Sequence[str]) -> Config:
     Raises:
       BadInput: a word is the name of no class, though the classes have names.
     """
-    text = numbered_text(config.sample.labels, names)
+    text = numbered_text(config.sample.labels, names if is_conditional(config) else ())
     return config if text == config.sample.labels else with_values(config, {"sample.labels": text})
 
 
@@ -214,11 +215,16 @@ def parse_labels(config: Config, key: str) -> list[Labels]:
     "3": class 3. "3,5": classes 3 and 5 in turn. "1+3": the sum of the energies of 1 and 3. "0.5 0.5": a position.
 
     Raises:
-      BadInput: text that is no number, a class that the model does not have, a vector of another length.
+      BadInput: text that is no number, a class that the model does not have, a vector of another length; any class but
+        0 of a model of none.
     """
     text, num_classes, shape = value_of(config, key), config.model.num_classes, label_shape(config)
     if not text.strip():
         return []
+    if not is_conditional(config) and set(re.split("[,+]", text.replace(" ", ""))) != {"0"}:
+        raise BadInput(
+            f"{key} {shown(text)} asks for a class, and this model was trained without; leave the labels out"
+        )
     try:
         terms = [[[float(number) for number in entry.split()] for entry in term.split(",")] for term in text.split("+")]
     except ValueError:

@@ -57,6 +57,12 @@ def named(key: str, name: str, table: Mapping[str, Any]) -> Any:
     raise BadInput(f"{key} {shown(name)} is unknown; use one of {', '.join(table)}{hint}")
 
 
+def of_network(name: str) -> str:
+    """How a message calls the network of this name: one that Python gave is "net TYPE", as its giver knows it."""
+    given = name.startswith(PYTHON)
+    return f"net {printable(name[len(PYTHON) :].rpartition('-')[0])}" if given else f"model.name '{name}'"
+
+
 def file_name(name: str) -> str:
     """A config's name as part of a file name, where a colon or a dot has another meaning."""
     return re.sub(r"\W", "-", name)

@@ -48,3 +48,8 @@ def test_samplers_and_algebra_and_the_door_have_examples():
     assert {f"ebm_jax.models.energy.{name}" for name in algebra} <= have
     assert {"ebm_jax.opening.load", "ebm_jax.opening.open_run", "ebm_jax.opening.save", "ebm_jax.fitting.fit"} <= have
     assert {"ebm_jax.samplers.make_sample_fn", "ebm_jax.samplers.make_energy_fn"} <= have
+    uses = ("generate", "inpaint", "restore", "transition", "compose", "classify", "film")
+    assert {f"ebm_jax.applications.{name}" for name in uses} <= have
+    assert {"ebm_jax.sampling.kernel.run", "ebm_jax.sampling.kernel.run_stages", "ebm_jax.models.energy.stack"} <= have
+    assert {f"ebm_jax.metrics.diagnostics.{name}" for name in ("mixing", "autocorrelation")} <= have
+    assert {"ebm_jax.methods.denoising.denoising", "ebm_jax.models.networks.SmallNet"} <= have

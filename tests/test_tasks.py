@@ -1,5 +1,6 @@
 """Every task of --mode=sample, on a small conditional run, writes what the functions of the package give."""
 
+import re
 import shlex
 
 import jax
@@ -16,7 +17,7 @@ from configs import digits_contrastive as digits
 from ebm_jax import assemble, cli
 from ebm_jax.data import memory
 from ebm_jax.distributed import parallel
-from ebm_jax.labels import parse_labels, sample_labels
+from ebm_jax.labels import numbered, parse_labels, sample_labels
 from ebm_jax.models import energy, observations
 from ebm_jax.report import pictures
 from ebm_jax.report.pictures import Row
@@ -467,6 +468,15 @@ def test_labels_are_parsed_as_classes_or_as_vectors():
     config.model.num_classes, config.data.condition, config.sample.labels = 2, "position", "0.5 0.25,1 0"
     np.testing.assert_array_equal(parse_labels(config, "sample.labels")[0], [[0.5, 0.25], [1.0, 0.0]])
     np.testing.assert_array_equal(sample_labels(config, jnp.arange(3)), [[0.5, 0.25], [1, 0], [0.5, 0.25]])
+
+
+@pytest.mark.parametrize("text", ["3", "dog", "0,3", "1+0", "0.5 0.5"])
+def test_a_class_of_a_model_without_classes_is_refused_as_such_also_where_its_data_have_names(text):
+    config = changed(digits.get_config(), model__num_classes=1, sample__labels=text)
+    with pytest.raises(BadInput, match=f"sample.labels '{re.escape(text)}' asks for a class, .* leave the labels out"):
+        sample_labels(numbered(config, ("cat", "dog")), jnp.arange(3))
+    for allowed in ("", "0", "0, 0"):
+        np.testing.assert_array_equal(sample_labels(changed(config, sample__labels=allowed), jnp.arange(3)), 0)
 
 
 @pytest.mark.slow

@@ -458,6 +458,15 @@ def test_a_page_of_html_or_nothing_in_place_of_an_archive_is_named(name, content
     assert refused(name, "train", shape, tmp_path, broken).startswith(f"{path} is truncated or not the expected file")
 
 
+def test_dsprites_without_h5py_are_one_line_with_the_cure_before_anything_is_read(archives, tmp_path, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "h5py" else real(name, *rest))
+    monkeypatch.setattr(builders.Dsprites, "_fetch", None)  # what would download
+    line = refused("dsprites", "train", (64, 64, 1), tmp_path / "tfds", archives("dsprites")[0])
+    assert line == "dsprites needs h5py; pip install -r requirements-dsprites.txt, or 'ebm_jax[dsprites]'"
+    assert not [path for path in (tmp_path / "tfds").rglob("*") if path.is_file()]
+
+
 def test_a_list_of_celeb_a_that_is_cut_short_is_named(archives, tmp_path):
     broken = shutil.copytree(archives("celeb_a")[0], tmp_path / "broken")
     path = broken / "list_landmarks_align_celeba.txt"

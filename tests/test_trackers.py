@@ -201,5 +201,7 @@ def test_a_missing_extra_is_one_line_with_the_command_and_status_2_before_traini
     ]
     assert run.main(["run.py", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "log.trackers wandb needs the package wandb; pip install -r requirements-wandb.txt" in line
+    assert (
+        "log.trackers wandb needs the package wandb; pip install -r requirements-wandb.txt, or 'ebm_jax[wandb]'" in line
+    )
     assert not (tmp_path / "run").exists()

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from importlib.metadata import distribution
@@ -52,8 +53,8 @@ def test_every_extra_is_a_file_of_requirements():
         assert (ROOT / f"requirements-{name}.txt").is_file()
 
 
-def run_by(command, folder, target):
-    environment = os.environ | {"PYTHONPATH": str(target)}
+def run_by(command, folder):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     ended = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=FOR_EVER
     )
@@ -75,12 +76,18 @@ def wheel(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def target(wheel, tmp_path_factory):
-    """The folder that the wheel is installed in."""
-    folder = tmp_path_factory.mktemp("installed")
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(folder), str(wheel)]
+def programs(wheel, tmp_path_factory):
+    """The folder of the programs of a new environment that the wheel is installed in; it borrows the dependencies."""
+    folder = tmp_path_factory.mktemp("fresh")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    programs = folder / ("Scripts" if os.name == "nt" else "bin")
+    python = str(programs / "python")
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(pip, check=True)
-    return folder
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = subprocess.run([python, "-c", where], capture_output=True, text=True, check=True).stdout.strip()
+    (Path(site) / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return programs
 
 
 @pytest.mark.whole
@@ -103,7 +110,7 @@ def test_the_wheel_holds_the_package_and_the_configs_inside_it_and_no_other_pack
 
 
 @pytest.mark.whole
-def test_outside_the_repository_the_command_trains_by_name_and_the_next_command_it_prints_samples(target, tmp_path):
+def test_outside_the_repository_the_command_trains_by_name_and_the_next_command_it_prints_samples(programs, tmp_path):
     (tmp_path / "lab.py").write_text(
         "import ebm_jax\nfrom ebm_jax.tasks.common import Task\n\n"
         "TASK = Task(lambda config: None, lambda run, key: 1 / 0)\n"
@@ -112,22 +119,22 @@ def test_outside_the_repository_the_command_trains_by_name_and_the_next_command_
         "from configs import digits_contrastive\n\n\ndef get_config():\n"
         "    config = digits_contrastive.get_config()\n    config.model.width = 8\n    return config\n"
     )
-    ebm_jax_command = [sys.executable, str(target / "bin" / "ebm-jax")]
+    ebm_jax_command = [str(programs / "ebm-jax")]
     train = [*ebm_jax_command, "train", "--config=mine.py", "--config.train.dry_run=True"]
-    status, out, err = run_by(train, tmp_path, target)
+    status, out, err = run_by(train, tmp_path)
     assert status == 0, err
     named = next(line for line in out.splitlines() if line.startswith("sample with: "))
     called, *words = shlex.split(named.removeprefix("sample with: "))
-    assert called == ebm_jax_command[1]
-    status, out, err = run_by([*ebm_jax_command, *words], tmp_path, target)
+    assert called == ebm_jax_command[0]
+    status, out, err = run_by([*ebm_jax_command, *words], tmp_path)
     assert status == 0, err
     assert len(list((tmp_path / "runs" / "mine" / "samples").glob("*.npz"))) == 1
     own = [*ebm_jax_command, "sample", "--workdir=runs/mine", "--config.sample.task=lab:TASK"]
-    assert "ZeroDivisionError" in run_by(own, tmp_path, target)[2], "a module of the folder it is started in is found"
+    assert "ZeroDivisionError" in run_by(own, tmp_path)[2], "a module of the folder it is started in is found"
 
 
 @pytest.mark.whole
-def test_outside_the_repository_an_energy_is_loaded_and_samples_without_a_network(target, tmp_path):
+def test_outside_the_repository_an_energy_is_loaded_and_samples_without_a_network(programs, tmp_path):
     words = (
         "import jax, ebm_jax\n"
         "run = ebm_jax.open_run('digits')\n"
@@ -135,16 +142,16 @@ def test_outside_the_repository_an_energy_is_loaded_and_samples_without_a_networ
         "print(images.shape, run.energy(images, [3, 3]).shape)\n"
         "run.save('mine')\n"
     )
-    status, out, err = run_by([sys.executable, "-c", words], tmp_path, target)
+    status, out, err = run_by([str(programs / "python"), "-c", words], tmp_path)
     assert status == 0, err
     assert out.endswith("(2, 8, 8, 1) (2,)\n")
-    command = [sys.executable, str(target / "bin" / "ebm-jax"), "sample", "--workdir=mine"]
-    status, out, err = run_by([*command, "--config.sample.num_images=2"], tmp_path, target)
+    command = [str(programs / "ebm-jax"), "sample", "--workdir=mine"]
+    status, out, err = run_by([*command, "--config.sample.num_images=2"], tmp_path)
     assert status == 0, err
 
 
 @pytest.mark.whole
-def test_outside_the_repository_the_command_and_the_module_say_the_same(target, tmp_path):
+def test_outside_the_repository_the_command_and_the_module_say_the_same(programs, tmp_path):
     words = {
         "--help": 0,
         "--help=chain.step_size": 0,
@@ -155,8 +162,8 @@ def test_outside_the_repository_the_command_and_the_module_say_the_same(target, 
     }
     for line, status in words.items():
         by_command, by_module = (
-            run_by([sys.executable, *start, *line.split()], tmp_path, target)
-            for start in ([str(target / "bin" / "ebm-jax")], ["-m", "ebm_jax"])
+            run_by([*start, *line.split()], tmp_path)
+            for start in ([str(programs / "ebm-jax")], [str(programs / "python"), "-m", "ebm_jax"])
         )
         assert by_command == by_module
         assert by_command[0] == status, by_command

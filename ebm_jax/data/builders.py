@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import gzip
+import importlib.util
 import io
 import os
 import struct
@@ -265,6 +266,8 @@ class Dsprites(_Files, tfds.builder_cls("dsprites"), skip_registration=True):
     BLOCK = 16_384  # rows read at once, 64 MiB; the official builder reads one by one, over 100 times slower
 
     def _split_generators(self, dl_manager):
+        if importlib.util.find_spec("h5py") is None:
+            raise BadInput("dsprites needs h5py; pip install -r requirements-dsprites.txt, or 'ebm_jax[dsprites]'")
         return {"train": self._examples(self._fetch(dl_manager, *self.source_urls()))}
 
     def _examples(self, path: str) -> Iterator:

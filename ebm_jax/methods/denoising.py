@@ -31,6 +31,21 @@ def denoising(base: Base, *, sigma: float, least: float, most: float, patience: 
       sigma: σ₀ > 0; pixels are in [0, 1].
       least, most: of the noise, 0 < least <= most; 0: σ₀.
       patience: the guard's (`Limits`).
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from ebm_jax.methods.denoising import denoising
+      >>> from ebm_jax.methods.method import Model
+      >>> from ebm_jax.sampling.base import uniform
+      >>> from ebm_jax.types import Batch
+      >>> method = denoising(uniform((2,)), sigma=0.1, least=0.0, most=0.0, patience=5)
+      >>> points = 0.5 + 0.1 * jax.random.normal(jax.random.key(0), (20_000, 2))
+      >>> batch = Batch(points, jnp.zeros(len(points), jnp.int32))
+      >>> def loss(variance):
+      ...     apply = lambda params, x, labels, dropout_key: jnp.square(x - 0.5).sum(1) / (2 * params)
+      ...     return round(float(method.loss(jax.random.key(1), Model(apply, jnp.float32(variance)), batch, ())[0]), 1)
+      >>> loss(0.1**2 + 0.1**2), loss(jnp.inf)  # of the data's law and the noise: the minimum; of a constant energy
+      (0.5, 1.0)
     """
 
     def loss(key: PRNGKey, model: Model, batch: Batch, memory: Memory) -> tuple[Scalar, tuple[Memory, Metrics]]:

@@ -29,6 +29,13 @@ def mixing(traces: Traces) -> Mixing:
 
     Raises:
       BadInput: there are fewer than 2 chains or 8 steps; a value is not finite; or all values are equal.
+
+    Examples:
+      >>> import numpy as np
+      >>> from ebm_jax import diagnostics
+      >>> draws = np.random.default_rng(0).normal(size=(1_000, 4))  # independent ones
+      >>> bool(diagnostics.mixing(draws).r_hat < 1.01), bool(diagnostics.mixing(draws + np.arange(4)).r_hat > 1.1)
+      (True, True)
     """
     steps, chains = traces.shape
     if chains < 2 or steps < FEWEST_STEPS:
@@ -53,6 +60,13 @@ def autocorrelation(traces: Traces, lags: int) -> Float[np.ndarray, " lags"]:
 
     Raises:
       BadInput: `lags` is not from 1 to the number of steps, or all values are equal.
+
+    Examples:
+      >>> import numpy as np
+      >>> from ebm_jax import diagnostics
+      >>> to_and_fro = np.tile([[1.0], [-1.0]], (50, 2))
+      >>> diagnostics.autocorrelation(to_and_fro, 3).round(6).tolist()
+      [1.0, -1.0, 1.0]
     """
     steps = len(traces)
     if not 1 <= lags <= steps:

@@ -252,6 +252,16 @@ def stack(members: Sequence[Params]) -> Stacked:
 
     Raises:
       BadInput: there are none, or two differ in architecture.
+
+    Examples:
+      >>> import jax, ebm_jax
+      >>> config, params = ebm_jax.load("two_moons")
+      >>> pair = ebm_jax.stack([params, params])
+      >>> {leaf.shape[0] for leaf in jax.tree.leaves(pair)}
+      {2}
+      >>> points = jax.random.uniform(jax.random.key(0), (5, 2))
+      >>> ebm_jax.make_energy_fn(config)(pair, points).shape  # the mean of both energies
+      (5,)
     """
     if not members:
         raise BadInput("an ensemble of 0 members has no energy; give at least one")

@@ -166,6 +166,14 @@ class SmallNet(Net, kw_only=True):
 
     Wide convolutions on small maps do nearly all of its work; there a CPU is fastest. For width 32 it has 308 k
     parameters on 28x28x1 and 140 k on 8x8x1.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from ebm_jax import networks
+      >>> net, images = networks.SmallNet(width=4, num_classes=1, spectral_norm=False), jnp.zeros((3, 8, 8, 1))
+      >>> variables = jax.jit(net.init)(jax.random.key(0), images)
+      >>> jax.eval_shape(net.apply, variables, images)  # an energy an image
+      ShapeDtypeStruct(shape=(3,), dtype=float32)
     """
 
     width: int

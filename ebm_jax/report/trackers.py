@@ -71,7 +71,8 @@ def named(text: str) -> tuple[str, ...]:
             raise BadInput(f"log.trackers {shown(name)} is unknown; use some of {', '.join(KNOWN)}, or {NONE}")
         if name in EXTRAS and importlib.util.find_spec(name) is None:
             raise BadInput(
-                f"log.trackers {name} needs the package {name}; pip install -r requirements-{name}.txt, or leave it out"
+                f"log.trackers {name} needs the package {name}; pip install -r requirements-{name}.txt, or "
+                f"'ebm_jax[{name}]', or leave it out"
             )
     return names
 

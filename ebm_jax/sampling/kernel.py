@@ -82,6 +82,15 @@ def run_stages(stages: Stages, key: Given, x: Given, energy_fn: EnergyFn) -> tup
 
     Raises:
       BadInput: there is no stage; or as `run`.
+
+    Examples:
+      >>> import jax, ebm_jax
+      >>> start = jax.random.normal(jax.random.key(0), (8, 2))
+      >>> coarse, fine = (ebm_jax.langevin(step, project=ebm_jax.unbounded) for step in (0.1, 0.01))
+      >>> bowl = lambda x: 0.5 * (x**2).sum(1)
+      >>> x, info = ebm_jax.run_stages([(coarse, 20), (fine, 5)], jax.random.key(1), start, bowl)
+      >>> x.shape, info.energy.shape
+      ((8, 2), (25, 8))
     """
     x, infos = _checked(key, x, stages), []
     for (kernel, num_steps), key_stage in zip(stages, jax.random.split(key, len(stages)), strict=True):
