@@ -84,10 +84,7 @@ def of_run(run: Contents, largest: int = LARGEST) -> Page:
         "charts": curves.charts(rates.with_rate(run), curves.CHARTS),
         "judged": curves.charts(run.judged, curves.JUDGED),
         "unchosen": _unchosen(run),
-        "events": [
-            {"step": event.step, "text": _cut(event.text.removeprefix(f"step {event.step}: "))}
-            for event in run.events[-EVENTS:]
-        ],
+        "events": _events(run),
         "config": _config_rows(run),
         "data": _data_rows(run.data),
         "versions": _versions(run),
