@@ -163,11 +163,23 @@ def test_time_left_is_the_steps_left_at_the_usual_rate(tmp_path):
     folder = a_run(tmp_path / "run", steps_per_second=lambda step: slow.get(step, 2.0))
     state = written(folder)[1]["state"]
     assert (state["step"], state["steps"], state["left"]) == (100, 300, (300 - 100) / 2.0)
+    assert state["left_of"] == ""
     assert state["seconds"] == 50.0
     resumed = [*range(10, 60, 10), *range(10, 40, 10)]  # seconds since each start
     seconds = dict(zip(range(10, 90, 10), resumed, strict=True))
     folder = a_run(tmp_path / "two", steps=range(10, 90, 10), seconds=lambda step: seconds[step])
     assert written(folder)[1]["state"]["seconds"] == 50 + 30
+
+
+def test_time_left_of_a_run_in_two_stages_is_that_of_the_stage_at_work(tmp_path):
+    """300 steps, the second stage from step 105 or 95 on, rows up to step 100; the first stage is 20 times as fast."""
+    for after, left, words in ((105, 5 / 20.0, "of the first stage"), (95, 200 / 1.0, "")):
+        folder = a_run(
+            tmp_path / str(after), config_of(**{"method.then.after": after}),
+            steps_per_second=lambda step, after=after: 1.0 if step > after else 20.0,
+        )  # fmt: skip
+        state = written(folder)[1]["state"]
+        assert (state["left"], state["left_of"]) == (left, words)
 
 
 def test_a_metrics_facts_are_those_of_its_card_with_the_time_that_it_took(tmp_path):
