@@ -104,7 +104,8 @@ def train(config: Config, folder: str | Folder) -> int:
             f"training {config.data.name} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s) in {folder}"
         )
         steps = beginning.step, config.train.num_steps
-        reporter = stack.enter_context(Reporter(folder, *steps, board, asked_trackers, page=config.log.report))
+        told = {"page": config.log.report, "first_stage": config.method.then.after}
+        reporter = stack.enter_context(Reporter(folder, *steps, board, asked_trackers, **told))
         reporter.hyperparameters({key: value for key, value in flat(config).items() if value != DEFAULTS.get(key)})
         stop = stack.enter_context(_stop_signal())
         with processes.announced(alike=(Diverged,)):

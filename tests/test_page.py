@@ -1,5 +1,6 @@
 """The page of a run: it holds what the folder's files say, asks for nothing else, and survives whatever lies there."""
 
+import ast
 import base64
 import hashlib
 import html.parser
@@ -9,6 +10,7 @@ import math
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import run
-from ebm_jax import assemble, cli, schema
+from ebm_jax import assemble, cli, evaluators, schema
 from ebm_jax.given import BadInput
 from ebm_jax.report import contents, curves, meanings, page, pictures, rates, reporter, rewriting, tiles, verb
 
@@ -25,6 +27,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 WICKED = "</script><img src=x onerror=alert(1)>&<!--{{TITLE}}\u2028"
 VALUES = {"samples / classifier distance": (5.4, 0.6), "test images / classifier distance": (1.6, 0.4)}
+UNBOUNDED = "accuracy under an attack in L2 without bounds"
 WORDS = ["train", "--config=digits", "--workdir=elsewhere", "--config.data.name=a b"]
 SPELLINGS = (
     ["report", "a"],
@@ -160,11 +163,23 @@ def test_time_left_is_the_steps_left_at_the_usual_rate(tmp_path):
     folder = a_run(tmp_path / "run", steps_per_second=lambda step: slow.get(step, 2.0))
     state = written(folder)[1]["state"]
     assert (state["step"], state["steps"], state["left"]) == (100, 300, (300 - 100) / 2.0)
+    assert state["left_of"] == ""
     assert state["seconds"] == 50.0
     resumed = [*range(10, 60, 10), *range(10, 40, 10)]  # seconds since each start
     seconds = dict(zip(range(10, 90, 10), resumed, strict=True))
     folder = a_run(tmp_path / "two", steps=range(10, 90, 10), seconds=lambda step: seconds[step])
     assert written(folder)[1]["state"]["seconds"] == 50 + 30
+
+
+def test_time_left_of_a_run_in_two_stages_is_that_of_the_stage_at_work(tmp_path):
+    """300 steps, the second stage from step 105 or 95 on, rows up to step 100; the first stage is 20 times as fast."""
+    for after, left, words in ((105, 5 / 20.0, "of the first stage"), (95, 200 / 1.0, "")):
+        folder = a_run(
+            tmp_path / str(after), config_of(**{"method.then.after": after}),
+            steps_per_second=lambda step, after=after: 1.0 if step > after else 20.0,
+        )  # fmt: skip
+        state = written(folder)[1]["state"]
+        assert (state["left"], state["left_of"]) == (left, words)
 
 
 def test_a_metrics_facts_are_those_of_its_card_with_the_time_that_it_took(tmp_path):
@@ -577,6 +592,8 @@ CASES = [
     ("AUROC, uniform / -U", {"AUROC, uniform / -U": (1.0, 0.0)}, None, "good", "100% of the way"),
     ("accuracy", {"accuracy": (0.11, 0.01)}, 10, "bad", "chance level, 0.1"),
     ("accuracy", {"accuracy": (0.96, 0.01)}, 10, "", "chance is 0.1"),
+    (UNBOUNDED, {UNBOUNDED: (0.0, None)}, 10, "good", "at most 0.01"),
+    (UNBOUNDED, {UNBOUNDED: (0.3, None)}, 10, "bad", "the attack is blind"),
     ("samples / classifier distance", VALUES, None, "", "3.4 times that"),
     ("test images / classifier distance", VALUES, None, "", "measured alike"),
     ("samples / recall", beside("recall", (0.5, None), (1.0, None)), None, "", "50% of that"),
@@ -590,6 +607,26 @@ def test_a_verdict_compares_with_what_stands_beside_the_number(name, values, cla
     assert verdict.tone == tone
     assert words in verdict.words
     assert meanings.meaning_of(name)
+
+
+def names_of_values():
+    """The name of each number in the evaluators' sources, with a 1 for what is filled in."""
+    for source in Path(evaluators.__path__[0]).glob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            pairs = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+                pairs = [(node.targets[0].slice, node.value)]
+            for name, value in pairs:
+                if re.match(r"(Value\(|value$)", ast.unparse(value)):
+                    parts = name.values if isinstance(name, ast.JoinedStr) else [name]
+                    yield "".join(part.value if isinstance(part, ast.Constant) else "1" for part in parts)
+
+
+def test_each_number_of_each_metric_of_the_package_has_a_meaning():
+    names = set(names_of_values())
+    assert {"FID", "accuracy", "acceptance", "AUROC, 1"} <= names
+    assert len(names) > 35
+    assert not [name for name in names if not meanings.meaning_of(name)]
 
 
 def test_a_number_without_reference_or_not_finite_has_no_verdict():

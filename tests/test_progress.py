@@ -150,6 +150,30 @@ def test_the_panel_has_step_rate_time_left_the_phase_and_how_far_it_is_energies_
     assert "sampling" not in shown(board), "the phase is over"
 
 
+def test_the_rate_of_a_first_stage_foretells_its_own_end_alone_and_is_forgotten_after_it(clock):
+    board = Board("training digits", clock)
+    board.begin(0, 1_750, first_stage=1_500)
+    for step in range(1, 1_001):
+        clock.now += 0.1
+        board.step(step, "")
+    assert "50 s left of the first stage" in shown(board)
+    assert board.line().endswith(" 50 s left of the first stage")
+    for step in range(1_001, 1_501):
+        clock.now += 0.1
+        board.step(step, "")
+    assert board.lap() == pytest.approx(10.0)
+    assert "left" not in shown(board), "no step of the second stage has been timed"
+    for step in (1_501, 1_502):
+        clock.now += 1.0
+        board.step(step, "")
+    assert "4 min 08 s left" in shown(board)
+    assert "first stage" not in shown(board)
+    board.begin(0, 1_000, first_stage=1_500)
+    clock.now += 1.0
+    board.step(1, "")
+    assert "first stage" not in shown(board), "the run ends in it"
+
+
 def test_the_time_of_a_phase_stays_in_one_piece_where_its_words_fill_the_line(clock):
     board = Board("evaluating", clock)
     with board.phase("evaluating"):

@@ -202,6 +202,16 @@ def test_a_strip_has_a_chain_in_each_row_and_at_most_twelve_frames_from_first_to
         np.testing.assert_array_equal(centres, levels_of(levels[places].T))
 
 
+def test_a_chain_of_a_strip_has_its_class_below_its_last_frame(tmp_path):
+    frames = np.full((3, 2, 14, 14, 1), 0.5)
+    pictures.write_strip(tmp_path / "strip.png", frames, captions=["cat", "dog"])
+    picture, side = np.asarray(Image.open(tmp_path / "strip.png")), 4 * 14 + 2 * 3
+    for row, name in enumerate(["cat", "dog"]):
+        band = picture[(row + 1) * side + row * style.CAPTION_LINE :][: style.CAPTION_LINE]
+        np.testing.assert_array_equal(band[:, 2 * side :], style.caption_band(name, side))
+        assert (band[:, : 2 * side] == style.BACKGROUND).all()
+
+
 def figure_drawn(monkeypatch, draw):
     """The figure that `draw` makes, in place of its file."""
     from matplotlib.figure import Figure

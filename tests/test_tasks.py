@@ -25,7 +25,7 @@ from ebm_jax.sampling import replay
 from ebm_jax.sampling.hmc import Phase, leapfrog
 from ebm_jax.sampling.kernel import point
 from ebm_jax.storage.workdir import claim, read_config
-from ebm_jax.tasks import common
+from ebm_jax.tasks import common, compose
 from ebm_jax.tasks.film import frame_steps
 from ebm_jax.tasks.inpaint import known_pixels
 from ebm_jax.tasks.observed import likelihood_weight
@@ -124,6 +124,14 @@ def test_composition_of_two_labels_lowers_the_sum_of_their_energies(workdir):
         workdir, "compose", sample__labels="1", sample__with_runs=workdir, sample__compose__with_labels="3"
     )["images"]
     np.testing.assert_allclose(other, images, atol=1e-5)
+
+
+def test_a_composed_image_is_told_with_all_the_classes_that_it_is_asked_for():
+    names = ["cat", "dog", "owl"]
+    own = [lambda places: places % 2, lambda places: 2 + 0 * places]
+    found = compose.asked_classes(lambda labels: [names[label] for label in labels], own, 3)
+    assert found == ["cat + owl", "dog + owl", "cat + owl"]
+    assert compose.asked_classes(lambda labels: [], own, 3) == [], "they have no names"
 
 
 @pytest.mark.parametrize("mask", ["lower", "upper", "left", "right", "centre", "random"])

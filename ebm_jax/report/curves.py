@@ -27,7 +27,7 @@ class Chart(NamedTuple):
 CHARTS = (
     Chart("Energies", "mean U of training images and of the chains that they are compared with", ("energy_data", "energy_samples", "energy_wrong_label")),
     Chart("Energy gap", "U of data minus U of samples; far below 0: the samples lie far above the data", ("energy_gap",)),
-    Chart("Matching error", "1: no better than a constant energy, 0: perfect; near the data: of the images with little noise, where a batch has any", ("matching_error", "matching_error_near_data")),
+    Chart("Matching error", "1: no better than a constant energy, 0: perfect; near the data: of the images with little noise, a tenth of a batch, so it scatters", ("matching_error", "matching_error_near_data")),
     Chart("Denoising error", "of the score, as the loss weighs it", ("denoising_error",)),
     Chart("Told from noise", "share of points put on the right side, data or noise", ("noise_accuracy",)),
     Chart("Log Z", "the learnt log of the normaliser, nats", ("log_normaliser",)),

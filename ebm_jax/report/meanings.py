@@ -12,6 +12,7 @@ MIXED = 1.01  # largest R-hat, Vehtari et al. 2021
 ENOUGH = 400.0  # effective samples, the same paper
 SURE = 2.0  # standard errors
 CLOSE_SHARE = 0.01  # of test images, by the metric's definition
+UNBOUNDED = 0.01  # accuracy that an attack without bounds may leave (ebm_jax/metrics/robustness.py)
 ALIKE = ("train", "the other half of the inside (control)")  # sets that no score should tell from test images
 REFERENCE_ROW = re.compile(r"(\S+) images")
 GOOD, BAD, NEUTRAL = "good", "bad", ""
@@ -94,6 +95,12 @@ def _copies(case: _Case) -> Verdict:
     return Verdict(NEUTRAL, f"test images have {CLOSE_SHARE:g}")
 
 
+def _unbounded(case: _Case) -> Verdict:
+    if case.value > UNBOUNDED:
+        return Verdict(BAD, f"above {UNBOUNDED:g} the attack is blind: the other accuracies prove nothing")
+    return Verdict(GOOD, f"at most {UNBOUNDED:g}, as an attack that sees must have it")
+
+
 def _masked(case: _Case) -> Verdict:
     return Verdict(BAD, "the attack may be blind: see the card") if case.value else Verdict(GOOD, "none")
 
@@ -148,7 +155,7 @@ MEANINGS = (
     _Meaning(r"log-likelihood at (most|least) .*", "nats an image, of the data under exp(-U)/Z; higher is better"),
     _Meaning(r"bits per dimension at (most|least) .*", "the same as bits a pixel value; lower is better"),
     _Meaning(r"FID", "Fréchet distance of Inception features; 0 is perfect; comparable with published ones at 50,000 samples only"),
-    _Meaning(r"inception score", "from 1; higher is better, blind to missing variety within a class"),
+    _Meaning(r"Inception Score", "from 1; higher is better, blind to missing variety within a class"),
     _Meaning(r"KID", "squared kernel distance of Inception features; 0 is perfect, and needs few samples"),
     _Meaning(r"classifier distance", "Fréchet distance of the project's own classifier's features; 0 is perfect; no FID", _smaller),
     _Meaning(r"classifier score", "from 1 to the number of classes; high: sure of each image, and all classes occur", _larger),
@@ -159,7 +166,8 @@ MEANINGS = (
     _Meaning(r"density", "as precision, by counts; may exceed 1"),
     _Meaning(r"coverage", "share of data with a sample near by; 1 is perfect"),
     _Meaning(r"accuracy", "share of test images given their class", _accuracy),
-    _Meaning(r"accuracy[, ].*", "share of images still right while pixels are changed by at most the radius", _accuracy),
+    _Meaning(r"accuracy under an attack in .* without bounds", "share of images still right where pixels may change without limit; 0 for an honest attack", _unbounded),
+    _Meaning(r"accuracy, .*", "share of images still right while pixels are changed by at most the radius", _accuracy),
     _Meaning(r"signs of masked gradients, .*", "violations of what an honest attack must show", _masked),
     _Meaning(r"expected calibration error.*", "mean gap between confidence and accuracy; 0: as often right as it says"),
     _Meaning(r"negative log-likelihood of labels.*", "of the right class; 0: sure and right; smaller is better"),

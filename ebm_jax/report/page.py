@@ -84,10 +84,7 @@ def of_run(run: Contents, largest: int = LARGEST) -> Page:
         "charts": curves.charts(rates.with_rate(run), curves.CHARTS),
         "judged": curves.charts(run.judged, curves.JUDGED),
         "unchosen": _unchosen(run),
-        "events": [
-            {"step": event.step, "text": _cut(event.text.removeprefix(f"step {event.step}: "))}
-            for event in run.events[-EVENTS:]
-        ],
+        "events": _events(run),
         "config": _config_rows(run),
         "data": _data_rows(run.data),
         "versions": _versions(run),
@@ -181,17 +178,22 @@ def _head(title: str) -> Page:
 
 def _state(run: Contents) -> Page:
     """How far the run is, in numbers; what is not known is None."""
-    rates = [row["steps_per_second"] for row in run.rows[-RATES:] if row.get("steps_per_second", 0.0) > 0]
+    first_stage = 0 if run.config is None else int(run.config.method.then.after)
+    alike = [row for row in run.rows[-RATES:] if (row["step"] > first_stage) == (run.step > first_stage)]
+    rates = [row["steps_per_second"] for row in alike if row.get("steps_per_second", 0.0) > 0]
     rate = statistics.median(rates) if rates else None
     seconds = [row["seconds"] for row in run.rows if math.isfinite(row.get("seconds", math.nan))]
     ends = [one for one, after in zip(seconds, [*seconds[1:], 0.0], strict=False) if after < one]  # of each going on
     steps = [row["step"] for row in run.rows]
     last = curves.by_stage(run.rows)[-1] if run.rows else {}
-    left = None if run.num_steps is None else max(0, run.num_steps - run.step)
+    staged = run.num_steps is not None and run.step < first_stage < run.num_steps
+    end = first_stage if staged else run.num_steps
+    left = None if end is None else max(0, end - run.step)
     return {
         "step": run.step,
         "steps": run.num_steps,
         "left": left / rate if left and rate and math.isfinite(rate) else None,
+        "left_of": "of the first stage" if staged else "",
         "rate": _finite(rate),
         "seconds": sum(ends) if ends else None,
         "every": (steps[-1] - steps[-2]) / rate if len(steps) > 1 and rate else None,

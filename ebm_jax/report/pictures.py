@@ -76,17 +76,21 @@ def write_rows(path: Path, rows: Mapping[str, np.ndarray | Row], title: str = ""
     _write_png(path, _titled(_stacked(pieces, width), title))
 
 
-def write_strip(path: Path, frames: np.ndarray, steps: Sequence[int] = (), title: str = "") -> None:
+def write_strip(
+    path: Path, frames: np.ndarray, steps: Sequence[int] = (), title: str = "", captions: Sequence[str] = ()
+) -> None:
     """Chains as rows, their frames [frames, n, h, w, c] from left to right, as a PNG file.
 
     At most `STRIP` columns, spaced evenly from the first frame to the last.
 
     Args:
       steps: of the frames, shown above their columns; empty: not shown.
+      captions: one of each chain, below its last frame; empty: none.
     """
     shown = np.rint(np.linspace(0, len(frames) - 1, min(len(frames), STRIP))).astype(int)
     images = frames[shown].swapaxes(0, 1)
-    tiles = _tiles(images.reshape(-1, *images.shape[2:]), STRIP_SIDE)
+    below = [words for caption in captions for words in [*[""] * (len(shown) - 1), caption]]
+    tiles = _captioned(_tiles(images.reshape(-1, *images.shape[2:]), STRIP_SIDE), [below])
     picture = _arranged(tiles, len(shown))
     if len(steps):
         above = [style.caption_band(f"step {steps[index]:,}", tiles.shape[2]) for index in shown]

@@ -85,6 +85,10 @@ class Pace:
         before, self._lap = self._lap, (step, self._seconds())
         return _rate(before, self._lap)
 
+    def forget(self) -> None:
+        """Tell rates of the steps that follow alone, because they are of another kind."""
+        self._seen = deque([self._seen[-1]])
+
     def left(self, total: int) -> float | None:
         """Seconds of steps up to step `total`, at the present rate; None: it is not known yet, or no step is left."""
         rate, steps = self.rate(), total - self._seen[-1][0]
@@ -113,7 +117,7 @@ class Board:
 
     def __init__(self, title: str, clock: Clock = time.perf_counter):
         self._title, self._clock = title, clock
-        self._pace, self._total, self._done = Pace(0, clock), 0, 0
+        self._pace, self._total, self._done, self._first_stage = Pace(0, clock), 0, 0, 0
         self._phases: list[_Phase] = []
         self._facts = self._last = ""
         self._live: Live | None = None
@@ -138,13 +142,20 @@ class Board:
         """Whether it is a panel on a terminal, which shows each step without a line for it."""
         return self._live is not None
 
-    def begin(self, step: int, total: int) -> None:
-        """Steps follow, from this one on up to step `total`; also after the run went back. No phase is open."""
+    def begin(self, step: int, total: int, first_stage: int = 0) -> None:
+        """Steps follow, from this one on up to step `total`; also after the run went back. No phase is open.
+
+        Args:
+          first_stage: steps of another kind than those after them, whose rate says nothing about those; 0: none.
+        """
         self._pace, self._done, self._total = Pace(step, self._clock), step, total
+        self._first_stage = first_stage
 
     def step(self, step: int, facts: str) -> None:
         """The run has done this step; `facts` say how it is."""
         self._pace.see(step)
+        if self._done < self._first_stage <= step:
+            self._pace.forget()
         self._done, self._facts = step, printable(facts)
 
     def lap(self) -> float:
@@ -153,9 +164,14 @@ class Board:
 
     def line(self) -> str:
         """The present step as a line of a log."""
-        left = self._pace.left(self._total)
-        ahead = "" if left is None else f" {duration(left)} left"
-        return f"step {self._done}/{self._total} {self._pace.rate():.2f} steps/s {self._facts}{ahead}"
+        line = f"step {self._done}/{self._total} {self._pace.rate():.2f} steps/s {self._facts}"
+        return f"{line} {self._left()}".rstrip()
+
+    def _left(self) -> str:
+        """The time left in words: of the first stage alone as long as it lasts; empty if it is not known."""
+        staged = self._done < self._first_stage < self._total
+        left = self._pace.left(self._first_stage if staged else self._total)
+        return "" if left is None else f"{duration(left)} left{' of the first stage' if staged else ''}"
 
     def event(self, words: str) -> None:
         """Keep in view what has happened last."""
@@ -197,7 +213,7 @@ class Board:
     def __rich__(self) -> RenderableType:
         rows: list[RenderableType] = []
         if self._total:
-            rate, left = self._pace.rate(), self._pace.left(self._total)
+            rate = self._pace.rate()
             bar = Table.grid(padding=(0, 2), expand=True)
             for ratio in (None, 1, None, None):
                 bar.add_column(ratio=ratio, no_wrap=True)
@@ -205,7 +221,7 @@ class Board:
                 f"step {self._done:,} of {self._total:,}",
                 ProgressBar(total=self._total, completed=self._done),
                 f"{rate:.2f} steps/s" if rate else "",
-                "" if left is None else f"{duration(left)} left",
+                self._left(),
             )
             rows.append(bar)
         if phases := list(self._phases):

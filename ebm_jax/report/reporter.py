@@ -52,6 +52,7 @@ class Reporter:
       board: where the steps are shown; None: as lines of a log.
       trackers: of `trackers.KNOWN`, which get all that metrics.jsonl and images/ get.
       page: whether to keep the run's page, report.html, up to date.
+      first_stage: of `Board.begin`.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Reporter:
         trackers: tuple[str, ...] = (TENSORBOARD,),
         *,
         page: bool = False,
+        first_stage: int = 0,
     ):
         self._writes = processes.is_first()
         self._names = trackers if self._writes else ()
@@ -73,7 +75,8 @@ class Reporter:
         self._told = -1  # the last step that trackers were told, as they stand now
         self._open(start)
         self._board, self._num_steps = board or Board("training"), num_steps
-        self._board.begin(start, num_steps)
+        self._first_stage = first_stage
+        self._board.begin(start, num_steps, first_stage)
         self._began = time.perf_counter()
 
     def _open(self, start: int, *, rescued: bool = False) -> None:
@@ -125,7 +128,7 @@ class Reporter:
         self._trackers.add_text("health/event", f"a rescue goes back to step {step}; what is later is void", self._at)
         self._trackers.close()
         self._open(step, rescued=True)
-        self._board.begin(step, self._num_steps)
+        self._board.begin(step, self._num_steps, self._first_stage)
 
     def image(
         self,

@@ -28,7 +28,7 @@ GROUPS = {
         "grad_norm": "norm of the loss's gradient, before clipping",
         "class_loss": "cross-entropy of the classes, nats",
         "class_probability": "mean probability of the right class",
-        "matching_error": "mean squared error of the gradient against the way from data to noise",
+        "matching_error": "squared error of the gradient against the way from data to noise; 1: a constant energy's",
         "matching_error_near_data": "the same, where images are nearly data",
         "denoising_error": "mean squared error of denoising",
         "scaled_score": "root mean square of the score, times the noise level",

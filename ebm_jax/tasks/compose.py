@@ -64,10 +64,25 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     within = _within(run, terms, images)
     title = run.title(f"{what}{asked}", style.steps(run.config), "start: noise", within)
 
+    own = [labels_at for config, _, labels_at in terms if config is run.config]
+    names = asked_classes(run.names_of, own, len(images))
+
     def draw(path: Path) -> None:
-        pictures.write_grid(path.with_suffix(".png"), images, title=title)
+        pictures.write_grid(path.with_suffix(".png"), images, names, title=title)
 
     return Result({"images": images}, draw, f"{what}; {within}")
+
+
+def asked_classes(names_of: Callable[[np.ndarray], list[str]], own: Sequence[LabelsAt], number: int) -> list[str]:
+    """The names of all classes that each image is asked for; [] where they have none.
+
+    Args:
+      names_of: of `TrainedRun`.
+      own: the labels of each energy of that run.
+    """
+    places = jnp.arange(number, dtype=jnp.int32)
+    of_terms = [names_of(np.asarray(labels_at(places))) for labels_at in own]
+    return [" + ".join(names) for names in zip(*of_terms, strict=True)]
 
 
 def _within(run: TrainedRun, terms: Sequence[Term], images: np.ndarray) -> str:

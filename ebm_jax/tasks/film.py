@@ -39,10 +39,12 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
 
     def draw(path: Path) -> None:
         steps, at_steps = list(shown), np.stack(list(shown.values()))
-        title = run.title(f"{number} chains", style.steps(run.config), "start: noise")
+        facts = style.steps(run.config), "start: noise"
+        title = run.title(f"{number} chains", *facts)
         pictures.write_film(path.with_suffix(".gif"), at_steps, steps, title, run.names_of(labels))
-        title = run.title(f"{min(number, COLUMNS)} chains from left to right", "start: noise")
-        pictures.write_strip(path.with_suffix(".png"), at_steps[:, :COLUMNS], steps, title)
+        title = run.title(f"{min(number, COLUMNS)} chains from left to right", *facts)
+        names = run.names_of(labels[:COLUMNS])
+        pictures.write_strip(path.with_suffix(".png"), at_steps[:, :COLUMNS], steps, title, names)
 
     line = f"{len(frames)} frames of {number} chains, {every} steps apart"
     return Result({"frames": frames, "labels": labels}, draw, line)

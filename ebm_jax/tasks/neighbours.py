@@ -37,5 +37,5 @@ def run(run: TrainedRun, key: PRNGKey) -> Result:
     )
     arrays = {"images": samples, "rows": rows, "distances": distances}
     words = f"{style.steps(run.config)}{style.kept(run.config)}"
-    title = run.title(f"{len(samples)} samples and the training images nearest to them", words)
+    title = run.title(f"{len(samples)} samples and the training images nearest to them", words, "start: noise")
     return Result(arrays, rows_of({"samples": Row(samples, run.names_of(labels)), **nearest}, title), line)

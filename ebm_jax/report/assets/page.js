@@ -66,7 +66,7 @@
     const age = Math.max(0, Date.now() / 1000 - state.written), usual = Math.max(120, 10 * (state.every || 0));
     const line = `the last line of metrics is ${duration(age)} old (${clock(state.written)})`;
     if (age > usual) return [`${at}; ${line}: it stands still, or draws, evaluates or waits. Its command goes on from there.`, false];
-    const left = state.left === null ? "" : `, about ${duration(state.left)} left when this page was written, pictures and evaluations not counted`;
+    const left = state.left === null ? "" : `, about ${duration(state.left)} left${state.left_of && ` ${state.left_of}`} when this page was written, pictures and evaluations not counted`;
     return [`${at}${left}; ${line}. Load this page again for news.`, false];
   }
 
