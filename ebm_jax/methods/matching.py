@@ -100,7 +100,7 @@ def matching(
 
 def _squared_length_near_data(length: Callable[[Any], Any]) -> Scalar:
     """The mean over γ in [0, 1] of c(γ)² where the image is near the data, and of 0 elsewhere."""
-    gammas = 1.0 - (1.0 - NEAR_DATA) * (np.arange(GRID) + 0.5) / GRID
+    gammas = np.float32(1.0 - (1.0 - NEAR_DATA) * (np.arange(GRID) + 0.5) / GRID)  # float32 under x64 as well
     return (1.0 - NEAR_DATA) * jnp.square(length(gammas)).mean()
 
 
